@@ -1,0 +1,126 @@
+"""Frozen descriptions of the models and the table of presets; a checkpoint carries its own as JSON in the metadata."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+FORMAT_VERSION = 1
+Prediction = Literal["epsilon", "flow_x0"]
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """The tiny autoencoder: `channels` at 1/4 resolution, twice as many at 1/8, `blocks` per resolution."""
+
+    latent_channels: int = 8
+    channels: int = 64
+    blocks: int = 4
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The small text encoder; its tokenizer travels in the checkpoint as JSON."""
+
+    width: int = 256
+    depth: int = 2
+    heads: int = 4
+    vocabulary: int = 512
+    length: int = 16
+
+
+@dataclass(frozen=True)
+class LazyConfig:
+    """Encoder and decoder. Sizes are in tokens and channels; `patch_size` latents make a token's side.
+
+    `prediction`: what the decoder's output means. `epsilon` (DDPM, with a learned variance beside it that sampling
+    drops) is the paper's; `flow_x0` is rectified flow whose network predicts the clean latent.
+    `base_tokens`: grid side at which positions are spaced 1 apart; None takes PixArt-alpha's rule.
+    `vae` and `text` are None for a model that brings neither.
+    """
+
+    latent_channels: int = 4
+    patch_size: int = 2
+    width: int = 1152
+    depth: int = 28
+    heads: int = 16
+    mlp_ratio: float = 4.0
+    caption_width: int = 4096
+    encoder_width: int = 1152
+    encoder_depth: int = 12
+    encoder_heads: int = 16
+    prediction: Prediction = "epsilon"
+    learn_sigma: bool = True
+    micro_conditioning: bool = True
+    base_tokens: int | None = None
+    latent_scale: int = 8
+    vae: VAEConfig | None = None
+    text: TextConfig | None = None
+    preset: str = field(default="", compare=False)
+
+    @property
+    def out_channels(self) -> int:
+        return self.latent_channels * (2 if self.learn_sigma else 1)
+
+    def to_json(self) -> str:
+        return json.dumps({"format": FORMAT_VERSION, **asdict(self)})
+
+    @classmethod
+    def from_json(cls, text: str) -> LazyConfig:
+        """Raises ValueError that names the field that is unknown, of a newer format, or malformed."""
+        values = json.loads(text)
+        if (version := values.pop("format", 0)) > FORMAT_VERSION:
+            raise ValueError(f"checkpoint format {version} is newer than this pack's {FORMAT_VERSION}: update ComfyUI-LazyDiffusion.")
+        parts: dict[str, Any] = {"vae": VAEConfig, "text": TextConfig}
+        for name, part in parts.items():
+            if values.get(name) is not None:
+                values[name] = part(**values[name])
+        if unknown := values.keys() - {f.name for f in fields(cls)}:
+            raise ValueError(f"checkpoint config has unknown fields {sorted(unknown)}: it was made by another version of the pack.")
+        return cls(**values)
+
+
+_SMALL = LazyConfig(
+    latent_channels=8,
+    patch_size=2,
+    width=320,
+    depth=8,
+    heads=5,
+    caption_width=256,
+    encoder_width=256,
+    encoder_depth=3,
+    encoder_heads=4,
+    prediction="flow_x0",
+    learn_sigma=False,
+    micro_conditioning=False,
+    base_tokens=16,
+    vae=VAEConfig(),
+    text=TextConfig(),
+    preset="fluent-small",
+)
+
+PRESETS: dict[str, LazyConfig] = {
+    # What ships: 256 px canvas, 16 x 16 tokens, trained by `training/` on a CPU.
+    "fluent-small": _SMALL,
+    # The paper's model (section 4; decoder: PixArt-alpha XL/2 at 1024 px, T5-XXL captions).
+    "pixart-xl": LazyConfig(preset="pixart-xl"),
+    # Seconds to build and run: unit tests.
+    "tiny": LazyConfig(
+        latent_channels=4,
+        width=48,
+        depth=2,
+        heads=4,
+        caption_width=32,
+        encoder_width=32,
+        encoder_depth=2,
+        encoder_heads=2,
+        prediction="flow_x0",
+        learn_sigma=False,
+        micro_conditioning=False,
+        base_tokens=16,
+        vae=VAEConfig(latent_channels=4, channels=8, blocks=2),
+        text=TextConfig(width=32, depth=1, heads=2, vocabulary=64),
+        preset="tiny",
+    ),
+}

@@ -1,0 +1,1 @@
+"""Training of the model that ships with the pack: data, autoencoder, diffusion, classifier, evaluation."""

@@ -1,0 +1,121 @@
+"""`python -m training.autoencoder`: train the tiny VAE on crops of scenes (L1 + gradient loss, noisy latents)."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from lazy_core.config import PRESETS
+from lazy_core.vae import TinyVAE
+
+from .record import Record, progress_fraction, learning_rate
+from .scenes import SpriteSheet, compose
+
+LATENT_NOISE = 0.1  # on latents bounded to +-3: small errors of the diffusion model must decode to small errors
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.autoencoder", description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="fluent-small", choices=[k for k, v in PRESETS.items() if v.vae])
+    parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
+    parser.add_argument("--out", type=Path, default=Path("training/runs/vae"))
+    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--minutes", type=float, default=None, help="stop by the clock instead, schedule included")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--pool", type=int, default=2048, help="scenes held in memory; crops are drawn from them")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    train(args)
+    return 0
+
+
+def train(args: argparse.Namespace) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(args.seed)
+    generator = torch.Generator(device).manual_seed(args.seed)
+    sheet = SpriteSheet.load(args.data, device)
+    vae_config = PRESETS[args.preset].vae
+    assert vae_config is not None
+    vae = TinyVAE(vae_config).to(device, memory_format=torch.channels_last)
+    average = torch.optim.swa_utils.AveragedModel(vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=args.lr, weight_decay=0.0)
+    args.out.mkdir(parents=True, exist_ok=True)
+    record = Record(args.out / "record.json", vars(args))
+    held_out = compose(sheet, 64, 256, torch.Generator(device).manual_seed(10_000)).image * 2 - 1
+    pool = torch.cat([(compose(sheet, 64, 256, generator).image * 255).to(torch.uint8) for _ in tqdm(range(args.pool // 64), desc="scenes")])
+    start, step, bar = time.monotonic(), 0, tqdm(desc="vae", unit="step")
+    while (done := progress_fraction(step, args.steps, start, args.minutes)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(args.lr, done, warmup=0.02)
+        loss = reconstruction_loss(vae, crops(pool, args.batch, generator))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        average.update_parameters(vae)
+        step += 1
+        bar.update()
+        if step % 100 == 0:
+            # Scenes are replaced a few at a time: the pool bounds memory, not variety.
+            fresh = (compose(sheet, 32, 256, generator).image * 255).to(torch.uint8)
+            pool[torch.randint(len(pool), (32,), generator=generator, device=device)] = fresh
+            record.add(step, loss=loss.item())
+        if step % 500 == 0:
+            quality = psnr(average.module, held_out)
+            bar.set_postfix(loss=f"{loss.item():.4f}", psnr=f"{quality:.2f} dB")
+            record.add(step, psnr=quality)
+            save(average.module, held_out, args.out)
+    save(average.module, held_out, args.out)
+    record.add(step, psnr=psnr(average.module, held_out))
+    record.finish(steps=step)
+
+
+def crops(pool: Tensor, count: int, generator: torch.Generator, size: int = 128) -> Tensor:
+    """Random crops [count, 3, size, size] in -1..1 at multiples of 4 px."""
+    draw = lambda high: torch.randint(high, (count,), generator=generator, device=pool.device).tolist()  # noqa: E731
+    steps = (pool.shape[-1] - size) // 4 + 1
+    parts = [pool[i, :, 4 * y : 4 * y + size, 4 * x : 4 * x + size] for i, y, x in zip(draw(len(pool)), draw(steps), draw(steps), strict=True)]
+    return (torch.stack(parts).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def reconstruction_loss(vae: TinyVAE, image: Tensor) -> Tensor:
+    with torch.autocast(image.device.type, torch.bfloat16):
+        latent = vae.encoder(image)
+        noisy = latent + LATENT_NOISE * torch.randn_like(latent)
+        output = vae.decoder(noisy).float()
+    gradient = (gradients(output)[0] - gradients(image)[0]).abs().mean() + (gradients(output)[1] - gradients(image)[1]).abs().mean()
+    coarse = F.l1_loss(F.avg_pool2d(output, 8), F.avg_pool2d(image, 8))
+    return F.l1_loss(output, image) + 0.5 * gradient + 0.5 * coarse + 1e-4 * latent.float().square().mean()
+
+
+def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
+
+
+@torch.no_grad()
+def psnr(vae: TinyVAE, image: Tensor) -> float:
+    """PSNR in dB over held-out scenes of images in -1..1."""
+    with torch.autocast(image.device.type, torch.bfloat16):
+        output = torch.cat([vae.decode(vae.encode(part)).float() for part in image.split(16)])
+    return -10 * torch.log10(((output.clamp(-1, 1) - image) / 2).square().mean()).item()
+
+
+@torch.no_grad()
+def save(vae: TinyVAE, image: Tensor, folder: Path) -> None:
+    """Measure the latents' mean and deviation, then write `vae.safetensors`."""
+    latent = torch.cat([vae.encoder(part) for part in image.split(16)])
+    vae.mean.copy_(latent.mean((0, 2, 3), keepdim=True))
+    vae.std.copy_(latent.std((0, 2, 3), keepdim=True))
+    save_file({k: v.contiguous() for k, v in vae.state_dict().items()}, folder / "vae.safetensors", metadata={"config": repr(vae.config)})
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
