@@ -36,7 +36,7 @@ class LazyConfig:
 
     `prediction`: what the decoder's output means. `epsilon` (DDPM, with a learned variance beside it that sampling
     drops) is the paper's; `flow_x0` is rectified flow whose network predicts the clean latent.
-    `base_tokens`: grid side at which positions are spaced 1 apart; None takes PixArt-alpha's rule.
+    `positions`: `pixart` takes PixArt-alpha's spacing of positions, `unit` spaces neighbours 1 apart at any size.
     `vae` and `text` are None for a model that brings neither.
     """
 
@@ -53,7 +53,7 @@ class LazyConfig:
     prediction: Prediction = "epsilon"
     learn_sigma: bool = True
     micro_conditioning: bool = True
-    base_tokens: int | None = None
+    positions: Literal["pixart", "unit"] = "pixart"
     latent_scale: int = 8
     vae: VAEConfig | None = None
     text: TextConfig | None = None
@@ -94,7 +94,7 @@ _SMALL = LazyConfig(
     prediction="flow_x0",
     learn_sigma=False,
     micro_conditioning=False,
-    base_tokens=16,
+    positions="unit",
     vae=VAEConfig(),
     text=TextConfig(),
     preset="fluent-small",
@@ -118,7 +118,7 @@ PRESETS: dict[str, LazyConfig] = {
         prediction="flow_x0",
         learn_sigma=False,
         micro_conditioning=False,
-        base_tokens=16,
+        positions="unit",
         vae=VAEConfig(latent_channels=4, channels=8, blocks=2),
         text=TextConfig(width=32, depth=1, heads=2, vocabulary=64),
         preset="tiny",

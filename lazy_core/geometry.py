@@ -1,0 +1,85 @@
+"""Pixels <-> latents <-> tokens of one canvas; nothing assumes a square or a multiple of anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The token grid of an image of `height` x `width` px; `scale` px make a latent's side, `patch` latents a token's.
+
+    The image is padded on the right and bottom to whole tokens, and cropped back: rows and cols count padded tokens.
+    """
+
+    height: int
+    width: int
+    scale: int
+    patch: int
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < self.token_pixels:
+            raise ValueError(
+                f"image is {self.width} x {self.height} px, smaller than one token ({self.token_pixels} x {self.token_pixels} px). "
+                "Scale the image up, or choose a larger one."
+            )
+
+    @property
+    def token_pixels(self) -> int:
+        return self.scale * self.patch
+
+    @property
+    def rows(self) -> int:
+        return -(-self.height // self.token_pixels)
+
+    @property
+    def cols(self) -> int:
+        return -(-self.width // self.token_pixels)
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.cols
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        return self.rows * self.patch, self.cols * self.patch
+
+    def pad(self, image: Tensor, value: float | None = None) -> Tensor:
+        """[B, C, H, W] -> padded to whole tokens, by repeating the edge or with `value`."""
+        right, bottom = self.cols * self.token_pixels - self.width, self.rows * self.token_pixels - self.height
+        if right == bottom == 0:
+            return image
+        if value is not None:
+            return F.pad(image, (0, right, 0, bottom), value=value)
+        return F.pad(image, (0, right, 0, bottom), mode="replicate")
+
+    def crop(self, image: Tensor) -> Tensor:
+        """The inverse of `pad`: [B, C, H', W'] -> [B, C, H, W]."""
+        return image[..., : self.height, : self.width]
+
+
+@dataclass(frozen=True)
+class Box:
+    """Half-open pixel rectangle."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @classmethod
+    def around(cls, mask: Tensor, margin: int = 0) -> Box | None:
+        """Tight box of a [H, W] bool mask, grown by `margin` px and clipped to the image; None for an empty mask."""
+        height, width = mask.shape
+        rows, cols = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
+        if len(rows) == 0:
+            return None
+        top, bottom, left, right = int(rows[0]) - margin, int(rows[-1]) + 1 + margin, int(cols[0]) - margin, int(cols[-1]) + 1 + margin
+        return cls(max(top, 0), max(left, 0), min(bottom, height), min(right, width))
+
+    def cut(self, image: Tensor) -> Tensor:
+        """View of the box in [..., H, W]."""
+        return image[..., self.top : self.bottom, self.left : self.right]

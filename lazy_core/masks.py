@@ -1,0 +1,70 @@
+"""Masks. Polarity everywhere: 1 = hole (generate), 0 = keep."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+
+from .geometry import Grid
+
+Shape = Literal["circle", "square"]
+
+
+def threshold(mask: Tensor) -> Tensor:
+    """Soft mask [..., H, W] -> bool, True = hole. A pixel belongs to the hole from one half on."""
+    return mask >= 0.5
+
+
+def dilate(mask: Tensor, pixels: int, shape: Shape = "circle", fill: bool = False) -> Tensor:
+    """Grow every hole of a mask [B, H, W] by `pixels` px, and `fill` what a hole encloses. Returns float 0/1, a new tensor."""
+    holes = threshold(mask).cpu().numpy()
+    grown = np.stack([_dilate(hole, pixels, shape) for hole in holes])
+    if fill:
+        grown = np.stack([ndimage.binary_fill_holes(hole) for hole in grown])
+    return torch.from_numpy(grown).to(mask.device, torch.float32)
+
+
+def _dilate(hole: np.ndarray, pixels: int, shape: Shape) -> np.ndarray:
+    if pixels == 0 or not hole.any():
+        return hole
+    if shape == "square":
+        return ndimage.maximum_filter(hole, size=2 * pixels + 1, mode="constant", cval=0)
+    return ndimage.distance_transform_edt(~hole) <= pixels
+
+
+def token_mask(hole: Tensor, grid: Grid) -> Tensor:
+    """Pixel holes [B, H, W] bool -> hole tokens [B, N] bool by max-pooling: any masked pixel makes its token a hole (section 3.1)."""
+    padded = grid.pad(hole[:, None].float(), value=0.0)
+    return F.max_pool2d(padded, grid.token_pixels).flatten(1) > 0
+
+
+def latent_mask(hole: Tensor, grid: Grid) -> Tensor:
+    """Pixel holes [B, H, W] bool -> float [B, 1, h, w], 1 where any pixel of the latent is masked."""
+    return F.max_pool2d(grid.pad(hole[:, None].float(), value=0.0), grid.scale)
+
+
+def prefill(image: Tensor, hole: Tensor) -> Tensor:
+    """Replace the hole of [B, C, H, W] by a smooth continuation of what is visible; hole [B, H, W] bool.
+
+    Push-pull: ever coarser averages of visible pixels alone, so nothing of the hole's old content survives and a
+    convolutional VAE sees no edge at the mask's border. An image without a visible pixel becomes mid-grey.
+    """
+    keep = (~hole[:, None]).to(image.dtype)
+    if not keep.any():
+        return torch.full_like(image, 0.5)
+    levels = [(image * keep, keep)]
+    while min(levels[-1][1].shape[-2:]) > 1 and not bool((levels[-1][1] > 0).all()):
+        colour, weight = levels[-1]
+        levels.append((F.avg_pool2d(colour, 2, ceil_mode=True), F.avg_pool2d(weight, 2, ceil_mode=True)))
+    colour, weight = levels[-1]
+    grey = torch.full_like(colour, 0.5)
+    filled = torch.where(weight > 0, colour / weight.clamp_min(1e-8), grey)
+    for colour, weight in reversed(levels[:-1]):
+        coarse = F.interpolate(filled, size=colour.shape[-2:], mode="bilinear", align_corners=False)
+        filled = torch.where(weight > 0, colour / weight.clamp_min(1e-8), coarse)
+    return filled

@@ -1,0 +1,84 @@
+"""Latents <-> tokens, and the subset of tokens that lie in the hole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+
+def patchify(latent: Tensor, patch: int) -> Tensor:
+    """[B, C, h, w] -> [B, N, C * patch * patch], row by row; h and w are multiples of `patch`."""
+    return rearrange(latent, "b c (h p) (w q) -> b (h w) (c p q)", p=patch, q=patch)
+
+
+def unpatchify(tokens: Tensor, patch: int, rows: int, cols: int) -> Tensor:
+    """[B, N, C * patch * patch] -> [B, C, rows * patch, cols * patch]; the exact inverse of `patchify`."""
+    return rearrange(tokens, "b (h w) (c p q) -> b c (h p) (w q)", h=rows, w=cols, p=patch, q=patch)
+
+
+def to_strip(tokens: Tensor, patch: int) -> Tensor:
+    """[B, K, C * p * p] -> a latent [B, C, K * p, p] that any image sampler accepts: one token under the other."""
+    return rearrange(tokens, "b k (c p q) -> b c (k p) q", p=patch, q=patch)
+
+
+def from_strip(strip: Tensor, patch: int) -> Tensor:
+    """The exact inverse of `to_strip`."""
+    return rearrange(strip, "b c (k p) q -> b k (c p q)", p=patch)
+
+
+@dataclass(frozen=True)
+class HoleTokens:
+    """Which of N tokens lie in the hole, for a batch whose holes differ in size.
+
+    `index` [B, K] int64, ascending, padded with 0 up to the largest hole K; `valid` [B, K] bool, False on padding.
+    Several disjoint holes of an image are one set. Padding is inert: gathered as zeros, never attended, never scattered.
+    """
+
+    index: Tensor
+    valid: Tensor
+    total: int
+
+    @classmethod
+    def of(cls, mask: Tensor) -> HoleTokens:
+        """From a bool mask [B, N], True = hole token."""
+        counts = mask.sum(1)
+        largest = int(counts.max()) if len(counts) else 0
+        valid = torch.arange(largest, device=mask.device)[None] < counts[:, None]
+        index = torch.zeros(valid.shape, dtype=torch.int64, device=mask.device)
+        index[valid] = mask.nonzero()[:, 1]
+        return cls(index, valid, mask.shape[1])
+
+    @property
+    def count(self) -> int:
+        """K, the largest hole of the batch in tokens."""
+        return self.index.shape[1]
+
+    @property
+    def padding(self) -> Tensor | None:
+        """Keys [B, K] that attention may see, or None where no hole is padded.
+
+        An image without a hole keeps one key: a softmax over nothing would be NaN, and its result is dropped anyway.
+        """
+        if bool(self.valid.all()):
+            return None
+        keys = self.valid.clone()
+        keys[:, 0] = True
+        return keys
+
+    def gather(self, tokens: Tensor) -> Tensor:
+        """[B, N, D] -> [B, K, D], zeros on padding."""
+        taken = tokens.gather(1, self.index[..., None].expand(-1, -1, tokens.shape[-1]))
+        return taken * self.valid[..., None].to(taken.dtype)
+
+    def scatter(self, tokens: Tensor, into: Tensor) -> Tensor:
+        """[B, K, D] written over [B, N, D] at the hole; returns a new tensor, all other tokens bit-identical."""
+        result = into.clone()
+        batch, slot = self.valid.nonzero(as_tuple=True)
+        result[batch, self.index[batch, slot]] = tokens[batch, slot].to(result.dtype)
+        return result
+
+    def to(self, device: torch.device | str) -> HoleTokens:
+        return HoleTokens(self.index.to(device), self.valid.to(device), self.total)
