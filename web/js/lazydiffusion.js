@@ -1,0 +1,142 @@
+// One line of text on Encode Context and Lazy Decode that says, after a run, what was computed and what was not.
+// The line is a DOM widget that is saved nowhere: neither in the workflow's widgets_values nor in the prompt.
+import { api } from "../../../scripts/api.js";
+import { app } from "../../../scripts/app.js";
+
+const WORDS = {
+  en: {
+    ms: (value) => `${Math.round(value)} ms`,
+    s: (value) => `${value.toFixed(value < 9.95 ? 1 : 0)} s`,
+    tokens: (hole, all) => `${hole} of ${all} tokens`,
+    saved: (time) => `about ${time} saved`,
+    empty: "Empty mask: image returned unchanged",
+    ran: (time, tokens) => `Encoder ran: ${time} · ${tokens}`,
+    reused: (tokens) => `Encoder not run: answered from cache · ${tokens}`,
+    savedTip: "Time saved against computing all tokens, estimated from the counted operations. One step took ",
+    contextTip: "The same image, mask and model are encoded only once. Runs of the encoder since the server started: ",
+  },
+  zh: {
+    ms: (value) => `${Math.round(value)} 毫秒`,
+    s: (value) => `${value.toFixed(value < 9.95 ? 1 : 0)} 秒`,
+    tokens: (hole, all) => `${hole}/${all} 个图块`,
+    saved: (time) => `约省 ${time}`,
+    empty: "遮罩为空：原图返回",
+    ran: (time, tokens) => `编码器已运行：${time} · ${tokens}`,
+    reused: (tokens) => `编码器未运行：由缓存返回 · ${tokens}`,
+    savedTip: "与计算全部图块相比省下的时间，按运算量估算。每步用时 ",
+    contextTip: "同样的图像、遮罩和模型只编码一次。服务器启动以来编码器的运行次数：",
+  },
+};
+
+function words() {
+  return WORDS[app.extensionManager?.setting?.get("Comfy.Locale")] ?? WORDS.en;
+}
+
+function duration(milliseconds) {
+  return milliseconds < 1000 ? words().ms(milliseconds) : words().s(milliseconds / 1000);
+}
+
+function describeDecode(run) {
+  if (run.hole_tokens === 0) return { text: words().empty, tip: "" };
+  const parts = [words().tokens(run.hole_tokens, run.all_tokens), duration(run.total_ms)];
+  if (run.saved_ms > 0) parts.push(words().saved(duration(run.saved_ms)));
+  return { text: parts.join(" · "), tip: words().savedTip + duration(run.step_ms) };
+}
+
+function describeContext(run) {
+  const tokens = words().tokens(run.hole_tokens, run.all_tokens);
+  // `reused`: ComfyUI's graph cache kept the whole node, so that even our own cache was not asked.
+  const ran = run.encoder_ran && !run.reused;
+  return { text: ran ? words().ran(duration(run.encode_ms), tokens) : words().reused(tokens), tip: words().contextTip + run.encoder_runs };
+}
+
+const DESCRIBE = { LazyDecode: describeDecode, LazyEncodeContext: describeContext };
+const NAME = "lazydiffusion_note";
+const HEIGHT = 20;
+
+/** Nodes that the running prompt took from ComfyUI's graph cache. */
+let kept = new Set();
+
+function addNote(node) {
+  const element = document.createElement("div");
+  element.className = "lazydiffusion-note";
+  element.setAttribute("role", "status");
+  element.style.cssText =
+    `height:${HEIGHT}px;line-height:${HEIGHT}px;font-size:11px;text-align:center;color:var(--descrip-text,#999);` +
+    "overflow:hidden;text-overflow:ellipsis;white-space:nowrap;";
+  const fixed = () => HEIGHT + 8;
+  const widget = node.addDOMWidget(NAME, NAME, element, { serialize: false, margin: 4, getMinHeight: fixed, getMaxHeight: fixed });
+  widget.serialize = false; // left out of widgets_values; `options.serialize` above leaves it out of the prompt
+  const size = node.computeSize();
+  node.setSize([Math.max(node.size[0], size[0]), Math.max(node.size[1], size[1])]);
+}
+
+function show(node, run) {
+  const element = node.widgets?.find((widget) => widget.name === NAME)?.element;
+  if (!element || !run) return;
+  node.lazydiffusionRun = run;
+  const { text, tip } = DESCRIBE[node.comfyClass](run);
+  element.textContent = text;
+  element.title = tip;
+}
+
+function refresh(node) {
+  if (node?.lazydiffusionRun) show(node, node.lazydiffusionRun);
+}
+
+/** Node of an execution id: "7", or "3:7" inside the subgraph node 3. */
+function nodeOfExecution(id) {
+  let graph = app.graph;
+  let node;
+  for (const part of String(id).split(":")) {
+    node = graph?.getNodeById(Number(part));
+    graph = node?.subgraph;
+  }
+  return node;
+}
+
+/** Node of a key of `app.nodeOutputs`: "7", or "<subgraph id>:7". */
+function nodeOfLocator(locator) {
+  const [id, subgraph] = String(locator).split(":").reverse();
+  return (subgraph ? app.graph.subgraphs?.get(subgraph) : app.graph)?.getNodeById(Number(id));
+}
+
+function onCached({ detail }) {
+  kept = new Set((detail?.nodes ?? []).map(nodeOfExecution).filter((node) => node?.comfyClass in DESCRIBE));
+  for (const node of kept) {
+    if (node.lazydiffusionRun) node.lazydiffusionRun.reused = true;
+    refresh(node);
+  }
+}
+
+app.registerExtension({
+  name: "lazydiffusion.notes",
+
+  setup() {
+    api.addEventListener("execution_cached", onCached);
+    app.ui.settings.addEventListener("Comfy.Locale.change", () => {
+      // The setting itself changes after its event.
+      requestAnimationFrame(() => app.graph.nodes.forEach(refresh));
+    });
+  },
+
+  nodeCreated(node) {
+    if (!(node.comfyClass in DESCRIBE) || !node.addDOMWidget) return;
+    addNote(node);
+    const { onExecuted } = node;
+    node.onExecuted = function (output) {
+      onExecuted?.apply(this, arguments);
+      const run = output?.lazydiffusion?.[0];
+      if (run && kept.has(this)) run.reused = true;
+      show(this, run);
+    };
+  },
+
+  // Another tab was opened, or an old run loaded from the history: its nodes are new, its outputs are given back.
+  onNodeOutputsUpdated(outputs) {
+    for (const [locator, output] of Object.entries(outputs ?? {})) {
+      const node = output?.lazydiffusion && nodeOfLocator(locator);
+      if (node?.comfyClass in DESCRIBE) show(node, output.lazydiffusion[0]);
+    }
+  },
+});
