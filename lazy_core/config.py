@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 FORMAT_VERSION = 1
@@ -37,6 +37,7 @@ class LazyConfig:
     `prediction`: what the decoder's output means. `epsilon` (DDPM, with a learned variance beside it that sampling
     drops) is the paper's; `flow_x0` is rectified flow whose network predicts the clean latent.
     `positions`: `pixart` takes PixArt-alpha's spacing of positions, `unit` spaces neighbours 1 apart at any size.
+    `latent_rgb`: for each latent channel its share in (red, green, blue), -1..1, for step previews; None shows none.
     `vae` and `text` are None for a model that brings neither.
     """
 
@@ -55,6 +56,7 @@ class LazyConfig:
     micro_conditioning: bool = True
     positions: Literal["pixart", "unit"] = "pixart"
     latent_scale: int = 8
+    latent_rgb: tuple[tuple[float, float, float], ...] | None = None
     vae: VAEConfig | None = None
     text: TextConfig | None = None
     preset: str = field(default="", compare=False)
@@ -103,6 +105,8 @@ _SMALL = LazyConfig(
 PRESETS: dict[str, LazyConfig] = {
     # What ships: 256 px canvas, 16 x 16 tokens, trained by `training/` on a CPU.
     "fluent-small": _SMALL,
+    # The same in pixel space, for comparison at equal training time (training/README.md).
+    "fluent-pixel": replace(_SMALL, latent_channels=3, patch_size=16, latent_scale=1, vae=None, preset="fluent-pixel"),
     # The paper's model (section 4; decoder: PixArt-alpha XL/2 at 1024 px, T5-XXL captions).
     "pixart-xl": LazyConfig(preset="pixart-xl"),
     # Seconds to build and run: unit tests.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,9 +26,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--preset", default="fluent-small", choices=[k for k, v in PRESETS.items() if v.vae])
     parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
     parser.add_argument("--out", type=Path, default=Path("training/runs/vae"))
+    parser.add_argument("--init", type=Path, default=None, help="weights to start from")
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--minutes", type=float, default=None, help="stop by the clock instead, schedule included")
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--pool", type=int, default=2048, help="scenes held in memory; crops are drawn from them")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -45,6 +46,8 @@ def train(args: argparse.Namespace) -> None:
     vae_config = PRESETS[args.preset].vae
     assert vae_config is not None
     vae = TinyVAE(vae_config).to(device, memory_format=torch.channels_last)
+    if args.init:
+        vae.load_state_dict(load_file(args.init))
     average = torch.optim.swa_utils.AveragedModel(vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=args.lr, weight_decay=0.0)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,73 @@
+"""A bounded, content-addressed cache: the same canvas, mask and model never encode twice."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+
+class Sized(Protocol):
+    def get_ram_usage(self) -> int: ...
+
+
+Value = TypeVar("Value", bound=Sized)
+
+
+class ContentCache(Generic[Value]):
+    """Least recently used values up to `limit` bytes. `runs` counts how often a value had to be made."""
+
+    def __init__(self, limit: int):
+        self.limit, self.runs, self.bytes = limit, 0, 0
+        self._values: OrderedDict[str, Value] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get_or_make(self, key: str, make: Callable[[], Value]) -> tuple[Value, bool]:
+        """The value of `key`, and whether `make` ran for it. What `make` raises is passed on; nothing is stored then."""
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key], False
+        value = make()
+        with self._lock:
+            self.runs += 1
+            self._store(key, value)
+        return value, True
+
+    def _store(self, key: str, value: Value) -> None:
+        if key in self._values:
+            self.bytes -= self._values.pop(key).get_ram_usage()
+        size = value.get_ram_usage()
+        if size > self.limit:
+            return
+        self._values[key] = value
+        self.bytes += size
+        while self.bytes > self.limit:
+            _, oldest = self._values.popitem(last=False)
+            self.bytes -= oldest.get_ram_usage()
+
+    def clear(self) -> None:
+        with self._lock:
+            self._values.clear()
+            self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def content_key(*parts: Tensor | str) -> str:
+    """Hash of tensors (bytes, shape, dtype) and strings."""
+    digest = hashlib.blake2b(digest_size=20)
+    for part in parts:
+        if isinstance(part, Tensor):
+            tensor = part.detach().cpu().contiguous()
+            digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        else:
+            digest.update(f"{len(part)}:{part}".encode())
+    return digest.hexdigest()

@@ -1,0 +1,117 @@
+"""One `.safetensors` file: weights, config and tokenizer in its metadata. Key maps of foreign checkpoints are data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .config import LazyConfig
+from .layers import Build
+from .model import LazyDiffusion
+
+CONFIG_KEY, TOKENIZER_KEY = "lazydiffusion.config", "lazydiffusion.tokenizer"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file's contents; `identity` is a hash that tells models apart."""
+
+    config: LazyConfig
+    weights: dict[str, Tensor]
+    tokenizer: str | None
+    identity: str
+    metadata: dict[str, str]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Weights below `prefix`, without it."""
+        return {key[len(prefix) :]: value for key, value in self.weights.items() if key.startswith(prefix)}
+
+
+def save_checkpoint(path: Path, model: LazyDiffusion, tokenizer: str | None = None, dtype: torch.dtype | None = None, **notes: str) -> None:
+    """Write `model` (in `dtype`, if given) with its config, tokenizer and `notes` (licence, provenance) as metadata."""
+    weights = {key: value.detach().to(dtype or value.dtype).contiguous().cpu() for key, value in model.state_dict().items()}
+    metadata = {"format": "pt", CONFIG_KEY: model.config.to_json(), **notes}
+    if tokenizer is not None:
+        metadata[TOKENIZER_KEY] = tokenizer
+    save_file(weights, path, metadata=metadata)
+
+
+def read_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint of ours. Raises ValueError: what the file is instead, and what to do."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path.name} is a {path.suffix or 'file without ending'}, expected .safetensors: pickled checkpoints are never loaded.")
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+            if CONFIG_KEY not in metadata:
+                raise ValueError(
+                    f"{path.name} is no LazyDiffusion checkpoint: its metadata has no '{CONFIG_KEY}'. "
+                    "Choose the model that ships with the pack, or one made by its training."
+                )
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is damaged or no safetensors file ({error}). Download or copy it again.") from error
+    try:
+        config = LazyConfig.from_json(metadata[CONFIG_KEY])
+    except (TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path.name} has a malformed config in its metadata ({error}). Download or copy it again.") from error
+    return Checkpoint(config, weights, metadata.get(TOKENIZER_KEY), fingerprint(path), metadata)
+
+
+def fingerprint(path: Path, sample: int = 1 << 20) -> str:
+    """Hash of a file's size and of its start, middle and end: tells checkpoints apart without reading gigabytes."""
+    size = path.stat().st_size
+    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+    with path.open("rb") as file:
+        for offset in sorted({0, max(size // 2 - sample // 2, 0), max(size - sample, 0)}):
+            file.seek(offset)
+            digest.update(file.read(sample))
+    return digest.hexdigest()
+
+
+def load_model(path: Path | str, dtype: torch.dtype | None = torch.float32, build: Build | None = None) -> tuple[LazyDiffusion, Checkpoint]:
+    """Build on `meta`, assign the file's weights in `dtype` (None keeps the file's). Raises ValueError."""
+    checkpoint = read_checkpoint(path)
+    given = build or Build()
+    model = LazyDiffusion(checkpoint.config, Build(given.ops, dtype, "meta", given.attention))
+    assign(model, checkpoint.weights, Path(path).name, dtype)
+    return model.eval(), checkpoint
+
+
+def assign(module: nn.Module, weights: dict[str, Tensor], name: str, dtype: torch.dtype | None = None) -> None:
+    """Check keys and shapes, then take `weights` as the module's own. Raises ValueError that lists what does not fit."""
+    check_keys({key: tuple(value.shape) for key, value in module.state_dict().items()}, weights, name)
+    module.load_state_dict({key: value.to(dtype or value.dtype) for key, value in weights.items()}, assign=True)
+
+
+def check_keys(expected: dict[str, tuple[int, ...]], weights: dict[str, Tensor], name: str) -> None:
+    missing = sorted(expected.keys() - weights.keys())
+    unexpected = sorted(weights.keys() - expected.keys())
+    wrong = [
+        f"{key} is {tuple(weights[key].shape)}, expected {shape}"
+        for key, shape in expected.items()
+        if key in weights and tuple(weights[key].shape) != shape
+    ]
+    problems = [f"{len(part)} {kind} ({', '.join(part[:3])}{', …' if len(part) > 3 else ''})" for kind, part in named(missing, unexpected, wrong)]
+    if problems:
+        raise ValueError(f"{name} does not fit its config: {'; '.join(problems)}. Download or copy it again.")
+
+
+def named(missing: list[str], unexpected: list[str], wrong: list[str]) -> list[tuple[str, list[str]]]:
+    kinds = [("missing", missing), ("unexpected", unexpected), ("of another shape", wrong)]
+    return [(kind, part) for kind, part in kinds if part]
+
+
+def as_dict(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a person wants to know of a checkpoint."""
+    return {"preset": checkpoint.config.preset, "tensors": len(checkpoint.weights), "identity": checkpoint.identity, **checkpoint.metadata}

@@ -1,0 +1,69 @@
+"""CONTEXT: all that an edit needs and an encoder pass computed. A value: frozen, on the CPU, never a module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from .geometry import Grid
+from .tokens import HoleTokens
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """A rough picture to start from (SDEdit): clean `tokens` [B, K, C p p], and how strongly it binds, 0 (not at all) to 1 (keep it)."""
+
+    tokens: Tensor
+    strength: float
+
+
+@dataclass(frozen=True)
+class Context:
+    """What Encode Context hands on.
+
+    `image` [B, 3, H, W] in 0..1 is the canvas as it came; `mask` [B, H, W] bool, True = hole (generate), False = keep;
+    `latent` [B, C, h, w] the canvas encoded with its hole filled smoothly; `tokens` [B, K, E] the compressed context
+    of the hole; `model` the identity of the checkpoint that made it.
+    """
+
+    model: str
+    grid: Grid
+    image: Tensor
+    mask: Tensor
+    latent: Tensor
+    hole: HoleTokens
+    tokens: Tensor
+    sketch: Sketch | None = None
+
+    def with_(self, **changes: Any) -> Context:
+        return replace(self, **changes)
+
+    @property
+    def hole_fraction(self) -> float:
+        """Share of the canvas's pixels that lie in the hole."""
+        return float(self.mask.float().mean())
+
+    def tensors(self) -> list[Tensor]:
+        return _tensors(self)
+
+    # The host asks these two of whatever its node cache holds (0.3.75: bytes; newer: the tensors themselves).
+    def get_ram_usage(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors())
+
+    def _comfy_cache_tensors(self) -> list[Tensor]:
+        return self.tensors()
+
+    def __repr__(self) -> str:
+        size = f"{self.grid.width} x {self.grid.height} px"
+        return f"Context({size}, {self.hole.count} of {self.hole.total} tokens, model {self.model[:8]})"
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if is_dataclass(value):
+        return [tensor for field in fields(value) for tensor in _tensors(getattr(value, field.name))]
+    return []

@@ -1,0 +1,15 @@
+"""Counted operations of a decoder step: what a hole costs against the whole canvas."""
+
+from __future__ import annotations
+
+from .config import LazyConfig
+
+
+def step_flops(config: LazyConfig, tokens: int, text_tokens: int, batch: int = 1) -> int:
+    """Multiplications and additions of one decoder pass over `tokens` tokens and `text_tokens` text tokens (matrix products only)."""
+    width, token = config.width, config.patch_size**2
+    linear = tokens * width * (config.latent_channels * token + width + config.encoder_width + config.out_channels * token)
+    block = tokens * width * width * (4 + 2 + 2 * config.mlp_ratio) + text_tokens * 2 * width * width
+    attention = 2 * tokens * width * (tokens + text_tokens)
+    text = text_tokens * width * (config.caption_width + width)
+    return int(2 * batch * (linear + config.depth * (block + attention) + text))

@@ -1,0 +1,59 @@
+"""A plain sampler for use without ComfyUI; inside it, every stock sampler takes this one's place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .config import LazyConfig
+from .decoder import LazyDecoder
+from .model import predict_x0
+from .schedule import timestep_of
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""(x [B, K, D], sigma [B]) -> x0 [B, K, D]"""
+
+
+def guided_denoiser(
+    decoder: LazyDecoder,
+    context: Tensor,
+    coordinates: Tensor,
+    caption: Tensor,
+    negative: Tensor | None = None,
+    cfg: float = 1.0,
+    keys: Tensor | None = None,
+    size: tuple[int, int] | None = None,
+) -> Denoiser:
+    """The decoder under classifier-free guidance, both branches in one batch; `cfg` 1 or no `negative` runs one branch."""
+    config: LazyConfig = decoder.config
+    both = negative is not None and cfg != 1.0
+
+    def double(x: Tensor) -> Tensor:
+        return torch.cat([x, x]) if both else x
+
+    captions = torch.cat([caption, negative.expand_as(caption)]) if both and negative is not None else caption
+    contexts, places, mask = double(context), double(coordinates), None if keys is None else double(keys)
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        scaled = x if config.prediction == "flow_x0" else x / (1 + sigma.view(-1, 1, 1) ** 2).sqrt()
+        timestep = timestep_of(config.prediction, sigma)
+        output = decoder(double(scaled), contexts, places, double(timestep), captions, mask, size)
+        x0 = predict_x0(config, output.to(x), double(x), double(sigma))
+        if not both:
+            return x0
+        positive, unguided = x0.chunk(2)
+        return unguided + cfg * (positive - unguided)
+
+    return denoise
+
+
+def euler(denoise: Denoiser, x: Tensor, sigmas: Tensor, callback: Callable[[int, Tensor], None] | None = None) -> Tensor:
+    """Euler's method on dx/dsigma = (x - x0) / sigma, the ODE of both parametrisations (Karras et al. 2022, eq. 3). `callback(step, x0)`."""
+    for step, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+        x0 = denoise(x, sigma.to(x).expand(len(x)))
+        if callback is not None:
+            callback(step, x0)
+        x = x + (x - x0) / sigma.to(x) * (following - sigma).to(x)
+    return x

@@ -1,0 +1,38 @@
+"""Noise levels. Sigma is the share of noise: x = (1 - sigma) x0 + sigma * noise for flow, x = x0 + sigma * noise for epsilon."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .config import Prediction
+
+
+def sigmas(prediction: Prediction, steps: int, denoise: float = 1.0) -> Tensor:
+    """[steps + 1] falling to 0. `denoise` < 1 keeps the last part of a proportionally longer schedule (SDEdit). Raises ValueError."""
+    if steps < 1:
+        raise ValueError(f"steps is {steps}, expected at least 1.")
+    if not 0 < denoise <= 1:
+        raise ValueError(f"denoise is {denoise}, expected more than 0 and at most 1.")
+    total = int(steps / denoise)
+    if prediction == "flow_x0":
+        levels = torch.linspace(1, 0, total + 1)
+    else:
+        table = ddpm_sigmas()
+        picks = torch.linspace(len(table) - 1, 0, total).round().long()
+        levels = torch.cat([table[picks], torch.zeros(1)])
+    return levels[-(steps + 1) :]
+
+
+def ddpm_sigmas(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Tensor:
+    """DDPM's linear betas as sigma = sqrt((1 - a) / a), ascending: PixArt-alpha's training schedule."""
+    alphas = torch.cumprod(1 - torch.linspace(first, last, steps, dtype=torch.float64), 0)
+    return ((1 - alphas) / alphas).sqrt().float()
+
+
+def timestep_of(prediction: Prediction, sigma: Tensor) -> Tensor:
+    """What the network is told, 0..1000: 1000 sigma for flow, the nearest step of the DDPM table in log sigma for epsilon."""
+    if prediction == "flow_x0":
+        return sigma * 1000
+    distance = (sigma.clamp_min(1e-8).log()[:, None] - ddpm_sigmas().to(sigma).log()[None]).abs()
+    return distance.argmin(1).to(sigma.dtype)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..lazy_core.cost import step_flops
+from ..lazy_core.pipeline import lazy_decode
+from . import host
+from .context import ContextType
+from .images import check_context, decoder, encoder, to_bhwc
+
+
+class LazyDecode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LazyDecode",
+            display_name="Lazy Decode",
+            category="lazydiffusion",
+            description="Generates the hole, and only the hole: each step costs what the hole costs. Outside the mask nothing changes.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model that made the CONTEXT."),
+                io.Vae.Input("vae", tooltip="The VAE that made the CONTEXT."),
+                ContextType.Input("context", tooltip="From Encode Context or Sketch Condition."),
+                io.Conditioning.Input("positive", tooltip="What the hole should show."),
+                io.Conditioning.Input("negative", tooltip="What it should not show; an empty prompt is fine."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip="The same seed gives the same result."
+                ),
+                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Denoising steps."),
+                io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, tooltip="How strongly the prompt counts; 1 is fastest."),
+                io.Combo.Input("sampler_name", options=host.SAMPLERS, default="euler", tooltip="Any of the host's samplers."),
+                io.Combo.Input("scheduler", options=host.SCHEDULERS, default="simple", tooltip="Any of the host's schedulers."),
+                io.Float.Input(
+                    "denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Below 1, the hole's old content shows through: 0 keeps it, 1 ignores it."
+                ),
+                io.Combo.Input(
+                    "blend",
+                    options=["none", "feather", "poisson"],
+                    default="feather",
+                    tooltip="How the hole meets the canvas: paste, fade, or match colours along the border.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="IMAGE", tooltip="The edited canvas; outside the mask bit-identical."),
+                io.Latent.Output(display_name="LATENT", tooltip="The edited canvas as a latent, before blending."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        vae: Any,
+        context: Any,
+        positive: list,
+        negative: list,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        denoise: float,
+        blend: Any,
+    ) -> io.NodeOutput:
+        begin = time.perf_counter()
+        config = host.transformer_of(model).config
+        host.check_vae(vae, config)
+        known = check_context(context, host.identity_of(model))
+        timing = host.Timing()
+        settings = host.Settings(seed, steps, cfg, sampler_name, scheduler)
+        sample = host.hole_sampler(model, known, positive, negative, settings, timing)
+        image, latent = lazy_decode(known, sample, encoder(vae), decoder(vae), seed, denoise, blend)
+        text_tokens = positive[0][0].shape[1]
+        ratio = step_flops(config, known.hole.total, text_tokens) / max(step_flops(config, known.hole.count, text_tokens), 1)
+        figures = {
+            "hole_tokens": known.hole.count,
+            "all_tokens": known.hole.total,
+            "hole_fraction": known.hole_fraction,
+            "steps": steps,
+            "step_ms": timing.step_ms,
+            "total_ms": 1000 * (time.perf_counter() - begin),
+            "saved_ms": timing.step_ms * steps * (ratio - 1),
+        }
+        return io.NodeOutput(to_bhwc(image), {"samples": latent}, ui={"lazydiffusion": [figures]})

@@ -1,0 +1,408 @@
+"""The one file that knows ComfyUI's insides: MODEL, CLIP and VAE of our checkpoints, sampling, previews, model folders.
+
+Everything else in `nodes/` uses public node API only. Written against ComfyUI 0.3.75; later hosts are handled where noted.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.ops
+import comfy.sample
+import comfy.samplers
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
+import comfy.utils
+import folder_paths
+import latent_preview
+import node_helpers
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from ..lazy_core.checkpoint import Checkpoint, check_keys, read_checkpoint
+from ..lazy_core.config import LazyConfig
+from ..lazy_core.context import Context
+from ..lazy_core.layers import Build
+from ..lazy_core.model import LazyTransformer
+from ..lazy_core.pipeline import fill_hole
+from ..lazy_core.positions import spacing
+from ..lazy_core.text import PAD, TextEncoder
+from ..lazy_core.tokens import from_strip, to_strip
+from ..lazy_core.vae import TinyVAE
+
+FOLDER = "lazydiffusion"
+SHIPPED = Path(__file__).parent.parent / "models"
+SAMPLERS: list[str] = comfy.samplers.KSampler.SAMPLERS
+SCHEDULERS: list[str] = comfy.samplers.KSampler.SCHEDULERS
+
+
+# -- model files ------------------------------------------------------------------------------------------------------
+def register_model_folder() -> None:
+    """`models/lazydiffusion/` beside the host's other model folders, then the pack's own `models/`; a user's extra paths are kept."""
+    folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
+    folder_paths.add_model_folder_path(FOLDER, str(SHIPPED))
+    folder_paths.folder_names_and_paths[FOLDER][1].update({".safetensors"})
+
+
+def model_names() -> list[str]:
+    return folder_paths.get_filename_list(FOLDER)
+
+
+def model_path(name: str) -> Path:
+    return Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+
+
+# -- MODEL ------------------------------------------------------------------------------------------------------------
+def host_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, keys: Tensor | None = None) -> Tensor:
+    """The host's own choice of attention (`--use-sage-attention`, flash, xformers, SDPA); see `lazy_core.attention.Attention`."""
+    mask = None if keys is None else keys[:, None, None, :].expand(-1, 1, q.shape[1], -1)
+    return optimized_attention(q, k, v, heads, mask=mask)
+
+
+class LazyDiffusionModel(LazyTransformer):
+    """`LazyTransformer` behind the signature that the host calls: a packed strip of hole tokens in, velocity or noise out."""
+
+    def __init__(self, lazy: LazyConfig, dtype: torch.dtype | None = None, device: Any = None, operations: Any = None):
+        super().__init__(lazy, Build(operations, dtype, device, host_attention))
+        self.dtype = dtype
+
+    def forward(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor | None = None,
+        lazy_tokens: Tensor | None = None,
+        lazy_index: Tensor | None = None,
+        lazy_keys: Tensor | None = None,
+        lazy_grid: Any = None,
+        **_: Any,
+    ) -> Tensor:
+        """Strip x [B, C, K p, p], timestep [B] in 0..1000, text `context` [B, L, T] -> strip of the same shape."""
+        if lazy_tokens is None or lazy_index is None or lazy_grid is None:
+            raise ValueError("a LazyDiffusion model was sampled without a CONTEXT. Use the Lazy Decode node instead of KSampler.")
+        grid = lazy_grid
+        step = torch.tensor(spacing(grid, self.config), device=x.device)
+        cells = torch.stack([lazy_index // grid.cols, lazy_index % grid.cols], -1)  # [B, K, 2]
+        tokens = from_strip(x, self.config.patch_size)  # [B, K, C p p]
+        keys = None if lazy_keys is None else lazy_keys > 0
+        output = self.decoder(tokens, lazy_tokens, cells * step, timestep, context, keys, (grid.height, grid.width))
+        if self.config.prediction == "flow_x0":
+            # The host's flow models speak velocity: x0 = x - sigma v.
+            sigma = (timestep / 1000).clamp_min(1e-4).view(-1, 1, 1)
+            output = (tokens.float() - output.float()) / sigma
+        return to_strip(output, self.config.patch_size)
+
+
+class HostModel(comfy.model_base.BaseModel):
+    def __init__(self, model_config: Any, model_type: Any, device: Any = None):
+        super().__init__(model_config, model_type, device=device, unet_model=LazyDiffusionModel)
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        out = super().extra_conds(**kwargs)
+        for name in ("lazy_tokens", "lazy_index", "lazy_keys"):
+            if kwargs.get(name) is not None:
+                out[name] = comfy.conds.CONDRegular(kwargs[name])
+        if kwargs.get("lazy_grid") is not None:
+            out["lazy_grid"] = comfy.conds.CONDConstant(kwargs["lazy_grid"])
+        return out
+
+
+class TinyLatent(comfy.latent_formats.LatentFormat):
+    """Latents of a checkpoint's own VAE are normalised already."""
+
+    def process_in(self, latent: Tensor) -> Tensor:
+        return latent
+
+    def process_out(self, latent: Tensor) -> Tensor:
+        return latent
+
+
+class HostConfig(comfy.supported_models_base.BASE):
+    unet_config: dict[str, Any] = {}
+    unet_extra_config: dict[str, Any] = {}
+    latent_format = comfy.latent_formats.SD15
+    supported_inference_dtypes = [torch.bfloat16, torch.float32]
+    memory_usage_factor = 0.5
+
+
+def host_config(config: LazyConfig, checkpoint: Checkpoint) -> tuple[HostConfig, Any]:
+    """The host's description of our model, and the kind of noise schedule it samples with."""
+    host = HostConfig({"lazy": config})
+    if config.vae is not None:
+        host.latent_format = TinyLatent()
+        host.latent_format.latent_channels = config.latent_channels
+        host.latent_format.latent_rgb_factors = config.latent_rgb
+    if config.prediction == "flow_x0":
+        host.sampling_settings = {"shift": 1.0}
+        return host, comfy.model_base.ModelType.FLOW
+    host.sampling_settings = {"beta_schedule": "sqrt_linear", "linear_start": 1e-4, "linear_end": 0.02, "timesteps": 1000}
+    return host, comfy.model_base.ModelType.EPS
+
+
+def make_model(checkpoint: Checkpoint) -> comfy.model_patcher.ModelPatcher:
+    """MODEL: managed, offloaded and patched (LoRA, sampling) by the host like any other."""
+    config = checkpoint.config
+    weights = {f"diffusion_model.{key}": value for key, value in checkpoint.part("transformer.").items()}
+    host, kind = host_config(config, checkpoint)
+    device, offload = mm.get_torch_device(), mm.unet_offload_device()
+    size = sum(value.numel() for value in weights.values())
+    dtype = mm.unet_dtype(model_params=size, supported_dtypes=host.supported_inference_dtypes)
+    host.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, device, host.supported_inference_dtypes))
+    model = HostModel(host, kind, device=offload)
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items() if key.startswith("diffusion_model.")}
+    check_keys(expected, weights, "the checkpoint's transformer")
+    model.load_state_dict(weights, strict=False)
+    model.lazy_identity = checkpoint.identity
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+
+
+def transformer_of(model: Any) -> LazyDiffusionModel:
+    """The transformer inside a MODEL of ours. Raises ValueError for any other model."""
+    inner = getattr(getattr(model, "model", None), "diffusion_model", None)
+    if not isinstance(inner, LazyDiffusionModel):
+        kind = type(getattr(model, "model", model)).__name__
+        raise ValueError(f"the model is a {kind}, expected a LazyDiffusion model. Connect the Load Lazy Model node.")
+    return inner
+
+
+def identity_of(model: Any) -> str:
+    """Which checkpoint a MODEL of ours came from."""
+    transformer_of(model)
+    return model.model.lazy_identity
+
+
+def weights_key(model: Any, vae: Any) -> str:
+    """Tells apart whatever changes the encoder's result: checkpoint, weight patches such as LoRA, and the VAE."""
+    patched = str(model.patches_uuid) if model.patches else ""
+    return f"{identity_of(model)}/{patched}/{getattr(vae, 'lazy_identity', vae.patcher.patches_uuid)}"
+
+
+def load_for_encoding(model: Any, tokens: int) -> tuple[LazyDiffusionModel, torch.device]:
+    """Make room for the context encoder and bring the model to its device; `tokens` counts batch * N."""
+    transformer = transformer_of(model)
+    width = transformer.config.encoder_width
+    mm.load_models_gpu([model], memory_required=tokens * width * 4 * 16)
+    return transformer, model.load_device
+
+
+# -- CLIP -------------------------------------------------------------------------------------------------------------
+class HostTokenizer:
+    """Made anew for each checkpoint by `make_clip`, which gives it the file's tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+
+    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, list[list[tuple]]]:
+        """`(word:1.2)` weights as everywhere in the host. At most the model's length of tokens; the rest is cut off."""
+        length = self.tokenizer.padding["length"]
+        start, pad = self.tokenizer.encode("").ids[0], self.tokenizer.token_to_id(PAD)
+        tokens = [(start, 1.0)]
+        for part, weight in comfy.sd1_clip.token_weights(comfy.sd1_clip.escape_important(text), 1.0):
+            encoded = self.tokenizer.encode(comfy.sd1_clip.unescape_important(part), add_special_tokens=False)
+            tokens += [(i, weight) for i in encoded.ids if i != pad]
+        tokens = (tokens + [(pad, 1.0)] * length)[:length]
+        return {"lazy": [[(i, w, 0) for i, w in tokens] if return_word_ids else tokens]}
+
+    def untokenize(self, tokens: list[tuple]) -> list[tuple]:
+        return [(token, self.tokenizer.id_to_token(token[0])) for token in tokens]
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+
+class HostText(torch.nn.Module):
+    """The text encoder behind the calls that `comfy.sd.CLIP` makes."""
+
+    disable_offload = True  # newer hosts: a plain model patcher
+
+    def __init__(self, config: Any, empty: list[int], dtype: torch.dtype, device: Any):
+        super().__init__()
+        self.text = TextEncoder(config, Build(comfy.ops.manual_cast, dtype, device))
+        self.dtypes, self.empty, self.options = {dtype}, empty, {}
+
+    def set_clip_options(self, options: dict[str, Any]) -> None:
+        self.options.update(options)
+
+    def reset_clip_options(self) -> None:
+        self.options.clear()
+
+    def encode_token_weights(self, tokens: dict[str, list[list[tuple]]]) -> tuple[Tensor, None]:
+        """-> caption [B, L, T]. A weight moves a token's embedding away from that of the empty prompt, as the host does for CLIP."""
+        rows = tokens["lazy"]
+        device = self.options.get("execution_device") or mm.text_encoder_device()
+        ids = torch.tensor([[pair[0] for pair in row] for row in rows], device=device)
+        weights = torch.tensor([[float(pair[1]) for pair in row] for row in rows], device=device)[..., None]
+        caption = self.text(ids).float()
+        if bool((weights != 1).any()):
+            empty = self.text(torch.tensor([self.empty], device=device)).float()
+            caption = empty + (caption - empty) * weights
+        return caption.to(mm.intermediate_device()), None
+
+    def load_sd(self, weights: dict[str, Tensor]) -> Any:
+        return self.text.load_state_dict(weights, strict=False)
+
+
+def make_clip(checkpoint: Checkpoint) -> comfy.sd.CLIP | None:
+    """CLIP for the stock CLIPTextEncode, or None for a checkpoint without a text encoder."""
+    config = checkpoint.config.text
+    if config is None or checkpoint.tokenizer is None:
+        return None
+    tokenizer = HostTokenizer(Tokenizer.from_str(checkpoint.tokenizer))
+    empty = tokenizer.tokenizer.encode("").ids
+    weights = checkpoint.part("text.")
+    target = comfy.supported_models_base.ClipTarget(
+        lambda embedding_directory=None, tokenizer_data=None: tokenizer,
+        lambda dtype=None, device="cpu", model_options=None: HostText(config, empty, dtype or torch.float32, device),
+    )
+    size = sum(value.numel() for value in weights.values())
+    clip = comfy.sd.CLIP(target, parameters=size, model_options={"dtype": torch.float32})
+    check_keys({key: tuple(v.shape) for key, v in clip.cond_stage_model.text.state_dict().items()}, weights, "the checkpoint's text encoder")
+    clip.load_sd(weights)
+    return clip
+
+
+# -- VAE --------------------------------------------------------------------------------------------------------------
+def make_vae(checkpoint: Checkpoint) -> comfy.sd.VAE | None:
+    """VAE for the stock VAEEncode and VAEDecode, or None for a checkpoint without one (use the VAE its latents belong to)."""
+    config = checkpoint.config.vae
+    if config is None:
+        return None
+    weights = checkpoint.part("vae.")
+    module = TinyVAE(config, comfy.ops.manual_cast)
+    check_keys({key: tuple(v.shape) for key, v in module.state_dict().items()}, weights, "the checkpoint's VAE")
+    module.load_state_dict(weights)
+    # The host chooses a VAE class by keys it knows; start from its simplest and put ours in.
+    vae = comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
+    vae.downscale_ratio = vae.upscale_ratio = checkpoint.config.latent_scale
+    vae.latent_channels, vae.output_channels = config.latent_channels, 3
+    bytes_per_pixel = config.channels * 4  # the widest layer: `channels` at half the resolution, a few of them alive
+    vae.memory_used_encode = lambda shape, dtype: shape[2] * shape[3] * bytes_per_pixel * mm.dtype_size(dtype)
+    vae.memory_used_decode = lambda shape, dtype: shape[2] * shape[3] * vae.upscale_ratio**2 * bytes_per_pixel * mm.dtype_size(dtype)
+    vae.first_stage_model = module.eval().to(vae.vae_dtype)
+    vae.patcher = comfy.model_patcher.ModelPatcher(vae.first_stage_model, load_device=vae.device, offload_device=mm.vae_offload_device())
+    vae.size = comfy.model_management.module_size(vae.first_stage_model)
+    vae.lazy_identity = checkpoint.identity
+    return vae
+
+
+def check_vae(vae: Any, config: LazyConfig) -> None:
+    """Raises ValueError for a VAE whose latents the model does not know."""
+    channels, scale = getattr(vae, "latent_channels", None), vae.spacial_compression_encode()
+    if (channels, scale) != (config.latent_channels, config.latent_scale):
+        raise ValueError(
+            f"the VAE makes {channels} channels at 1/{scale} size, expected {config.latent_channels} at 1/{config.latent_scale}. "
+            "Connect the VAE of the same Load Lazy Model node."
+        )
+
+
+def load_all(name: str) -> tuple[Any, Any, Any]:
+    checkpoint = read_checkpoint(model_path(name))
+    return make_model(checkpoint), make_clip(checkpoint), make_vae(checkpoint)
+
+
+# -- sampling ---------------------------------------------------------------------------------------------------------
+@dataclass
+class Timing:
+    """Seconds at which steps ended."""
+
+    marks: list[float] = field(default_factory=lambda: [time.perf_counter()])
+
+    def mark(self, device: torch.device) -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        self.marks.append(time.perf_counter())
+
+    @property
+    def step_ms(self) -> float:
+        """Median time of a step; the first carries the set-up and counts only when it is alone."""
+        gaps = [b - a for a, b in zip(self.marks, self.marks[1:], strict=False)]
+        later = sorted(b - a for a, b in zip(self.marks[1:], self.marks[2:], strict=False)) or gaps
+        return 1000 * later[len(later) // 2] if later else 0.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The widgets of Lazy Decode that the host's samplers take."""
+
+    seed: int
+    steps: int
+    cfg: float
+    sampler: str
+    scheduler: str
+
+
+def hole_sampler(model: Any, context: Context, positive: list, negative: list, settings: Settings, timing: Timing) -> Any:
+    """A `lazy_core.pipeline.Sample` that runs any stock sampler and scheduler on the strip of hole tokens."""
+    config = transformer_of(model).config
+    if settings.steps < 1:
+        raise ValueError(f"steps is {settings.steps}, expected at least 1.")
+
+    def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
+        callback = progress(model, context, settings.steps, timing)
+        strip = comfy.sample.sample(
+            model,
+            to_strip(noise, config.patch_size),
+            settings.steps,
+            settings.cfg,
+            settings.sampler,
+            settings.scheduler,
+            with_context(positive, context),
+            with_context(negative, context),
+            to_strip(start, config.patch_size),
+            denoise=denoise,
+            callback=callback,
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=settings.seed,
+        )
+        return from_strip(strip.float(), config.patch_size)
+
+    return sample
+
+
+def with_context(conditioning: list, context: Context) -> list:
+    """Conditioning that carries the hole's tokens to the model. Raises ValueError for what only makes sense on a whole image."""
+    for _, values in conditioning:
+        if found := [name for name in ("area", "mask", "control", "gligen") if values.get(name) is not None]:
+            raise ValueError(f"the conditioning has {found[0]}, which Lazy Decode cannot apply to hole tokens. Remove that node.")
+    keys = context.hole.padding
+    values = {
+        "lazy_tokens": context.tokens,
+        "lazy_index": context.hole.index,
+        "lazy_keys": None if keys is None else keys.long(),
+        "lazy_grid": context.grid,
+        "width": context.grid.width,
+        "height": context.grid.height,
+    }
+    return node_helpers.conditioning_set_values(conditioning, values)
+
+
+def progress(model: Any, context: Context, steps: int, timing: Timing) -> Any:
+    """Progress bar and, where previews are on, the hole's current guess scattered into the canvas. Cancel is raised by the bar."""
+    bar = comfy.utils.ProgressBar(steps)
+    previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+    patch = transformer_of(model).config.patch_size
+    canvas = context.with_(latent=model.model.latent_format.process_in(context.latent)) if previewer else context
+
+    def callback(step: int, x0: Tensor, x: Tensor, total: int) -> None:
+        timing.mark(x0.device)
+        preview = None
+        if previewer is not None:
+            latent = fill_hole(canvas, from_strip(x0.detach().float().cpu(), patch))
+            preview = previewer.decode_latent_to_preview_image("JPEG", latent)
+        bar.update_absolute(step + 1, total, preview)
+
+    return callback

@@ -1,0 +1,46 @@
+"""The one place where the host's BHWC images and VAEs meet `lazy_core`'s BCHW."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from ..lazy_core.context import Context
+
+
+def to_bchw(image: Tensor) -> Tensor:
+    """IMAGE [B, H, W, 3 or 4] in 0..1 -> view [B, 3, H, W]; an alpha channel is left out. Raises ValueError."""
+    if image.dim() != 4 or image.shape[-1] not in (3, 4):
+        raise ValueError(f"image has shape {tuple(image.shape)}, expected [batch, height, width, 3]. Convert it to RGB.")
+    return image[..., :3].movedim(-1, 1)
+
+
+def to_bhwc(image: Tensor) -> Tensor:
+    return image.movedim(1, -1).contiguous()
+
+
+def to_mask(mask: Tensor) -> Tensor:
+    """MASK [H, W], [M, H, W] or [M, 1, H, W] -> [M, H, W]. 1 = hole, 0 = keep."""
+    return mask.reshape(-1, *mask.shape[-2:])
+
+
+def encoder(vae: Any) -> Callable[[Tensor], Tensor]:
+    """The host's VAE as `lazy_core.pipeline.EncodeImage`, in the VAE's units like every LATENT of the host."""
+    return lambda image: vae.encode(image.movedim(1, -1)).float()
+
+
+def decoder(vae: Any) -> Callable[[Tensor], Tensor]:
+    return lambda latent: vae.decode(latent).movedim(-1, 1)
+
+
+def check_context(context: object, identity: str | None = None) -> Context:
+    """Raises ValueError for a CONTEXT of another pack (they share the socket's name) or of another model."""
+    if not isinstance(context, Context):
+        raise ValueError(f"context is a {type(context).__name__} of another node pack, expected the CONTEXT of our Encode Context node.")
+    if identity is not None and context.model != identity:
+        raise ValueError("the CONTEXT was made by another model than the one connected here. Encode the canvas again with this model.")
+    return context
+
+

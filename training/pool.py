@@ -1,0 +1,64 @@
+"""Scenes encoded once and trained on several times with fresh noise, captions and positions; a few are replaced all the time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lazy_core.config import LazyConfig
+from lazy_core.geometry import Grid
+from lazy_core.masks import latent_mask, prefill, threshold, token_mask
+from lazy_core.vae import TinyVAE
+
+from .scenes import SpriteSheet, compose
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Latents of scenes with and without the hole's content [B, C, h, w], latent mask [B, 1, h, w], hole tokens [B, N], labels [B]."""
+
+    target: Tensor
+    canvas: Tensor
+    mask: Tensor
+    hole: Tensor
+    label: Tensor
+
+    def take(self, index: Tensor) -> Encoded:
+        return Encoded(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+    def put(self, index: Tensor, other: Encoded) -> None:
+        for name in self.__dataclass_fields__:
+            getattr(self, name)[index] = getattr(other, name).to(getattr(self, name).dtype)
+
+
+def cat(parts: list[Encoded]) -> Encoded:
+    return Encoded(*(torch.cat([getattr(part, name) for part in parts]) for name in Encoded.__dataclass_fields__))
+
+
+@torch.no_grad()
+def encode_scenes(sheet: SpriteSheet, vae: TinyVAE | None, config: LazyConfig, count: int, size: int, generator: torch.Generator) -> Encoded:
+    """Compose and encode; without a VAE the latent is the image in -1..1. Half precision, as it is stored."""
+    scenes = compose(sheet, count, size, generator)
+    grid = Grid(size, size, config.latent_scale, config.patch_size)
+    hole = threshold(scenes.mask[:, 0])
+    target, canvas = to_latent(vae, torch.cat([scenes.image, prefill(scenes.image, hole)])).half().chunk(2)
+    return Encoded(target, canvas, latent_mask(hole, grid).half(), token_mask(hole, grid), scenes.label)
+
+
+def to_latent(vae: TinyVAE | None, image: Tensor) -> Tensor:
+    """[B, 3, H, W] in 0..1 -> latent."""
+    if vae is None:
+        return image * 2 - 1
+    with torch.autocast(image.device.type, torch.bfloat16):
+        return vae.encode((image * 2 - 1).contiguous(memory_format=torch.channels_last)).float()
+
+
+def bucketed(hole_sizes: Tensor, batch: int, window: int, generator: torch.Generator) -> list[Tensor]:
+    """`window` batches of indices; samples of similar hole size share a batch, because padding costs as much as tokens."""
+    count = batch * window
+    index = torch.randint(len(hole_sizes), (count,), generator=generator, device=hole_sizes.device)
+    ordered = index[hole_sizes[index].argsort()].view(window, batch)
+    order = torch.randperm(window, generator=generator, device=hole_sizes.device)
+    return list(ordered[order])

@@ -1,0 +1,245 @@
+"""`python -m training.train --preset fluent-small`: train encoder, decoder and text encoder together, resumable.
+
+Rectified flow on the hole's tokens; the network predicts the clean latent and is weighted as a velocity loss. The
+context encoder runs once per scene, the decoder on several noise levels of it, as at inference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm import tqdm
+
+from lazy_core.checkpoint import save_checkpoint
+from lazy_core.config import PRESETS, LazyConfig
+from lazy_core.geometry import Grid
+from lazy_core.model import LazyDiffusion, initialise
+from lazy_core.positions import grid_coordinates
+from lazy_core.tokens import HoleTokens, patchify
+
+from .captions import CaptionTable, tokenizer_for
+from .pool import Encoded, bucketed, cat, encode_scenes
+from .record import Record, learning_rate, progress_fraction
+from .scenes import SpriteSheet
+
+LICENCE = "MIT"
+PROVENANCE = "Trained from scratch by this project's training/ on scenes composed of Microsoft's Fluent 3D emoji (MIT)."
+SIGMA_FLOOR = 0.2  # the velocity loss weights by 1 / sigma^2; below this it would only fit the autoencoder's residue
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="fluent-small", choices=[k for k, v in PRESETS.items() if v.text])
+    parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
+    parser.add_argument("--vae", type=Path, default=Path("training/runs/vae/vae.safetensors"))
+    parser.add_argument("--out", type=Path, default=Path("training/runs/model"))
+    parser.add_argument("--size", type=int, default=256, help="canvas in px")
+    parser.add_argument("--steps", type=int, default=10000)
+    parser.add_argument("--minutes", type=float, default=None, help="stop by the clock instead, schedule included")
+    parser.add_argument("--batch", type=int, default=32, help="scenes a step")
+    parser.add_argument("--draws", type=int, default=4, help="noise levels per scene and step")
+    parser.add_argument("--pool", type=int, default=8192, help="encoded scenes held in memory")
+    parser.add_argument("--fresh", type=int, default=2, help="scenes replaced per step")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--ema", type=float, default=0.995)
+    parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the decoder and the encoder")
+    parser.add_argument("--save-minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    Trainer(parse(argv)).run()
+    return 0
+
+
+@dataclass
+class Progress:
+    step: int = 0
+    seconds: float = 0.0
+
+
+class Trainer:
+    def __init__(self, args: argparse.Namespace):
+        self.args = args
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(args.seed)
+        self.generator = torch.Generator(self.device).manual_seed(args.seed)
+        self.sheet = SpriteSheet.load(args.data, self.device)
+        preset = PRESETS[args.preset]
+        assert preset.text is not None
+        self.tokenizer = tokenizer_for(self.sheet.names, preset.text.length)
+        self.captions = CaptionTable(self.sheet.names, self.tokenizer, self.device)
+        self.model, self.config = self.build(preset)
+        self.average = torch.optim.swa_utils.AveragedModel(self.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(args.ema))
+        self.optimizers = optimizers(self.model, args.optimizer, args.lr)
+        self.grid = Grid(args.size, args.size, self.config.latent_scale, self.config.patch_size)
+        self.coordinates = grid_coordinates(self.grid, self.config, self.device)
+        self.progress = Progress()
+        args.out.mkdir(parents=True, exist_ok=True)
+        self.resume()
+        self.record = Record(args.out / "record.json", vars(args))
+        self.loss = torch.compile(self.edit_loss, dynamic=True) if args.compile else self.edit_loss
+
+    def build(self, preset: LazyConfig) -> tuple[LazyDiffusion, LazyConfig]:
+        model = LazyDiffusion(preset)
+        initialise(model, torch.Generator().manual_seed(self.args.seed))
+        if model.vae is not None:
+            model.vae.load_state_dict(load_file(self.args.vae))
+            model.vae.requires_grad_(False).to(memory_format=torch.channels_last)
+        return model.to(self.device), preset
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+    def run(self) -> None:
+        args, begun, saved = self.args, time.monotonic() - self.progress.seconds, time.monotonic()
+        bar = tqdm(self.batches(), desc=args.preset, unit="step", initial=self.progress.step)
+        self.model.train()
+        for batch in bar:
+            done = progress_fraction(self.progress.step, args.steps, begun, args.minutes)
+            if done >= 1:
+                break
+            loss = self.step(batch, learning_rate(1.0, done, warmup=0.03))
+            self.progress.step += 1
+            self.progress.seconds = time.monotonic() - begun
+            if self.progress.step % 20 == 0:
+                self.record.add(self.progress.step, loss=loss.item())
+                bar.set_postfix(loss=f"{loss.item():.4f}", done=f"{100 * done:.1f}%")
+            if time.monotonic() - saved > 60 * args.save_minutes:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+        self.record.finish(steps=self.progress.step, batch=args.batch, draws=args.draws)
+
+    def batches(self) -> Iterator[Encoded]:
+        args = self.args
+        chunk = min(args.pool, 64 if self.device.type == "cpu" else 256)
+        fill = tqdm(range(args.pool // chunk), desc="encoding scenes")
+        pool = cat([self.encode(chunk) for _ in fill])
+        sizes = pool.hole.sum(1)
+        for step in itertools.count():
+            for index in bucketed(sizes, args.batch, 16, self.generator):
+                yield pool.take(index)
+            if args.fresh:
+                for _ in range(max(16 * args.fresh // chunk, 1)):
+                    slots = torch.randint(len(sizes), (min(chunk, 16 * args.fresh),), generator=self.generator, device=self.device)
+                    pool.put(slots, self.encode(len(slots)))
+                sizes = pool.hole.sum(1)
+
+    def encode(self, count: int) -> Encoded:
+        return encode_scenes(self.sheet, self.model.vae, self.config, count, self.args.size, self.generator)
+
+    def step(self, batch: Encoded, rate: float) -> Tensor:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["peak"]
+        hole = HoleTokens.of(batch.hole)
+        ids = self.captions.draw(batch.label, self.generator)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            loss = self.loss(batch, hole, ids)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.average.update_parameters(self.model)
+        return loss.detach()
+
+    def edit_loss(self, batch: Encoded, hole: HoleTokens, ids: Tensor) -> Tensor:
+        """Velocity loss over the hole's tokens, `draws` noise levels per scene."""
+        draws, model = draws_for(hole.count, self.grid.tokens, self.args.draws), self.model
+        assert model.text is not None
+        coordinates = self.coordinates + self.shift()
+        context = model.transformer.context_encoder(batch.canvas.float(), batch.mask.float(), hole, coordinates)
+        places = hole.gather(coordinates.expand(len(ids), -1, -1))
+        target = hole.gather(patchify(batch.target.float(), self.config.patch_size))
+        repeat = lambda x: x.repeat_interleave(draws, 0)  # noqa: E731
+        target, valid = repeat(target), repeat(hole.valid)
+        sigma = noise_levels(len(ids), draws, self.generator)
+        level = sigma.view(-1, 1, 1)
+        noise = torch.randn(target.shape, generator=self.generator, device=target.device)
+        x = (1 - level) * target + level * noise
+        keys = None if hole.padding is None else repeat(hole.padding)
+        output = model.transformer.decoder(x, repeat(context), repeat(places), sigma * 1000, repeat(model.text(ids)), keys)
+        error = (output.float() - target).square().mean(-1) / sigma.clamp_min(SIGMA_FLOOR).square()[:, None]
+        return (error * valid).sum() / valid.sum()
+
+    def shift(self) -> Tensor:
+        """Half of the steps see the grid moved by up to its own size: larger canvases then meet no unknown position."""
+        if torch.rand((), generator=self.generator, device=self.device) < 0.5:
+            return torch.zeros(2, device=self.device)
+        side = max(self.grid.rows, self.grid.cols)
+        return torch.randint(side + 1, (2,), generator=self.generator, device=self.device).float()
+
+    # -- files ----------------------------------------------------------------------------------------------------
+    def save(self) -> None:
+        """The averaged model as a checkpoint of ours, and everything that a resumed run needs; each replaced in one move."""
+        out = self.args.out
+        averaged: LazyDiffusion = self.average.module  # type: ignore[assignment]
+        save_checkpoint(out / "model.new.safetensors", averaged, self.tokenizer.to_str(), torch.float16, licence=LICENCE, provenance=PROVENANCE)
+        os.replace(out / "model.new.safetensors", out / "model.safetensors")
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "generator": self.generator.get_state(),
+            "torch": torch.get_rng_state(),
+            "progress": vars(self.progress),
+        }
+        torch.save(state, out / "state.new.pt")
+        os.replace(out / "state.new.pt", out / "state.pt")
+
+    def resume(self) -> None:
+        path = self.args.out / "state.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(values)
+        self.generator.set_state(state["generator"].cpu())
+        torch.set_rng_state(state["torch"].cpu())
+        self.progress = Progress(**state["progress"])
+        print(f"resumed {path} at step {self.progress.step}")
+
+
+def draws_for(hole: int, tokens: int, most: int) -> int:
+    """Noise levels per scene: `most` up to holes of a fifth of the canvas, then fewer, so that no step costs much more than others."""
+    return max(1, min(most, round(most * tokens / 5 / max(hole, 1))))
+
+
+def noise_levels(scenes: int, draws: int, generator: torch.Generator) -> Tensor:
+    """Logit-normal sigmas [scenes * draws], stratified over a scene's draws (Esser et al. 2024, section 3.1)."""
+    device = generator.device
+    quantile = (torch.rand(scenes, draws, generator=generator, device=device) + torch.arange(draws, device=device)) / draws
+    return torch.special.ndtri(quantile.clamp(1e-4, 1 - 1e-4)).add(0.3).sigmoid().flatten()
+
+
+def optimizers(model: nn.Module, kind: str, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices (Jordan et al. 2024), AdamW for everything else; `peak` is what the schedule scales."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    hidden = [p for name, p in trained if kind == "muon" and ".blocks." in name and p.dim() == 2 and "table" not in name]
+    chosen = {id(p) for p in hidden}
+    rest = [p for _, p in trained if id(p) not in chosen]
+    result: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
+    if hidden:
+        result.append(torch.optim.Muon(hidden, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+    for optimizer in result:
+        for group in optimizer.param_groups:
+            group["peak"] = lr
+    return result
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
