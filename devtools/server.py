@@ -21,6 +21,7 @@ from .problem import Problem
 
 START_SECONDS = 300
 END_SECONDS = 10
+REASONS = (r"Cannot import .*? for custom nodes: (.*)", r"Error while calling comfy_entrypoint in .*?: (.*)")  # what ComfyUI writes
 NOT_THE_PACK = (".git", "output", "data", "runs", "__pycache__", "*.pyc")
 
 
@@ -89,7 +90,7 @@ class Server:
         """A pack that cannot be imported does not stop ComfyUI. Raises Problem with the reason that its log gives."""
         log = self.log()
         if "IMPORT FAILED" in log:
-            reasons = re.findall(r"Cannot import .*? for custom nodes: (.*)", log) or ["it gave no reason"]
+            reasons = [reason for pattern in REASONS for reason in re.findall(pattern, log)] or ["its log gives no reason"]
             raise Problem(f"ComfyUI started but could not import this pack: {reasons[-1]} (its log: {self.log_path}).")
 
     def log(self) -> str:

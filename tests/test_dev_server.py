@@ -29,7 +29,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(b'{"system": {"comfyui_version": "0.0.1"}}')
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
 """
-FAILED = "Cannot import /x/ComfyUI-LazyDiffusion module for custom nodes: No module named 'einops'\n 0.0 seconds (IMPORT FAILED): /x"
+FAILED = " 0.0 seconds (IMPORT FAILED): /x"
+NO_EINOPS = "No module named 'einops'"
 
 
 def stand_in(folder: Path, code: str, lines: str = "") -> Path:
@@ -66,8 +67,9 @@ def test_server_that_dies_is_told_with_its_last_line(tmp_path: Path):
     assert str(tmp_path / "server.log") in str(caught.value)
 
 
-def test_pack_that_cannot_be_imported_is_told(tmp_path: Path):
-    with pytest.raises(Problem, match="No module named 'einops'"), start(tmp_path, ANSWERS, FAILED):
+@pytest.mark.parametrize("says", ["Cannot import /x/pack module for custom nodes: ", "Error while calling comfy_entrypoint in /x/pack: "])
+def test_pack_that_cannot_be_imported_is_told(tmp_path: Path, says: str):
+    with pytest.raises(Problem, match=NO_EINOPS), start(tmp_path, ANSWERS, f"{says}{NO_EINOPS}\n{FAILED}"):
         pass
     assert ends_soon(int((tmp_path / "host" / "pid").read_text()))
 
