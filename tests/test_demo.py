@@ -6,8 +6,10 @@ import copy
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,28 +17,43 @@ import pytest
 from PIL import Image
 
 from devtools import demo, environment, places
-from devtools.png import read_png, same_outside
+from devtools.png import SIGNATURE, read_png, same_outside
 from devtools.problem import Problem
 
 ROOT = places.ROOT
 WORKFLOWS = sorted(path.stem for path in demo.WORKFLOWS.glob("*.json"))
 
 
-def png(pixels: np.ndarray, **options: object) -> bytes:
+def png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", **options)
+    Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
+def filtered_png(pixels: np.ndarray, kind: int) -> bytes:
+    """[H, W, C] uint8 as a PNG all of whose rows use one filter (PNG specification, section 9.2)."""
+    height, width, channels = pixels.shape
+    now = pixels.astype(int)
+    left, up, corner = (np.zeros_like(now) for _ in range(3))
+    left[:, 1:], up[1:], corner[1:, 1:] = now[:, :-1], now[:-1], now[:-1, :-1]
+    estimate = left + up - corner
+    a, b, c = (abs(estimate - near) for near in (left, up, corner))
+    paeth = np.where((a <= b) & (a <= c), left, np.where(b <= c, up, corner))
+    rows = (now - [0 * now, left, up, (left + up) // 2, paeth][kind]) % 256
+    raw = b"".join(bytes([kind]) + row.astype(np.uint8).tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2, 4: 6}[channels], 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"tEXt", b"prompt\0{}"), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
+    return SIGNATURE + b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
+
+
+@pytest.mark.parametrize("kind", range(5))
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_read_png_reads_what_pillow_writes(channels: int):
-    """Smooth, noisy and flat parts make Pillow use every filter of the PNG specification."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:61, :83]
-    planes = [(3 * x + 2 * y) % 256, (x * y) % 256, rng.integers(0, 256, x.shape), (x // 20) * 60]
-    pixels = np.stack(planes, axis=-1)[..., :channels].astype(np.uint8).squeeze()
-    picture = read_png(png(pixels))
-    assert (picture.width, picture.height, picture.channels) == (83, 61, channels)
+def test_read_png_knows_every_filter(channels: int, kind: int):
+    pixels = np.random.default_rng(kind).integers(0, 256, (17, 23, channels), dtype=np.uint8)
+    data = filtered_png(pixels, kind)
+    assert (np.asarray(Image.open(io.BytesIO(data))) == pixels.squeeze()).all()  # what the test writes is right
+    picture = read_png(data)
+    assert (picture.width, picture.height, picture.channels) == (23, 17, channels)
     assert picture.pixels == pixels.tobytes()
 
 
