@@ -12,6 +12,7 @@ from .masks import threshold
 from .tokens import patchify
 
 
+@torch.inference_mode()
 def add_sketch(
     context: Context, sketch: Tensor, strength: float, encode_image: Callable[[Tensor], Tensor], where: Tensor | None = None
 ) -> Context:

@@ -11,11 +11,12 @@ import itertools
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
@@ -26,11 +27,12 @@ from lazy_core.geometry import Grid
 from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.positions import grid_coordinates
 from lazy_core.tokens import HoleTokens, patchify
+from lazy_core.vae import TinyVAE
 
 from .captions import CaptionTable, tokenizer_for
-from .pool import Encoded, bucketed, cat, encode_scenes
+from .pool import Encoded, bucketed, cat, encode_scenes, to_latent
 from .record import Record, learning_rate, progress_fraction
-from .scenes import SpriteSheet
+from .scenes import SpriteSheet, compose
 
 LICENCE = "MIT"
 PROVENANCE = "Trained from scratch by this project's training/ on scenes composed of Microsoft's Fluent 3D emoji (MIT)."
@@ -92,13 +94,17 @@ class Trainer:
         self.record = Record(args.out / "record.json", vars(args))
         self.loss = torch.compile(self.edit_loss, dynamic=True) if args.compile else self.edit_loss
 
-    def build(self, preset: LazyConfig) -> tuple[LazyDiffusion, LazyConfig]:
-        model = LazyDiffusion(preset)
+    def build(self, config: LazyConfig) -> tuple[LazyDiffusion, LazyConfig]:
+        vae = None
+        if config.vae is not None:
+            vae = TinyVAE(config.vae)
+            vae.load_state_dict(load_file(self.args.vae))
+            vae.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+            config = replace(config, latent_rgb=preview_factors(self.sheet, vae))
+        model = LazyDiffusion(config)
         initialise(model, torch.Generator().manual_seed(self.args.seed))
-        if model.vae is not None:
-            model.vae.load_state_dict(load_file(self.args.vae))
-            model.vae.requires_grad_(False).to(memory_format=torch.channels_last)
-        return model.to(self.device), preset
+        model.vae = vae
+        return model.to(self.device), config
 
     # -- the loop -------------------------------------------------------------------------------------------------
     def run(self) -> None:
@@ -212,6 +218,14 @@ class Trainer:
         torch.set_rng_state(state["torch"].cpu())
         self.progress = Progress(**state["progress"])
         print(f"resumed {path} at step {self.progress.step}")
+
+
+def preview_factors(sheet: SpriteSheet, vae: TinyVAE) -> tuple[tuple[float, float, float], ...]:
+    """Least squares from latents to small RGB pictures in -1..1: what step previews show."""
+    scenes = compose(sheet, 16, 256, torch.Generator(vae.mean.device).manual_seed(1))
+    latent = to_latent(vae, scenes.image).movedim(1, -1).flatten(0, 2)
+    colour = (F.avg_pool2d(scenes.image, 8) * 2 - 1).movedim(1, -1).flatten(0, 2)
+    return tuple(tuple(round(x, 4) for x in row) for row in torch.linalg.lstsq(latent, colour).solution.tolist())
 
 
 def draws_for(hole: int, tokens: int, most: int) -> int:

@@ -1,0 +1,71 @@
+"""It is lazy: operations and memory of a decoder step follow the hole."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import torch
+from torch.profiler import profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from lazy_core.config import PRESETS, LazyConfig
+from lazy_core.cost import step_flops
+from lazy_core.decoder import LazyDecoder
+from lazy_core.layers import Build
+
+TEXT = 120
+
+
+def decoder_on_meta(config: LazyConfig) -> LazyDecoder:
+    return LazyDecoder(config, Build(device="meta"))
+
+
+def step(decoder: LazyDecoder, tokens: int) -> None:
+    config = decoder.config
+    empty = lambda *shape: torch.empty(*shape, device="meta")  # noqa: E731
+    with torch.no_grad():
+        decoder(
+            empty(1, tokens, config.latent_channels * config.patch_size**2),
+            empty(1, tokens, config.encoder_width),
+            empty(1, tokens, 2),
+            empty(1),
+            empty(1, TEXT, config.caption_width),
+            size=(1024, 1024),
+        )
+
+
+def counted(decoder: LazyDecoder, tokens: int) -> int:
+    with FlopCounterMode(display=False) as counter:
+        step(decoder, tokens)
+    return counter.get_total_flops()
+
+
+def test_operations_of_a_ten_percent_hole():
+    """`pixart-xl` at 1024 x 1024 px: 4096 tokens."""
+    decoder = decoder_on_meta(PRESETS["pixart-xl"])
+    full, hole = counted(decoder, 4096), counted(decoder, 410)
+    print(f"pixart-xl step at 1024 px: {full / 1e12:.2f} TFLOP on all tokens, {hole / 1e12:.3f} TFLOP at 10 % = {100 * hole / full:.2f} %")
+    assert hole <= 0.11 * full
+    for tokens, measured in ((4096, full), (410, hole)):
+        assert abs(step_flops(decoder.config, tokens, TEXT) / measured - 1) < 0.02
+
+
+def peak(decoder: LazyDecoder, hole: int) -> int:
+    """Most bytes that a step on the CPU holds beside the weights, from the profiler's record of every allocation and release."""
+    config = decoder.config
+    inputs = [torch.randn(1, hole, size) for size in (config.latent_channels * config.patch_size**2, config.encoder_width, 2)]
+    caption = torch.randn(1, 16, config.caption_width)
+    with torch.no_grad(), profile(profile_memory=True) as record:
+        decoder(*inputs, torch.tensor([500.0]), caption, size=(1024, 1024))
+    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return int(max(itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))))
+
+
+def test_memory_grows_with_the_hole():
+    """Nothing in a step knows N: its peak is a straight line in K, measured at three K."""
+    decoder = LazyDecoder(replace(PRESETS["pixart-xl"], width=288, depth=2, heads=4, caption_width=64, encoder_width=288), Build())
+    small, middle, large = (peak(decoder, tokens) for tokens in (512, 1024, 2048))
+    print(f"peak bytes of a step at 512, 1024, 2048 hole tokens: {small:,} {middle:,} {large:,}")
+    assert 1.8 < middle / small < 2.2
+    assert 1.8 < large / middle < 2.2

@@ -1,0 +1,109 @@
+"""Gather and scatter are exact inverses, padding is inert, the encoder never sees the hole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lazy_core.config import PRESETS
+from lazy_core.geometry import Grid
+from lazy_core.masks import latent_mask, token_mask
+from lazy_core.model import LazyTransformer, initialise
+from lazy_core.positions import grid_coordinates
+from lazy_core.tokens import HoleTokens, from_strip, patchify, to_strip, unpatchify
+
+TINY = PRESETS["tiny"]
+
+
+@pytest.fixture(scope="module")
+def model() -> LazyTransformer:
+    torch.manual_seed(0)
+    model = LazyTransformer(TINY)
+    initialise(model)
+    with torch.no_grad():  # leave the zero start, or nothing would depend on anything
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model.eval()
+
+
+def random_mask(batch: int, tokens: int, share: float, seed: int) -> torch.Tensor:
+    return torch.rand(batch, tokens, generator=torch.Generator().manual_seed(seed)) < share
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 8, 8), (2, 3, 6, 14), (3, 8, 2, 2)])
+def test_patchify_and_strip_invert(shape):
+    latent = torch.randn(shape)
+    tokens = patchify(latent, 2)
+    assert torch.equal(unpatchify(tokens, 2, shape[2] // 2, shape[3] // 2), latent)
+    assert torch.equal(from_strip(to_strip(tokens, 2), 2), tokens)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 1.0])
+def test_gather_and_scatter_invert(share):
+    tokens = torch.randn(3, 35, 5)
+    mask = random_mask(3, 35, share, 1)
+    hole = HoleTokens.of(mask)
+    gathered = hole.gather(tokens)
+    assert hole.count == int(mask.sum(1).max())
+    assert torch.equal(hole.scatter(gathered, tokens), tokens)
+    changed = hole.scatter(gathered + 1, tokens)
+    assert torch.equal(changed[mask], (tokens + 1)[mask])
+    assert torch.equal(changed[~mask], tokens[~mask])
+    assert (gathered[~hole.valid] == 0).all()
+
+
+def test_disjoint_holes_are_one_set():
+    grid = Grid(64, 96, 8, 2)
+    pixels = torch.zeros(1, 64, 96, dtype=torch.bool)
+    pixels[0, 0, 0] = pixels[0, 63, 95] = pixels[0, 17, 33] = True
+    hole = HoleTokens.of(token_mask(pixels, grid))
+    assert hole.index.tolist() == [[0, 8, 23]]
+
+
+def test_any_masked_pixel_makes_its_token_a_hole():
+    grid = Grid(389, 517, 8, 2)
+    pixels = torch.zeros(1, 389, 517, dtype=torch.bool)
+    pixels[0, 388, 516] = True
+    assert token_mask(pixels, grid).nonzero().tolist() == [[0, grid.tokens - 1]]
+    assert latent_mask(pixels, grid).shape == (1, 1, *grid.latent_size)
+
+
+@torch.no_grad()
+def test_padding_is_inert(model):
+    """An image in a batch beside one with a larger hole gets what it gets alone."""
+    grid = Grid(128, 128, 8, 2)
+    mask = torch.stack([random_mask(1, grid.tokens, 0.1, 2)[0], random_mask(1, grid.tokens, 0.6, 3)[0], torch.zeros(grid.tokens, dtype=torch.bool)])
+    latent, noise, caption = torch.randn(3, 4, 16, 16), torch.randn(3, 4, 16, 16), torch.randn(3, 5, TINY.caption_width)
+    both = decode(model, grid, latent, noise, mask, caption)
+    alone = decode(model, grid, latent[:1], noise[:1], mask[:1], caption[:1])
+    assert torch.allclose(both[:1, : alone.shape[1]], alone, atol=1e-5)
+    assert torch.isfinite(both).all()
+
+
+def decode(model, grid, latent, noise, mask, caption):
+    hole = HoleTokens.of(mask)
+    coordinates = grid_coordinates(grid, TINY)
+    cells = mask.view(-1, 1, grid.rows, grid.cols).float().repeat_interleave(2, 2).repeat_interleave(2, 3)
+    context = model.context_encoder(latent, cells, hole, coordinates)
+    places = hole.gather(coordinates.expand(len(mask), -1, -1))
+    return model.decoder(hole.gather(patchify(noise, 2)), context, places, torch.full((len(mask),), 300.0), caption, hole.padding)
+
+
+@torch.no_grad()
+def test_hole_content_is_never_seen(model):
+    grid = Grid(128, 96, 8, 2)
+    pixels = torch.zeros(1, 128, 96, dtype=torch.bool)
+    pixels[0, 20:50, 10:70] = True
+    mask, hole = latent_mask(pixels, grid), HoleTokens.of(token_mask(pixels, grid))
+    latent = torch.randn(1, 4, *grid.latent_size)
+    other = torch.where(mask > 0, torch.randn_like(latent) * 100, latent)
+    encode = lambda canvas: model.context_encoder(canvas, mask, hole, grid_coordinates(grid, TINY))  # noqa: E731
+    assert torch.equal(encode(latent), encode(other))
+    elsewhere = latent.clone()
+    elsewhere[0, :, -1, -1] += 1  # a visible latent far away reaches the hole
+    assert not torch.allclose(encode(latent), encode(elsewhere))
+
+
+def test_smaller_than_a_token_is_an_error():
+    with pytest.raises(ValueError, match="smaller than one token"):
+        Grid(15, 300, 8, 2)
