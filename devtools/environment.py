@@ -146,6 +146,8 @@ def reason(lines: list[str]) -> str:
     text = "\n".join(lines)
     if any(mark in text for mark in NO_SPACE):
         return "the disk is full"
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return "the certificate of the package index is not trusted here: if a proxy is in between, name its certificate in PIP_CERT"
     if any(mark in text for mark in NO_NETWORK):
         return "no package could be downloaded, so check the network and run the command again"
     errors = [line for line in lines if line.lower().startswith("error")] or [line for line in lines if line] or ["no message"]
@@ -212,4 +214,13 @@ def run_inside(command: list[str], cwd: Path, host: Path | None, extra: Mapping[
     program = shutil.which(command[0], path=environment["PATH"])
     if program is None:
         raise Problem(f"There is no program {command[0]!r} in the environment or on PATH: check its spelling.")
-    return subprocess.call([program, *command[1:]], cwd=cwd, env=environment)
+    process = subprocess.Popen([program, *command[1:]], cwd=cwd, env=environment)
+    try:
+        return process.wait()
+    except BaseException as ending:
+        if not isinstance(ending, KeyboardInterrupt):  # Ctrl-C reaches the command without our help
+            process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=15)  # tests end their servers, a training writes its last checkpoint
+        process.kill()
+        raise

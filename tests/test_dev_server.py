@@ -115,6 +115,26 @@ sys.exit(cli.main(["serve"], ""))
     assert ends_soon(pid)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM that a process can handle")
+def test_run_ends_its_command_when_it_is_ended(tmp_path: Path):
+    command = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from devtools import cli
+cli.prepare = lambda: None
+sys.exit(cli.main(["run", "--", *{command!r}], ""))
+"""
+    variables = os.environ | {"LAZYDIFFUSION_HOME": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", program], env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    pid = int(process.stdout.readline())
+    process.terminate()
+    process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert ends_soon(pid)
+
+
 def test_link_is_made_corrected_and_kept(tmp_path: Path):
     pack, other, link = tmp_path / "pack", tmp_path / "other", tmp_path / "base" / "custom_nodes" / PACK
     for folder in (pack, other):
