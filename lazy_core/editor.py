@@ -1,0 +1,83 @@
+"""The whole way in plain Python, for scripts and for the project's own evaluation; ComfyUI users have the nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from .checkpoint import load_model
+from .composite import Blend
+from .context import Context
+from .model import LazyDiffusion
+from .pipeline import Sample, encode_context, hole_coordinates, lazy_decode
+from .sampling import euler, guided_denoiser
+from .schedule import sigmas
+
+
+class LazyEditor:
+    """A checkpoint with its own text encoder and VAE, ready to edit images [B, 3, H, W] in 0..1 under masks [M, H, W] (1 = hole)."""
+
+    def __init__(self, model: LazyDiffusion, tokenizer: Tokenizer, identity: str = ""):
+        if model.text is None or model.vae is None:
+            raise ValueError("this checkpoint has no text encoder or no VAE of its own; use it inside ComfyUI, which brings them.")
+        self.model, self.text, self.vae, self.tokenizer, self.identity = model, model.text, model.vae, tokenizer, identity
+
+    @classmethod
+    def load(cls, path: Path | str, device: torch.device | str = "cpu") -> LazyEditor:
+        model, checkpoint = load_model(path)
+        return cls(model.to(device), Tokenizer.from_str(checkpoint.tokenizer or ""), checkpoint.identity)
+
+    @property
+    def device(self) -> torch.device:
+        return self.vae.mean.device
+
+    def encode(self, image: Tensor, mask: Tensor) -> Context:
+        """Once per canvas and mask."""
+        return encode_context(self.model.transformer, self.to_latent, image, mask, self.identity, self.device)
+
+    def decode(
+        self, context: Context, prompt: str | list[str], seed: int = 0, steps: int = 20, cfg: float = 3.0, denoise: float = 1.0, blend: Blend = "feather"
+    ) -> Tensor:
+        """As often as you like: -> edited canvas [B, 3, H, W]. One prompt for all images of the batch, or one for each."""
+        image, _ = lazy_decode(context, self.sampler(context, prompt, steps, cfg), self.to_latent, self.to_image, seed, denoise, blend)
+        return image
+
+    def caption(self, prompts: list[str]) -> Tensor:
+        """-> [len(prompts), L, T]"""
+        ids = torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(prompts)], device=self.device)
+        return self.text(ids)
+
+    def sampler(self, context: Context, prompt: str | list[str], steps: int, cfg: float) -> Sample:
+        config, device = self.model.config, self.device
+
+        def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
+            count = len(context.image)
+            prompts = [prompt] * count if isinstance(prompt, str) else prompt
+            keys = context.hole.padding
+            places = hole_coordinates(context, self.model.transformer).to(device)
+            denoiser = guided_denoiser(
+                self.model.transformer.decoder,
+                context.tokens.to(device),
+                places,
+                self.caption(prompts),
+                self.caption([""]).expand(count, -1, -1),
+                cfg,
+                None if keys is None else keys.to(device),
+                (context.grid.height, context.grid.width),
+            )
+            levels = sigmas(config.prediction, steps, denoise).to(device)
+            first = levels[0]
+            noise, start = noise.to(device), start.to(device)
+            x = (1 - first) * start + first * noise if config.prediction == "flow_x0" else start + first * noise
+            return euler(denoiser, x, levels).cpu()
+
+        return sample
+
+    def to_latent(self, image: Tensor) -> Tensor:
+        return self.vae.encode(image.to(self.device) * 2 - 1).cpu()
+
+    def to_image(self, latent: Tensor) -> Tensor:
+        return (self.vae.decode(latent.to(self.device)) / 2 + 0.5).clamp(0, 1).cpu()

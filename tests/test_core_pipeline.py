@@ -1,0 +1,235 @@
+"""Encode once, decode often, in plain Python: 200 random edits, determinism, noise, sketch, checkpoints, cache."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lazy_core.cache import ContentCache, content_key
+from lazy_core.checkpoint import CONFIG_KEY, load_model, read_checkpoint, save_checkpoint
+from lazy_core.config import PRESETS, LazyConfig
+from lazy_core.context import Context
+from lazy_core.editor import LazyEditor
+from lazy_core.model import LazyDiffusion, initialise
+from lazy_core.pipeline import hole_noise
+from lazy_core.schedule import sigmas
+from lazy_core.sketch import add_sketch
+from lazy_core.text import build_tokenizer
+
+BLENDS = ("none", "feather", "poisson")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    model = LazyDiffusion(PRESETS["tiny"])
+    initialise(model)
+    path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
+    save_checkpoint(path, model, build_tokenizer(["red", "apple", "苹", "果"], 16).to_str(), licence="MIT")
+    return path
+
+
+@pytest.fixture(scope="module")
+def editor(checkpoint) -> LazyEditor:
+    return LazyEditor.load(checkpoint)
+
+
+def random_mask(kind: str, height: int, width: int, dice: random.Random) -> torch.Tensor:
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    cy, cx, r = dice.randrange(height), dice.randrange(width), dice.uniform(4, min(height, width) / 2)
+    distance = ((y - cy) ** 2 + (x - cx) ** 2).float().sqrt()
+    if kind == "ring":
+        return ((distance < r) & (distance > r / 2)).float()
+    if kind == "disjoint":
+        return (((y < 9) & (x < 7)) | ((y > height - 6) & (x > width - 11)) | (distance < 5)).float()
+    if kind == "border":
+        return ((y >= cy) & (x < 12)).float()
+    if kind == "pixel":
+        return ((y == cy) & (x == cx)).float()
+    if kind == "full":
+        return torch.ones(height, width)
+    return (distance < r).float()
+
+
+KINDS = ("ring", "disjoint", "border", "pixel", "full", "disc")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_else_moves(editor, kind):
+    """36 random edits per kind of mask, odd sizes, batches of 1 and 2, all blends: 216 in all."""
+    dice = random.Random(kind)
+    for _ in range(36):
+        height, width, batch = dice.randrange(16, 90), dice.randrange(16, 90), dice.choice([1, 1, 2])
+        image = torch.rand(batch, 3, height, width)
+        mask = torch.stack([random_mask(kind, height, width, dice) for _ in range(batch)])
+        before, before_mask = image.clone(), mask.clone()
+        context = editor.encode(image, mask)
+        result = editor.decode(context, "red apple", seed=dice.randrange(2**32), steps=1, cfg=1.0, blend=dice.choice(BLENDS))
+        outside = (mask < 0.5)[:, None].expand_as(image)
+        assert torch.equal(result[outside], image[outside])
+        if mask.any():
+            assert not torch.equal(result[~outside], image[~outside])
+        assert torch.equal(image, before) and torch.equal(mask, before_mask)
+
+
+def test_large_odd_canvas(editor):
+    image, mask = torch.rand(2, 3, 389, 517), torch.zeros(1, 389, 517)
+    mask[0, 100:140, 470:517] = 1
+    context = editor.encode(image, mask)
+    assert (context.grid.rows, context.grid.cols) == (25, 33)
+    result = editor.decode(context, "apple", steps=2, blend="poisson")
+    outside = (mask < 0.5).expand(2, -1, -1)[:, None].expand_as(image)
+    assert torch.equal(result[outside], image[outside])
+
+
+def test_same_seed_same_result(editor):
+    image, mask = torch.rand(1, 3, 64, 64), torch.zeros(1, 64, 64)
+    mask[0, 20:40, 20:40] = 1
+    first, second, third = (editor.decode(editor.encode(image, mask), "red apple", seed=s, steps=3) for s in (5, 5, 6))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, third)
+
+
+def test_grown_mask_keeps_the_noise(editor):
+    image, small, large = torch.rand(1, 3, 96, 96), torch.zeros(1, 96, 96), torch.zeros(1, 96, 96)
+    small[0, 40:60, 40:60] = 1
+    large[0, 20:80, 30:90] = 1
+    a, b = (editor.encode(image, mask) for mask in (small, large))
+    places = {int(index): i for i, index in enumerate(b.hole.index[0])}
+    common = [places[int(index)] for index in a.hole.index[0]]
+    assert len(common) < b.hole.count
+    assert torch.equal(hole_noise(a, 7)[0], hole_noise(b, 7)[0, common])
+
+
+def test_empty_mask_returns_the_image(editor):
+    image = torch.rand(2, 3, 40, 56)
+    context = editor.encode(image, torch.zeros(2, 40, 56))
+    assert context.hole.count == 0
+    assert torch.equal(editor.decode(context, "apple"), image)
+
+
+def test_one_empty_mask_in_a_batch(editor):
+    image, mask = torch.rand(2, 3, 48, 48), torch.zeros(2, 48, 48)
+    mask[1, 10:30, 10:30] = 1
+    result = editor.decode(editor.encode(image, mask), "apple", steps=2)
+    assert torch.equal(result[0], image[0]) and torch.isfinite(result).all()
+    assert not torch.equal(result[1], image[1])
+
+
+@pytest.mark.parametrize(
+    "image, mask, message",
+    [
+        (torch.rand(1, 3, 32, 32), torch.zeros(1, 32, 40), r"mask is 40 x 32 px, expected the image's 32 x 32"),
+        (torch.full((1, 3, 32, 32), float("nan")), torch.zeros(1, 32, 32), "image holds NaN"),
+        (torch.rand(1, 3, 32, 32), torch.full((1, 32, 32), float("inf")), "mask holds NaN"),
+        (torch.rand(2, 3, 32, 32), torch.zeros(3, 32, 32), "3 masks came with 2 images"),
+        (torch.rand(1, 3, 8, 64), torch.zeros(1, 8, 64), "smaller than one token"),
+    ],
+)
+def test_bad_input_is_explained(editor, image, mask, message):
+    with pytest.raises(ValueError, match=message):
+        editor.encode(image, mask)
+
+
+def test_denoise_below_one_keeps_more_of_the_old(editor):
+    image, mask = torch.rand(1, 3, 64, 64), torch.zeros(1, 64, 64)
+    mask[0, 16:48, 16:48] = 1
+    context = editor.encode(image, mask)
+    with torch.no_grad():
+        kept = editor.to_image(editor.to_latent(image))
+    old = torch.where(mask[:, None] > 0, kept, image)
+    near, far = ((editor.decode(context, "apple", steps=4, denoise=d, blend="none") - old).abs().mean() for d in (0.25, 1.0))
+    assert near < far
+    assert torch.equal(editor.decode(context, "apple", denoise=0.0, blend="none"), old)
+
+
+def test_sketch(editor):
+    image, mask = torch.rand(1, 3, 64, 64), torch.zeros(1, 64, 64)
+    mask[0, 16:48, 16:48] = 1
+    context, sketch = editor.encode(image, mask), torch.zeros(1, 3, 64, 64)
+    assert add_sketch(context, sketch, 0.0, editor.to_latent) is context
+    kept = editor.decode(add_sketch(context, sketch, 1.0, editor.to_latent), "apple", blend="none")
+    loose = editor.decode(add_sketch(context, sketch, 0.3, editor.to_latent), "apple", blend="none")
+    free = editor.decode(context, "apple", blend="none")
+    assert not torch.equal(kept, loose) and not torch.equal(loose, free)
+    with pytest.raises(ValueError, match=r"strength is 1\.5, expected 0"):
+        add_sketch(context, sketch, 1.5, editor.to_latent)
+    with pytest.raises(ValueError, match=r"sketch is 32 x 64 px, expected the canvas's 64 x 64"):
+        add_sketch(context, sketch[..., :32], 0.5, editor.to_latent)
+
+
+@pytest.mark.parametrize("prediction", ["flow_x0", "epsilon"])
+def test_schedules_fall_to_zero(prediction):
+    levels = sigmas(prediction, 10)
+    assert len(levels) == 11 and levels[-1] == 0 and (levels.diff() < 0).all()
+    assert torch.allclose(sigmas(prediction, 5, 0.5), levels[-6:])
+    with pytest.raises(ValueError, match="steps is 0"):
+        sigmas(prediction, 0)
+
+
+def test_checkpoint_round_trip(checkpoint):
+    model, read = load_model(checkpoint)
+    again = checkpoint.with_name("again.safetensors")
+    save_checkpoint(again, model, read.tokenizer, licence="MIT")
+    other, second = load_model(again)
+    assert second.config == read.config and second.metadata["licence"] == "MIT"
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_damaged_checkpoints_are_explained(checkpoint, tmp_path):
+    weights, metadata = load_file(checkpoint), read_checkpoint(checkpoint).metadata
+    missing = {k: v for k, v in weights.items() if k != "transformer.decoder.x_embedder.weight"} | {"stranger": torch.zeros(1)}
+    wrong = weights | {"transformer.decoder.x_embedder.bias": torch.zeros(3)}
+    cases = {
+        "missing": (missing, metadata, r"1 missing \(transformer\.decoder\.x_embedder\.weight\); 1 unexpected \(stranger\)"),
+        "wrong": (wrong, metadata, r"x_embedder\.bias is \(3,\), expected \(48,\)"),
+        "stock": (weights, {"format": "pt"}, "is no LazyDiffusion checkpoint"),
+        "newer": (weights, metadata | {CONFIG_KEY: json.dumps({"format": 99})}, "newer than this pack's"),
+        "field": (weights, metadata | {CONFIG_KEY: json.dumps({"format": 1, "wings": 2})}, r"unknown fields \['wings'\]"),
+        "config": (weights, metadata | {CONFIG_KEY: "{"}, "malformed config"),
+    }
+    for name, (tensors, notes, message) in cases.items():
+        path = tmp_path / f"{name}.safetensors"
+        save_file(tensors, path, metadata=notes)
+        with pytest.raises(ValueError, match=message):
+            load_model(path)
+    truncated = tmp_path / "truncated.safetensors"
+    truncated.write_bytes(checkpoint.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="damaged or no safetensors file"):
+        load_model(truncated)
+    pickled = tmp_path / "model.ckpt"
+    torch.save(weights, pickled)
+    with pytest.raises(ValueError, match="pickled checkpoints are never loaded"):
+        load_model(pickled)
+
+
+def test_config_json_round_trip():
+    for config in PRESETS.values():
+        assert LazyConfig.from_json(config.to_json()) == config
+
+
+def test_cache_is_bounded_and_content_addressed(editor):
+    image, mask = torch.rand(1, 3, 32, 32), torch.zeros(1, 32, 32)
+    mask[0, 4:20, 4:20] = 1
+    size = editor.encode(image, mask).get_ram_usage()
+    cache: ContentCache[Context] = ContentCache(limit=int(2.5 * size))
+    images = [image, image + 0.001, image + 0.002, image]
+    ran = [cache.get_or_make(content_key(i, mask, "model"), lambda i=i: editor.encode(i, mask))[1] for i in images]
+    assert ran == [True, True, True, True]  # the third pushed the first out
+    assert len(cache) == 2 and cache.bytes <= cache.limit and cache.runs == 4
+    assert cache.get_or_make(content_key(image.clone(), mask, "model"), lambda: pytest.fail("encoded again"))[1] is False
+    assert content_key(image, mask, "a") != content_key(image, mask, "b") != content_key(mask, image, "b")
+    assert content_key(image.view(1, 3, 16, 64), "a") != content_key(image, "a")
+
+
+def test_context_is_a_value(editor):
+    context = editor.encode(torch.rand(1, 3, 32, 32), torch.ones(1, 32, 32))
+    with pytest.raises(AttributeError):
+        context.model = "other"  # type: ignore[misc]
+    assert sum(t.nbytes for t in context._comfy_cache_tensors()) == context.get_ram_usage() > 0
+    assert len(repr(context)) < 120
+    assert all(t.device.type == "cpu" for t in context.tensors())

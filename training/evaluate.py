@@ -1,0 +1,102 @@
+"""`python -m training.evaluate`: held-out edits of a checkpoint, named by the judge against real sprites in the same holes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+from tqdm import tqdm
+
+from lazy_core.editor import LazyEditor
+
+from .classifier import load_judge, predict
+from .scenes import Scenes, SpriteSheet, compose
+
+HELD_OUT = 9_000_000  # seeds from here on belong to evaluation
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, default=Path("models/fluent-small.safetensors"))
+    parser.add_argument("--judge", type=Path, default=Path("training/judge.safetensors"))
+    parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
+    parser.add_argument("--edits", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--cfg", type=float, default=3.0)
+    parser.add_argument("--language", choices=["en", "zh"], default="en")
+    parser.add_argument("--grid", type=Path, default=None, help="write a picture of the first 24 edits, uncurated")
+    parser.add_argument("--json", type=Path, default=None)
+    args = parser.parse_args(argv)
+    sheet = SpriteSheet.load(args.data)
+    editor = LazyEditor.load(args.model)
+    judge = load_judge(args.judge, len(sheet))
+    scenes = small_holes(compose_many(sheet, args.edits + args.edits // 8), args.edits)
+    prompts = [sheet.names[int(label)][args.language][0] for label in scenes.label]
+    results = torch.cat([edit(editor, scenes, prompts, i, args) for i in tqdm(range(0, args.edits, 8), desc="edits")])
+    right = (predict(judge, results, scenes.mask) == scenes.label).float()
+    real = (predict(judge, scenes.image, scenes.mask) == scenes.label).float()
+    figures = {
+        "edits": args.edits,
+        "objects": len(sheet),
+        "prompt_accuracy": interval(right),
+        "real_sprites": interval(real),
+        "chance": 1 / len(sheet),
+        "hole_fraction": float(scenes.mask.mean()),
+    }
+    print(f"named as prompted: {figures['prompt_accuracy']}  real sprites: {figures['real_sprites']}  chance: {figures['chance']:.3f}  [value, 95 % low, high]")
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+    if args.grid:
+        grid_picture(scenes, results, prompts).save(args.grid)
+    return 0
+
+
+def compose_many(sheet: SpriteSheet, count: int) -> Scenes:
+    parts = [compose(sheet, min(32, count - i), 256, torch.Generator().manual_seed(HELD_OUT + i)) for i in range(0, count, 32)]
+    return Scenes(*(torch.cat([getattr(part, name) for part in parts]) for name in Scenes.__dataclass_fields__))
+
+
+def small_holes(scenes: Scenes, count: int) -> Scenes:
+    """Without the few full-canvas masks: there a crop of the hole says little about one object."""
+    keep = (scenes.mask.mean((1, 2, 3)) < 0.6).nonzero().flatten()[:count]
+    return Scenes(*(getattr(scenes, name)[keep] for name in Scenes.__dataclass_fields__))
+
+
+def edit(editor: LazyEditor, scenes: Scenes, prompts: list[str], start: int, args: argparse.Namespace) -> Tensor:
+    """Edits `start` to `start` + 8: the canvas has the hole's content removed, as a user's would have something else there."""
+    part = slice(start, start + 8)
+    context = editor.encode(scenes.empty[part], scenes.mask[part, 0])
+    return editor.decode(context, prompts[part], seed=HELD_OUT + start, steps=args.steps, cfg=args.cfg)
+
+
+def interval(values: Tensor, draws: int = 2000) -> list[float]:
+    """Mean and its 95 % bootstrap interval."""
+    generator = torch.Generator().manual_seed(0)
+    means = values[torch.randint(len(values), (draws, len(values)), generator=generator)].mean(1)
+    return [round(float(x), 4) for x in (values.mean(), means.quantile(0.025), means.quantile(0.975))]
+
+
+def grid_picture(scenes: Scenes, results: Tensor, prompts: list[str], count: int = 24, columns: int = 6) -> Image.Image:
+    """Pairs of canvas (hole grey) and result, the prompt below."""
+    side, text = 176, 16
+    picture = Image.new("RGB", (columns * (2 * side + 8), -(-count // columns) * (side + text + 6)), "white")
+    draw = ImageDraw.Draw(picture)
+    for i in range(count):
+        x, y = i % columns * (2 * side + 8), i // columns * (side + text + 6)
+        canvas = scenes.empty[i] * (1 - scenes.mask[i]) + 0.5 * scenes.mask[i]
+        for j, image in enumerate((canvas, results[i])):
+            picture.paste(to_picture(image).resize((side, side), Image.Resampling.LANCZOS), (x + j * side, y))
+        draw.text((x + 4, y + side + 2), prompts[i], fill="black")
+    return picture
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    return Image.fromarray((image.movedim(0, -1) * 255).round().to(torch.uint8).numpy())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
