@@ -64,7 +64,7 @@ def content_key(*parts: Tensor | str) -> str:
     """Hash of tensors (bytes, shape, dtype) and strings."""
     digest = hashlib.blake2b(digest_size=20)
     for part in parts:
-        if isinstance(part, Tensor):
+        if not isinstance(part, str):
             tensor = part.detach().cpu().contiguous()
             digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))

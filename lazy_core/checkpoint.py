@@ -50,7 +50,9 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     """Read a checkpoint of ours. Raises ValueError: what the file is instead, and what to do."""
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise ValueError(f"{path.name} is a {path.suffix or 'file without ending'}, expected .safetensors: pickled checkpoints are never loaded.")
+        raise ValueError(
+            f"{path.name} is a {path.suffix or 'file without ending'}, expected .safetensors: pickled checkpoints are never loaded."
+        )
     try:
         with safe_open(str(path), "pt") as file:
             metadata = file.metadata() or {}
@@ -103,7 +105,9 @@ def check_keys(expected: dict[str, tuple[int, ...]], weights: dict[str, Tensor],
         for key, shape in expected.items()
         if key in weights and tuple(weights[key].shape) != shape
     ]
-    problems = [f"{len(part)} {kind} ({', '.join(part[:3])}{', …' if len(part) > 3 else ''})" for kind, part in named(missing, unexpected, wrong)]
+    problems = [
+        f"{len(part)} {kind} ({', '.join(part[:3])}{', …' if len(part) > 3 else ''})" for kind, part in named(missing, unexpected, wrong)
+    ]
     if problems:
         raise ValueError(f"{name} does not fit its config: {'; '.join(problems)}. Download or copy it again.")
 

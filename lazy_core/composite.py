@@ -32,10 +32,10 @@ def composite(canvas: Tensor, generated: Tensor, mask: Tensor, blend: Blend = "n
 
 
 def feather_weight(mask: Tensor, feather: int) -> Tensor:
-    """[B, H, W] bool -> [B, 1, H, W] in 0..1: 0 outside the hole, rising with the distance from what is kept. An image without such is all 1."""
+    """[B, H, W] bool -> [B, 1, H, W] in 0..1: 0 outside the hole, rising with the distance from what is kept; all 1 if nothing is."""
     weights = []
     for hole in mask.cpu().numpy():
-        distance = ndimage.distance_transform_edt(hole) if not hole.all() else np.full(hole.shape, np.inf)
+        distance = np.full(hole.shape, np.inf) if hole.all() else np.asarray(ndimage.distance_transform_edt(hole))
         weights.append(np.clip(distance / (feather + 1), 0, 1))
     return torch.from_numpy(np.stack(weights)).float()[:, None].to(mask.device)
 

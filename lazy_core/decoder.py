@@ -38,7 +38,7 @@ class LazyDecoder(nn.Module):
         keys: Tensor | None = None,
         size: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Noisy tokens [B, K, C p p], context [B, K, E], coordinates [B, K, 2], timestep [B] in 0..1000, caption [B, L, T] -> [B, K, C p p].
+        """Noisy tokens [B, K, C p p], context [B, K, E], coordinates [B, K, 2], timestep [B] 0..1000, caption [B, L, T] -> [B, K, C p p].
 
         `keys` [B, K] bool marks the tokens that are no padding; `size` (height, width) px feeds PixArt's micro-conditioning.
         The result means what `config.prediction` says; a learned variance is dropped.

@@ -39,7 +39,14 @@ class LazyEditor:
         return encode_context(self.model.transformer, self.to_latent, image, mask, self.identity, self.device)
 
     def decode(
-        self, context: Context, prompt: str | list[str], seed: int = 0, steps: int = 20, cfg: float = 3.0, denoise: float = 1.0, blend: Blend = "feather"
+        self,
+        context: Context,
+        prompt: str | list[str],
+        seed: int = 0,
+        steps: int = 20,
+        cfg: float = 3.0,
+        denoise: float = 1.0,
+        blend: Blend = "feather",
     ) -> Tensor:
         """As often as you like: -> edited canvas [B, 3, H, W]. One prompt for all images of the batch, or one for each."""
         image, _ = lazy_decode(context, self.sampler(context, prompt, steps, cfg), self.to_latent, self.to_image, seed, denoise, blend)

@@ -25,7 +25,7 @@ def dilate(mask: Tensor, pixels: int, shape: Shape = "circle", fill: bool = Fals
     holes = threshold(mask).cpu().numpy()
     grown = np.stack([_dilate(hole, pixels, shape) for hole in holes])
     if fill:
-        grown = np.stack([ndimage.binary_fill_holes(hole) for hole in grown])
+        grown = np.stack([np.asarray(ndimage.binary_fill_holes(hole)) for hole in grown])
     return torch.from_numpy(grown).to(mask.device, torch.float32)
 
 
@@ -33,8 +33,8 @@ def _dilate(hole: np.ndarray, pixels: int, shape: Shape) -> np.ndarray:
     if pixels == 0 or not hole.any():
         return hole
     if shape == "square":
-        return ndimage.maximum_filter(hole, size=2 * pixels + 1, mode="constant", cval=0)
-    return ndimage.distance_transform_edt(~hole) <= pixels
+        return np.asarray(ndimage.maximum_filter(hole, size=2 * pixels + 1, mode="constant", cval=0))
+    return np.asarray(ndimage.distance_transform_edt(~hole)) <= pixels
 
 
 def token_mask(hole: Tensor, grid: Grid) -> Tensor:

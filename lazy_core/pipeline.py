@@ -70,7 +70,9 @@ def encode_context(
     padded = grid.pad(image)
     latent = encode_image(prefill(padded, grid.pad(hole_pixels[:, None].float(), value=0.0)[:, 0] > 0))
     coordinates = grid_coordinates(grid, config, device)
-    tokens = transformer.context_encoder(to_model(latent).to(device), latent_mask(hole_pixels, grid).to(device), hole.to(device), coordinates)
+    tokens = transformer.context_encoder(
+        to_model(latent).to(device), latent_mask(hole_pixels, grid).to(device), hole.to(device), coordinates
+    )
     return Context(model, grid, image, hole_pixels, latent.cpu(), hole, tokens.float().cpu())
 
 
@@ -121,5 +123,3 @@ def hole_coordinates(context: Context, transformer: LazyTransformer) -> Tensor:
     """Coordinates [B, K, 2] of the hole's tokens in the full grid."""
     everything = grid_coordinates(context.grid, transformer.config, context.hole.index.device)
     return context.hole.gather(everything.expand(len(context.hole.index), -1, -1))
-
-

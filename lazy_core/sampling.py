@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -50,8 +51,11 @@ def guided_denoiser(
 
 
 def euler(denoise: Denoiser, x: Tensor, sigmas: Tensor, callback: Callable[[int, Tensor], None] | None = None) -> Tensor:
-    """Euler's method on dx/dsigma = (x - x0) / sigma, the ODE of both parametrisations (Karras et al. 2022, eq. 3). `callback(step, x0)`."""
-    for step, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+    """Euler's method on dx/dsigma = (x - x0) / sigma, the ODE of both parametrisations (Karras et al. 2022, eq. 3).
+
+    Noisy x [B, K, D] at `sigmas[0]` -> clean [B, K, D]; `callback(step, x0)` after every step.
+    """
+    for step, (sigma, following) in enumerate(itertools.pairwise(sigmas)):
         x0 = denoise(x, sigma.to(x).expand(len(x)))
         if callback is not None:
             callback(step, x0)

@@ -26,7 +26,9 @@ def add_sketch(
         raise ValueError("the sketch holds NaN or infinite pixels. Check the node that made it.")
     size = tuple(context.image.shape[-2:])
     if tuple(sketch.shape[-2:]) != size:
-        raise ValueError(f"sketch is {sketch.shape[-1]} x {sketch.shape[-2]} px, expected the canvas's {size[1]} x {size[0]}. Resize the sketch.")
+        raise ValueError(
+            f"sketch is {sketch.shape[-1]} x {sketch.shape[-2]} px, expected the canvas's {size[1]} x {size[0]}. Resize the sketch."
+        )
     if strength == 0 or context.hole.count == 0:
         return context
     inside = context.mask if where is None else context.mask & threshold(where)

@@ -31,7 +31,9 @@ class LazyEncodeContext(io.ComfyNode):
                 io.Image.Input("image", tooltip="The canvas. Pixels outside the mask come back bit-identical."),
                 io.Mask.Input("mask", tooltip="1 = hole (generate), 0 = keep. Several separate holes are fine."),
             ],
-            outputs=[ContextType.Output(display_name="CONTEXT", tooltip="For Lazy Decode and Sketch Condition; good for any prompt and seed.")],
+            outputs=[
+                ContextType.Output(display_name="CONTEXT", tooltip="For Lazy Decode and Sketch Condition; good for any prompt and seed.")
+            ],
         )
 
     @classmethod

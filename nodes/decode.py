@@ -27,14 +27,24 @@ class LazyDecode(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="What the hole should show."),
                 io.Conditioning.Input("negative", tooltip="What it should not show; an empty prompt is fine."),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip="The same seed gives the same result."
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="The same seed gives the same result.",
                 ),
                 io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Denoising steps."),
                 io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, tooltip="How strongly the prompt counts; 1 is fastest."),
                 io.Combo.Input("sampler_name", options=host.SAMPLERS, default="euler", tooltip="Any of the host's samplers."),
                 io.Combo.Input("scheduler", options=host.SCHEDULERS, default="simple", tooltip="Any of the host's schedulers."),
                 io.Float.Input(
-                    "denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Below 1, the hole's old content shows through: 0 keeps it, 1 ignores it."
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Below 1, the hole's old content shows through: 0 keeps it, 1 ignores it.",
                 ),
                 io.Combo.Input(
                     "blend",

@@ -5,10 +5,11 @@ Everything else in `nodes/` uses public node API only. Written against ComfyUI 0
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import comfy.conds
 import comfy.latent_formats
@@ -129,10 +130,10 @@ class TinyLatent(comfy.latent_formats.LatentFormat):
 
 
 class HostConfig(comfy.supported_models_base.BASE):
-    unet_config: dict[str, Any] = {}
-    unet_extra_config: dict[str, Any] = {}
+    unet_config: ClassVar[dict[str, Any]] = {}
+    unet_extra_config: ClassVar[dict[str, Any]] = {}
     latent_format = comfy.latent_formats.SD15
-    supported_inference_dtypes = [torch.bfloat16, torch.float32]
+    supported_inference_dtypes: ClassVar[list[torch.dtype]] = [torch.bfloat16, torch.float32]
     memory_usage_factor = 0.5
 
 
@@ -270,7 +271,9 @@ def make_clip(checkpoint: Checkpoint) -> comfy.sd.CLIP | None:
     )
     size = sum(value.numel() for value in weights.values())
     clip = comfy.sd.CLIP(target, parameters=size, model_options={"dtype": torch.float32})
-    check_keys({key: tuple(v.shape) for key, v in clip.cond_stage_model.text.state_dict().items()}, weights, "the checkpoint's text encoder")
+    check_keys(
+        {key: tuple(v.shape) for key, v in clip.cond_stage_model.text.state_dict().items()}, weights, "the checkpoint's text encoder"
+    )
     clip.load_sd(weights)
     return clip
 
@@ -329,8 +332,8 @@ class Timing:
     @property
     def step_ms(self) -> float:
         """Median time of a step; the first carries the set-up and counts only when it is alone."""
-        gaps = [b - a for a, b in zip(self.marks, self.marks[1:], strict=False)]
-        later = sorted(b - a for a, b in zip(self.marks[1:], self.marks[2:], strict=False)) or gaps
+        gaps = [b - a for a, b in itertools.pairwise(self.marks)]
+        later = sorted(b - a for a, b in itertools.pairwise(self.marks[1:])) or gaps
         return 1000 * later[len(later) // 2] if later else 0.0
 
 

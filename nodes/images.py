@@ -42,5 +42,3 @@ def check_context(context: object, identity: str | None = None) -> Context:
     if identity is not None and context.model != identity:
         raise ValueError("the CONTEXT was made by another model than the one connected here. Encode the canvas again with this model.")
     return context
-
-

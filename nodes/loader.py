@@ -14,7 +14,9 @@ class LazyModelLoader(io.ComfyNode):
             category="lazydiffusion",
             description="Loads a LazyDiffusion model with its text encoder and VAE. The model that ships with the pack is in the list.",
             inputs=[
-                io.Combo.Input("model_name", options=host.model_names(), tooltip="A .safetensors file in models/lazydiffusion, or the shipped model."),
+                io.Combo.Input(
+                    "model_name", options=host.model_names(), tooltip="A .safetensors file in models/lazydiffusion, or the shipped model."
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="Context encoder and decoder, for Encode Context and Lazy Decode."),

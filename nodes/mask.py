@@ -19,7 +19,9 @@ class LazyMaskDilate(io.ComfyNode):
                 io.Mask.Input("mask", tooltip="1 = hole (generate), 0 = keep."),
                 io.Int.Input("pixels", default=16, min=0, max=1024, tooltip="How far the hole grows on every side, in pixels."),
                 io.Combo.Input("shape", options=["circle", "square"], tooltip="Circle keeps corners round; square keeps boxes boxes."),
-                io.Boolean.Input("fill_holes", default=True, tooltip="Also fill what the hole encloses, as when you draw a ring around an object."),
+                io.Boolean.Input(
+                    "fill_holes", default=True, tooltip="Also fill what the hole encloses, as when you draw a ring around an object."
+                ),
             ],
             outputs=[io.Mask.Output(display_name="MASK", tooltip="The grown mask: 1 = hole (generate), 0 = keep.")],
         )

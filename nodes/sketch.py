@@ -23,7 +23,9 @@ class LazySketchCondition(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="From Load Lazy Model."),
                 io.Image.Input("sketch", tooltip="As large as the canvas; only its pixels inside the hole count."),
                 io.Float.Input("strength", default=0.5, min=0.0, max=1.0, step=0.05, tooltip="0 ignores the sketch, 1 keeps it as it is."),
-                io.Mask.Input("sketch_mask", optional=True, tooltip="Where the sketch counts: 1 = use the sketch, 0 = keep the canvas below it."),
+                io.Mask.Input(
+                    "sketch_mask", optional=True, tooltip="Where the sketch counts: 1 = use the sketch, 0 = keep the canvas below it."
+                ),
             ],
             outputs=[ContextType.Output(display_name="CONTEXT", tooltip="The same context, with the sketch.")],
         )

@@ -52,7 +52,13 @@ def test_full_canvas_equals_pixart(pixart, height: int, width: int):
     mask = torch.ones(2, 1, *grid.latent_size)
     context = lazy.context_encoder(latent, mask, hole, coordinates)
     tokens = lazy.decoder(
-        hole.gather(patchify(latent, 2)), context, hole.gather(coordinates.expand(2, -1, -1)), timestep, caption, hole.padding, (height, width)
+        hole.gather(patchify(latent, 2)),
+        context,
+        hole.gather(coordinates.expand(2, -1, -1)),
+        timestep,
+        caption,
+        hole.padding,
+        (height, width),
     )
     got = unpatchify(tokens, 2, grid.rows, grid.cols)
     assert expected.abs().max() > 0.1  # random weights that do something

@@ -72,7 +72,9 @@ def test_any_masked_pixel_makes_its_token_a_hole():
 def test_padding_is_inert(model):
     """An image in a batch beside one with a larger hole gets what it gets alone."""
     grid = Grid(128, 128, 8, 2)
-    mask = torch.stack([random_mask(1, grid.tokens, 0.1, 2)[0], random_mask(1, grid.tokens, 0.6, 3)[0], torch.zeros(grid.tokens, dtype=torch.bool)])
+    mask = torch.stack(
+        [random_mask(1, grid.tokens, 0.1, 2)[0], random_mask(1, grid.tokens, 0.6, 3)[0], torch.zeros(grid.tokens, dtype=torch.bool)]
+    )
     latent, noise, caption = torch.randn(3, 4, 16, 16), torch.randn(3, 4, 16, 16), torch.randn(3, 5, TINY.caption_width)
     both = decode(model, grid, latent, noise, mask, caption)
     alone = decode(model, grid, latent[:1], noise[:1], mask[:1], caption[:1])

@@ -15,14 +15,14 @@ from tqdm import tqdm
 from lazy_core.config import PRESETS
 from lazy_core.vae import TinyVAE
 
-from .record import Record, progress_fraction, learning_rate
+from .record import Record, learning_rate, progress_fraction, summary
 from .scenes import SpriteSheet, compose
 
 LATENT_NOISE = 0.1  # on latents bounded to +-3: small errors of the diffusion model must decode to small errors
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.autoencoder", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m training.autoencoder", description=summary(__doc__))
     parser.add_argument("--preset", default="fluent-small", choices=[k for k, v in PRESETS.items() if v.vae])
     parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
     parser.add_argument("--out", type=Path, default=Path("training/runs/vae"))
@@ -53,7 +53,9 @@ def train(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     record = Record(args.out / "record.json", vars(args))
     held_out = compose(sheet, 64, 256, torch.Generator(device).manual_seed(10_000)).image * 2 - 1
-    pool = torch.cat([(compose(sheet, 64, 256, generator).image * 255).to(torch.uint8) for _ in tqdm(range(args.pool // 64), desc="scenes")])
+    pool = torch.cat(
+        [(compose(sheet, 64, 256, generator).image * 255).to(torch.uint8) for _ in tqdm(range(args.pool // 64), desc="scenes")]
+    )
     start, step, bar = time.monotonic(), 0, tqdm(desc="vae", unit="step")
     while (done := progress_fraction(step, args.steps, start, args.minutes)) < 1:
         for group in optimizer.param_groups:
@@ -85,7 +87,9 @@ def crops(pool: Tensor, count: int, generator: torch.Generator, size: int = 128)
     """Random crops [count, 3, size, size] in -1..1 at multiples of 4 px."""
     draw = lambda high: torch.randint(high, (count,), generator=generator, device=pool.device).tolist()  # noqa: E731
     steps = (pool.shape[-1] - size) // 4 + 1
-    parts = [pool[i, :, 4 * y : 4 * y + size, 4 * x : 4 * x + size] for i, y, x in zip(draw(len(pool)), draw(steps), draw(steps), strict=True)]
+    parts = [
+        pool[i, :, 4 * y : 4 * y + size, 4 * x : 4 * x + size] for i, y, x in zip(draw(len(pool)), draw(steps), draw(steps), strict=True)
+    ]
     return (torch.stack(parts).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 

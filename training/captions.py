@@ -7,7 +7,19 @@ from tokenizers import Tokenizer
 
 from lazy_core.text import build_tokenizer, words_of
 
-ENGLISH = ("{}", "a {}", "the {}", "one {}", "a cute {}", "a photo of a {}", "a 3d {}", "a small {}", "a big {}", "draw a {}", "add a {} here")
+ENGLISH = (
+    "{}",
+    "a {}",
+    "the {}",
+    "one {}",
+    "a cute {}",
+    "a photo of a {}",
+    "a 3d {}",
+    "a small {}",
+    "a big {}",
+    "draw a {}",
+    "add a {} here",
+)
 CHINESE = ("{}", "一个{}", "一只{}", "一颗{}", "这个{}", "画一个{}", "一个可爱的{}", "加一个{}", "大{}", "小{}")
 
 

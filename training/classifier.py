@@ -6,6 +6,7 @@ Trained on real sprites alone, pasted on fresh backgrounds with their own seeds;
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from .record import learning_rate, progress_fraction
+from .record import learning_rate, progress_fraction, summary
 from .scenes import SpriteSheet, compose
 
 CROP = 48
@@ -28,7 +29,7 @@ class Classifier(nn.Module):
     def __init__(self, classes: int):
         super().__init__()
         widths = (3, 32, 64, 128, 192)
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, 1, 1, bias=False) for a, b in zip(widths, widths[1:], strict=False))
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, 1, 1, bias=False) for a, b in itertools.pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm2d(b) for b in widths[1:])
         self.head = nn.Linear(widths[-1], classes)
 
@@ -50,7 +51,7 @@ def crops(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.classifier", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m training.classifier", description=summary(__doc__))
     parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
     parser.add_argument("--out", type=Path, default=Path("training/judge.safetensors"))
     parser.add_argument("--steps", type=int, default=600)
@@ -74,7 +75,9 @@ def main(argv: list[str] | None = None) -> int:
         bar.set_postfix(loss=f"{loss.item():.3f}")
     save_file({key: value.contiguous().cpu() for key, value in model.state_dict().items()}, args.out)
     held_out = compose(sheet, 512, 256, torch.Generator(device).manual_seed(args.seed + 1))
-    print(f"{args.out}: names {100 * accuracy(model, held_out.image, held_out.mask, held_out.label):.1f} % of 512 real sprites in fresh scenes")
+    print(
+        f"{args.out}: names {100 * accuracy(model, held_out.image, held_out.mask, held_out.label):.1f} % of 512 real sprites in fresh scenes"
+    )
     return 0
 
 

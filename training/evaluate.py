@@ -14,13 +14,14 @@ from tqdm import tqdm
 from lazy_core.editor import LazyEditor
 
 from .classifier import load_judge, predict
+from .record import summary
 from .scenes import Scenes, SpriteSheet, compose
 
 HELD_OUT = 9_000_000  # seeds from here on belong to evaluation
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=summary(__doc__))
     parser.add_argument("--model", type=Path, default=Path("models/fluent-small.safetensors"))
     parser.add_argument("--judge", type=Path, default=Path("training/judge.safetensors"))
     parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
@@ -47,7 +48,10 @@ def main(argv: list[str] | None = None) -> int:
         "chance": 1 / len(sheet),
         "hole_fraction": float(scenes.mask.mean()),
     }
-    print(f"named as prompted: {figures['prompt_accuracy']}  real sprites: {figures['real_sprites']}  chance: {figures['chance']:.3f}  [value, 95 % low, high]")
+    print("each [value, 95 % low, high]:")
+    for name in ("prompt_accuracy", "real_sprites"):
+        print(f"  {name:16} {figures[name]}")
+    print(f"  {'chance':16} {figures['chance']:.4f}")
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
     if args.grid:

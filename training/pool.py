@@ -38,7 +38,9 @@ def cat(parts: list[Encoded]) -> Encoded:
 
 
 @torch.no_grad()
-def encode_scenes(sheet: SpriteSheet, vae: TinyVAE | None, config: LazyConfig, count: int, size: int, generator: torch.Generator) -> Encoded:
+def encode_scenes(
+    sheet: SpriteSheet, vae: TinyVAE | None, config: LazyConfig, count: int, size: int, generator: torch.Generator
+) -> Encoded:
     """Compose and encode; without a VAE the latent is the image in -1..1. Half precision, as it is stored."""
     scenes = compose(sheet, count, size, generator)
     grid = Grid(size, size, config.latent_scale, config.patch_size)

@@ -23,21 +23,29 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from .objects import CODE_POINTS, SYNONYMS, character
+from .record import summary
 
 SPRITE_SIZE = 128
-SPRITES = ("@lobehub/fluent-emoji-3d", "1.1.0", "lobehub-fluent-emoji-3d-1.1.0.tgz", "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58")
+SPRITES = (
+    "@lobehub/fluent-emoji-3d",
+    "1.1.0",
+    "lobehub-fluent-emoji-3d-1.1.0.tgz",
+    "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+)
 NAMES = ("emoji", "2.15.0", "emoji-2.15.0-py3-none-any.whl", "205296793d66a89d88af4688fa57fd6496732eb48917a87175a023c8138995eb")
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.prepare", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m training.prepare", description=summary(__doc__))
     parser.add_argument("--data", type=Path, default=Path("training/data"), help="folder to write into (default: %(default)s)")
     data = parser.parse_args(argv).data
     data.mkdir(parents=True, exist_ok=True)
     names = read_names(fetch_names(data))
     sprites = read_sprites(fetch_sprites(data))
     path = data / "sprites.safetensors"
-    save_file({"sprites": sprites}, path, metadata={"names": json.dumps(names, ensure_ascii=False), "licence": "MIT (Fluent Emoji, Microsoft)"})
+    save_file(
+        {"sprites": sprites}, path, metadata={"names": json.dumps(names, ensure_ascii=False), "licence": "MIT (Fluent Emoji, Microsoft)"}
+    )
     print(f"{path}: {len(names)} objects of {SPRITE_SIZE} x {SPRITE_SIZE} px, sha256 {sha256(path)[:16]}")
     return 0
 
@@ -63,7 +71,9 @@ def fetch(path: Path, digest: str, command: list[str]) -> Path:
         try:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         except (OSError, subprocess.CalledProcessError) as error:
-            raise SystemExit(f"cannot fetch {path.name}: {error}. Put the file there by hand, or install {command[0]} and go online.") from error
+            raise SystemExit(
+                f"cannot fetch {path.name}: {error}. Put the file there by hand, or install {command[0]} and go online."
+            ) from error
     if (got := sha256(path)) != digest:
         raise SystemExit(f"{path} has sha256 {got}, expected {digest}. Delete it and run again.")
     return path
@@ -100,7 +110,9 @@ def read_sprites(tarball: Path) -> torch.Tensor:
             rgba = np.asarray(Image.open(io.BytesIO(member.read())).convert("RGBA"), dtype=np.float32)
             alpha = rgba[..., 3:] / 255
             planes = np.concatenate([rgba[..., :3] * alpha, rgba[..., 3:]], axis=2)
-            resized = [np.asarray(Image.fromarray(planes[..., i]).resize((SPRITE_SIZE, SPRITE_SIZE), Image.Resampling.BOX)) for i in range(4)]
+            resized = [
+                np.asarray(Image.fromarray(planes[..., i]).resize((SPRITE_SIZE, SPRITE_SIZE), Image.Resampling.BOX)) for i in range(4)
+            ]
             sprites.append(torch.from_numpy(np.stack(resized)).round().to(torch.uint8))
     return torch.stack(sprites)
 

@@ -25,6 +25,11 @@ def learning_rate(peak: float, done: float, warmup: float, floor: float = 0.02) 
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(phase, 1.0))))
 
 
+def summary(docstring: str | None) -> str:
+    """First line of a module's docstring, for its command line."""
+    return (docstring or "").partition("\n")[0]
+
+
 class Record:
     """Settings, machine and curves of a run as one JSON file, rewritten as it grows."""
 

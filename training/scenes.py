@@ -48,7 +48,9 @@ def compose(sheet: SpriteSheet, count: int, size: int, generator: torch.Generato
     """Draw `count` scenes of `size` x `size` px. The generator's device is the sheet's."""
     draw = Draw(generator)
     image = backgrounds(draw, count, size)
-    light = draw.uniform(count, 2, low=-1, high=1) * torch.tensor([1.0, 0.5], device=draw.device) + torch.tensor([0.0, 0.6], device=draw.device)
+    light = draw.uniform(count, 2, low=-1, high=1) * torch.tensor([1.0, 0.5], device=draw.device) + torch.tensor(
+        [0.0, 0.6], device=draw.device
+    )
     others = draw.integers(count, high=OTHERS + 2).clamp(max=OTHERS)
     for index in range(OTHERS):
         box = placements(draw, count, low=0.18, high=0.44)
@@ -120,7 +122,9 @@ def backgrounds(draw: Draw, count: int, size: int) -> Tensor:
     clouds = F.interpolate(draw.uniform(count, 3, 5, 5, low=-1, high=1), size=(size, size), mode="bicubic", align_corners=True)
     strength = draw.uniform(count, 1, 1, 1, low=0.02, high=0.08)
     plain = a.expand_as(gradient)
-    kinds = torch.stack([plain, gradient, floor, floor, gradient + stripes * strength, gradient + checks * strength, gradient + clouds * 0.15])
+    kinds = torch.stack(
+        [plain, gradient, floor, floor, gradient + stripes * strength, gradient + checks * strength, gradient + clouds * 0.15]
+    )
     kind = draw.integers(count, high=len(kinds))
     return kinds[kind, torch.arange(count, device=device)].clamp(0, 1)
 

@@ -7,7 +7,6 @@ context encoder runs once per scene, the decoder on several noise levels of it, 
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -31,7 +30,7 @@ from lazy_core.vae import TinyVAE
 
 from .captions import CaptionTable, tokenizer_for
 from .pool import Encoded, bucketed, cat, encode_scenes, to_latent
-from .record import Record, learning_rate, progress_fraction
+from .record import Record, learning_rate, progress_fraction, summary
 from .scenes import SpriteSheet, compose
 
 LICENCE = "MIT"
@@ -40,7 +39,7 @@ SIGMA_FLOOR = 0.2  # the velocity loss weights by 1 / sigma^2; below this it wou
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m training.train", description=summary(__doc__))
     parser.add_argument("--preset", default="fluent-small", choices=[k for k, v in PRESETS.items() if v.text])
     parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
     parser.add_argument("--vae", type=Path, default=Path("training/runs/vae/vae.safetensors"))
@@ -133,7 +132,7 @@ class Trainer:
         fill = tqdm(range(args.pool // chunk), desc="encoding scenes")
         pool = cat([self.encode(chunk) for _ in fill])
         sizes = pool.hole.sum(1)
-        for step in itertools.count():
+        while True:
             for index in bucketed(sizes, args.batch, 16, self.generator):
                 yield pool.take(index)
             if args.fresh:
@@ -192,7 +191,9 @@ class Trainer:
         """The averaged model as a checkpoint of ours, and everything that a resumed run needs; each replaced in one move."""
         out = self.args.out
         averaged: LazyDiffusion = self.average.module  # type: ignore[assignment]
-        save_checkpoint(out / "model.new.safetensors", averaged, self.tokenizer.to_str(), torch.float16, licence=LICENCE, provenance=PROVENANCE)
+        save_checkpoint(
+            out / "model.new.safetensors", averaged, self.tokenizer.to_str(), torch.float16, licence=LICENCE, provenance=PROVENANCE
+        )
         os.replace(out / "model.new.safetensors", out / "model.safetensors")
         state = {
             "model": self.model.state_dict(),
