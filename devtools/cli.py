@@ -20,7 +20,6 @@ CHECKS = (["ruff", "format", "--check", "."], ["ruff", "check", "."], ["pyright"
 
 def main(arguments: list[str], usage: str | None) -> int:
     """Run one command -> exit code. Every failure that a person can act on is one sentence on stderr."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `with Server` ends its server
     commands = {"demo": run_demo, "test": run_tests, "serve": serve, "run": run_command}
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage)
@@ -28,6 +27,7 @@ def main(arguments: list[str], usage: str | None) -> int:
     if arguments[0] not in commands:
         tell(f"dev.py has no command {arguments[0]!r}; it has {', '.join(commands)}.")
         return 2
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `with Server` ends its server
     try:
         return commands[arguments[0]](arguments[1:])
     except Problem as problem:
@@ -37,6 +37,8 @@ def main(arguments: list[str], usage: str | None) -> int:
     except KeyboardInterrupt:
         tell("Interrupted.")
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 1
 
 

@@ -6,6 +6,7 @@ import ast
 import errno
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -157,6 +158,12 @@ def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str
     monkeypatch.setattr(cli, "prepare", lambda: pytest.fail("nothing may be installed for a wrong command"))
     assert cli.main(arguments, "") == 1
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_signals_are_as_before_afterwards(capsys: pytest.CaptureFixture[str]):
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main(["demo", "--fast"], "") == 1
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 # Made once
