@@ -11,7 +11,8 @@ const WORDS = {
     saved: (time) => `about ${time} saved`,
     empty: "Empty mask: image returned unchanged",
     ran: (time, tokens) => `Encoder ran: ${time} · ${tokens}`,
-    reused: (tokens) => `Encoder not run: answered from cache · ${tokens}`,
+    reused: "Encoder not run: answered from cache",
+    kept: "Nothing changed: result kept",
     savedTip: "Time saved against computing all tokens, estimated from the counted operations. One step took ",
     contextTip: "The same image, mask and model are encoded only once. Runs of the encoder since the server started: ",
   },
@@ -22,7 +23,8 @@ const WORDS = {
     saved: (time) => `约省 ${time}`,
     empty: "遮罩为空：原图返回",
     ran: (time, tokens) => `编码器已运行：${time} · ${tokens}`,
-    reused: (tokens) => `编码器未运行：由缓存返回 · ${tokens}`,
+    reused: "编码器未运行：由缓存返回",
+    kept: "没有变化：沿用已有结果",
     savedTip: "与计算全部图块相比省下的时间，按运算量估算。每步用时 ",
     contextTip: "同样的图像、遮罩和模型只编码一次。服务器启动以来编码器的运行次数：",
   },
@@ -36,26 +38,25 @@ function duration(milliseconds) {
   return milliseconds < 1000 ? words().ms(milliseconds) : words().s(milliseconds / 1000);
 }
 
+/** `run`: the node's own report, or null where ComfyUI kept a result of which this page has seen no report. */
 function describeDecode(run) {
+  if (!run) return { text: words().kept, tip: "" };
   if (run.hole_tokens === 0) return { text: words().empty, tip: "" };
   const parts = [words().tokens(run.hole_tokens, run.all_tokens), duration(run.total_ms)];
   if (run.saved_ms > 0) parts.push(words().saved(duration(run.saved_ms)));
   return { text: parts.join(" · "), tip: words().savedTip + duration(run.step_ms) };
 }
 
-function describeContext(run) {
+function describeContext(run, kept) {
+  if (!run) return { text: words().reused, tip: "" };
   const tokens = words().tokens(run.hole_tokens, run.all_tokens);
-  // `reused`: ComfyUI's graph cache kept the whole node, so that even our own cache was not asked.
-  const ran = run.encoder_ran && !run.reused;
-  return { text: ran ? words().ran(duration(run.encode_ms), tokens) : words().reused(tokens), tip: words().contextTip + run.encoder_runs };
+  const text = run.encoder_ran && !kept ? words().ran(duration(run.encode_ms), tokens) : `${words().reused} · ${tokens}`;
+  return { text, tip: words().contextTip + run.encoder_runs };
 }
 
 const DESCRIBE = { LazyDecode: describeDecode, LazyEncodeContext: describeContext };
 const NAME = "lazydiffusion_note";
 const HEIGHT = 20;
-
-/** Nodes that the running prompt took from ComfyUI's graph cache. */
-let kept = new Set();
 
 function addNote(node) {
   const element = document.createElement("div");
@@ -71,17 +72,18 @@ function addNote(node) {
   node.setSize([Math.max(node.size[0], size[0]), Math.max(node.size[1], size[1])]);
 }
 
-function show(node, run) {
+/** `kept`: ComfyUI's graph cache kept the node's result, so that even our own cache was not asked. */
+function show(node, run, kept = false) {
   const element = node.widgets?.find((widget) => widget.name === NAME)?.element;
-  if (!element || !run) return;
-  node.lazydiffusionRun = run;
-  const { text, tip } = DESCRIBE[node.comfyClass](run);
+  if (!element) return;
+  node.lazydiffusion = { run, kept };
+  const { text, tip } = DESCRIBE[node.comfyClass](run, kept);
   element.textContent = text;
   element.title = tip;
 }
 
 function refresh(node) {
-  if (node?.lazydiffusionRun) show(node, node.lazydiffusionRun);
+  if (node.lazydiffusion) show(node, node.lazydiffusion.run, node.lazydiffusion.kept);
 }
 
 /** Node of an execution id: "7", or "3:7" inside the subgraph node 3. */
@@ -101,12 +103,12 @@ function nodeOfLocator(locator) {
   return (subgraph ? app.graph.subgraphs?.get(subgraph) : app.graph)?.getNodeById(Number(id));
 }
 
+/** The running prompt begins: these nodes will not run. A kept node may still send its old report afterwards. */
+let keptNodes = new Set();
+
 function onCached({ detail }) {
-  kept = new Set((detail?.nodes ?? []).map(nodeOfExecution).filter((node) => node?.comfyClass in DESCRIBE));
-  for (const node of kept) {
-    if (node.lazydiffusionRun) node.lazydiffusionRun.reused = true;
-    refresh(node);
-  }
+  keptNodes = new Set((detail?.nodes ?? []).map(nodeOfExecution).filter((node) => node?.comfyClass in DESCRIBE));
+  for (const node of keptNodes) show(node, node.lazydiffusion?.run ?? null, true);
 }
 
 app.registerExtension({
@@ -127,8 +129,7 @@ app.registerExtension({
     node.onExecuted = function (output) {
       onExecuted?.apply(this, arguments);
       const run = output?.lazydiffusion?.[0];
-      if (run && kept.has(this)) run.reused = true;
-      show(this, run);
+      if (run) show(this, run, keptNodes.has(this));
     };
   },
 
@@ -136,7 +137,7 @@ app.registerExtension({
   onNodeOutputsUpdated(outputs) {
     for (const [locator, output] of Object.entries(outputs ?? {})) {
       const node = output?.lazydiffusion && nodeOfLocator(locator);
-      if (node?.comfyClass in DESCRIBE) show(node, output.lazydiffusion[0]);
+      if (node?.comfyClass in DESCRIBE) show(node, output.lazydiffusion[0], keptNodes.has(node));
     }
   },
 });

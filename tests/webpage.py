@@ -1,0 +1,199 @@
+"""ComfyUI's own page in a real browser, driven as a person would use it, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from comfy_client import ComfyClient
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+PACK = "ComfyUI-LazyDiffusion"
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+RUN_MS = 120_000  # a queued workflow on a slow CPU
+PAGE_MS = 60_000  # the page itself
+
+# Widths of the pictures that the preview nodes show, 0 where there is none (yet): the classic page paints them, Nodes 2.0 has elements.
+PICTURES = """() => app.graph.nodes.filter(node => ["SaveImage", "PreviewImage", "MaskPreview"].includes(node.type)).map(node => {
+    const picture = LiteGraph.vueNodesMode ? document.querySelector(`[data-node-id="${node.id}"] img`) : node.imgs?.[0];
+    return picture?.complete ? picture.naturalWidth : 0;
+})"""
+
+
+@contextmanager
+def chromium_browser(program: str) -> Iterator[Browser]:
+    """Headless Chromium with a profile of its own, which is thrown away."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, headless=True, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class WebPage:
+    """One tab. `faults` are the errors that our own scripts raised or logged."""
+
+    page: Page
+    faults: list[str] = field(default_factory=list)
+
+    @classmethod
+    @contextmanager
+    def open(cls, browser: Browser, server: ComfyClient, locale: str = "en", nodes_2: bool = False) -> Iterator[WebPage]:
+        """The page of `server`, ready for use; `faults` are checked at the end.
+
+        `locale` is the page's language setting, `nodes_2` its newer way to draw nodes.
+        """
+        for name, value in {"Comfy.TutorialCompleted": True, "Comfy.Locale": locale, "Comfy.VueNodes.Enabled": nodes_2}.items():
+            server.post(f"/settings/{name}", value)
+        context = browser.new_context(viewport={"width": 1600, "height": 950}, locale="en-US")
+        tab = cls(context.new_page())
+        tab.page.set_default_timeout(PAGE_MS)
+        tab.page.on("pageerror", lambda error: tab.note_fault(f"{error}\n{error.stack}"))
+        tab.page.on("console", lambda message: message.type == "error" and tab.note_fault(f"{message.text} {message.location.get('url')}"))
+        tab.page.goto(server.address)
+        tab.page.wait_for_function(
+            "window.app?.extensionManager && app.graph?.nodes.length > 0 && !document.querySelector('.p-progressspinner')"
+        )
+        try:
+            yield tab
+            assert tab.faults == [], "our own scripts failed"
+        finally:
+            context.close()
+
+    def note_fault(self, text: str) -> None:
+        if f"/extensions/{PACK}" in text and "404" not in text:  # 404: the page asks for <node>/en.md before <node>.md
+            self.faults.append(text)
+
+    def evaluate(self, script: str, argument: Any = None) -> Any:
+        return self.page.evaluate(script, argument)
+
+    # Templates
+
+    def browse_templates(self, label: str = "LazyDiffusion") -> Locator:
+        """The template browser at our category -> its cards."""
+        self.page.locator(".templates-tab-button").click()
+        dialog = self.page.locator(".workflow-template-selector-dialog")
+        dialog.locator("nav").get_by_text(label, exact=True).click()
+        cards = dialog.locator("[data-testid^=template-workflow-]:not([data-testid=template-workflows-content])")
+        cards.filter(has_text="1_first_edit").first.wait_for()
+        return cards
+
+    def open_template(self, name: str, label: str = "LazyDiffusion") -> None:
+        self.browse_templates(label).and_(self.page.get_by_test_id(f"template-workflow-{name}")).click()
+        self.page.wait_for_function("app.graph.nodes.some(node => node.type === 'LazyDecode')")
+        self.page.locator(".workflow-template-selector-dialog").wait_for(state="detached")
+
+    def prompt(self) -> dict[str, Any]:
+        """What the page would queue, in the API's format, without titles."""
+        output = self.evaluate("async () => (await app.graphToPrompt()).output")
+        return {name: {"class_type": node["class_type"], "inputs": node["inputs"]} for name, node in output.items()}
+
+    def toasts(self) -> list[str]:
+        """The page's small warnings, for example of a workflow file that it finds malformed."""
+        return self.page.locator(".p-toast-message-content").all_inner_texts()
+
+    def switch_tab(self, name: str) -> None:
+        """Back to an opened workflow."""
+        self.page.locator(".workflow-tab").filter(has_text=name).click()
+        self.page.wait_for_function("name => app.extensionManager.workflow.activeWorkflow?.filename === name", arg=name)
+
+    # Nodes
+
+    def set_widget(self, node_type: str, widget: str, value: Any, index: int = 0) -> None:
+        """Set a value of the `index`-th node of this type."""
+        self.evaluate(
+            """([type, name, value, index]) => {
+                const node = app.graph.findNodesByType(type)[index];
+                const widget = node.widgets.find(w => w.name === name);
+                widget.value = value;
+                widget.callback?.(value);
+            }""",
+            [node_type, widget, value, index],
+        )
+
+    def notes(self, node_type: str) -> list[str]:
+        """The lines of text that our extension shows on the nodes of this type."""
+        return self.evaluate(
+            """type => app.graph.findNodesByType(type)
+                .map(n => n.widgets.find(w => w.name === "lazydiffusion_note").element)
+                .map(e => e.isConnected ? e.textContent : "not on the page")""",
+            node_type,
+        )
+
+    def labels(self, node_type: str) -> dict[str, Any]:
+        """Title, socket and widget names of a new node of this type as the page shows them, by the names in its definition."""
+        return self.evaluate(
+            """type => { const node = LiteGraph.createNode(type); return {
+                title: node.title,
+                inputs: Object.fromEntries(node.inputs.map(i => [i.name, i.label ?? i.localized_name])),
+                outputs: node.outputs.map(o => o.label ?? o.localized_name),
+                widgets: Object.fromEntries((node.widgets ?? []).map(w => [w.name, w.label])) }; }""",
+            node_type,
+        )
+
+    # Runs
+
+    def press_run(self) -> None:
+        self.page.get_by_test_id("queue-button").locator("button").first.click()
+
+    def run(self) -> list[int]:
+        """Press Run and wait for its end -> the widths of the pictures that the preview nodes show. Fails if the page shows an error."""
+        self.evaluate(
+            """() => { window.runEnd = null;
+                for (const name of ["execution_success", "execution_error", "execution_interrupted"])
+                    app.api.addEventListener(name, () => { window.runEnd ??= name; }, {once: true}); }"""
+        )
+        self.press_run()
+        self.page.wait_for_function("window.runEnd || document.querySelector('.comfy-error-report')", timeout=RUN_MS)
+        end = self.evaluate("window.runEnd")
+        assert end == "execution_success", f"the run ended with {end}: {self.error_text()}"
+        self.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")  # the page loads a picture when its node is in view
+        self.page.wait_for_function(f"({PICTURES})().every(width => width > 0)")
+        return self.evaluate(PICTURES)
+
+    def error_text(self) -> str:
+        """The text of the page's error box, or an empty string."""
+        box = self.page.locator(".comfy-error-report")
+        return box.inner_text() if box.count() else ""
+
+    def close_error(self) -> None:
+        self.page.keyboard.press("Escape")
+        self.page.locator(".comfy-error-report").wait_for(state="detached")
+
+    # Help
+
+    def open_help(self, node_type: str) -> Locator:
+        """Select a node and press the toolbox's info button -> the help page."""
+        self.evaluate(
+            """type => { const node = LiteGraph.createNode(type);
+                app.graph.clear();
+                app.graph.add(node);
+                node.pos = [(700 - app.canvas.ds.offset[0]), (400 - app.canvas.ds.offset[1])];
+                app.canvas.ds.scale = 1;
+                app.canvas.selectNode(node, false);
+                app.canvas.setDirty(true, true); }""",
+            node_type,
+        )
+        self.page.get_by_test_id("info-button").click()
+        content = self.page.locator(".node-help-content .markdown-content")
+        content.locator("img").wait_for()
+        return content
+
+
+def shown_pictures(images: Locator) -> list[tuple[str, tuple[int, int]]]:
+    """(address, (width, height)) of every picture, once each has loaded or failed; (0, 0) for one that cannot be shown."""
+    images.first.wait_for()
+    found = images.evaluate_all(
+        """all => Promise.all(all.map(async image => {
+            if (!image.complete) await new Promise(done => { image.onload = image.onerror = done; });
+            return [image.src, image.naturalWidth, image.naturalHeight];
+        }))"""
+    )
+    return [(address, (width, height)) for address, width, height in found]
