@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 PACK = "ComfyUI-LazyDiffusion"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-RUN_MS = 120_000  # a queued workflow on a slow CPU
-PAGE_MS = 60_000  # the page itself
+RUN_MS = 240_000  # a queued workflow on a slow CPU
+PAGE_MS = 120_000  # the page itself
 
 # Widths of the pictures that the preview nodes show, 0 where there is none (yet): the classic page paints them, Nodes 2.0 has elements.
 PICTURES = """() => app.graph.nodes.filter(node => ["SaveImage", "PreviewImage", "MaskPreview"].includes(node.type)).map(node => {
