@@ -51,6 +51,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=4, help="noise levels per scene and step")
     parser.add_argument("--pool", type=int, default=8192, help="encoded scenes held in memory")
     parser.add_argument("--fresh", type=int, default=2, help="scenes replaced per step")
+    parser.add_argument("--shift", type=float, default=0.0, help="share of steps with moved positions, for canvases larger than --size")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon")
@@ -180,8 +181,11 @@ class Trainer:
         return (error * valid).sum() / valid.sum()
 
     def shift(self) -> Tensor:
-        """Half of the steps see the grid moved by up to its own size: larger canvases then meet no unknown position."""
-        if torch.rand((), generator=self.generator, device=self.device) < 0.5:
+        """A share `--shift` of the steps sees the grid moved by up to its own size: larger canvases then meet no unknown position.
+
+        Off by default: on a short run the network learns relative places much later with it.
+        """
+        if torch.rand((), generator=self.generator, device=self.device) >= self.args.shift:
             return torch.zeros(2, device=self.device)
         side = max(self.grid.rows, self.grid.cols)
         return torch.randint(side + 1, (2,), generator=self.generator, device=self.device).float()
