@@ -128,6 +128,7 @@ def test_empty_mask_says_that_the_image_came_back(open_page: OpenPage, fresh: It
         page.set_widget("SolidMask", "value", 0.0, index=1)
         page.set_widget("LazyDecode", "seed", next(fresh))
         page.run()
+        assert page.notes("LazyEncodeContext") == ["Empty mask: nothing to encode"]
         assert page.notes("LazyDecode") == ["Empty mask: image returned unchanged"]
 
 

@@ -10,6 +10,7 @@ const WORDS = {
     tokens: (hole, all) => `${hole} of ${all} tokens`,
     saved: (time) => `about ${time} saved`,
     empty: "Empty mask: image returned unchanged",
+    emptyContext: "Empty mask: nothing to encode",
     ran: (time, tokens) => `Encoder ran: ${time} · ${tokens}`,
     reused: "Encoder not run: answered from cache",
     kept: "Nothing changed: result kept",
@@ -22,6 +23,7 @@ const WORDS = {
     tokens: (hole, all) => `${hole}/${all} 个图块`,
     saved: (time) => `约省 ${time}`,
     empty: "遮罩为空：原图返回",
+    emptyContext: "遮罩为空：无需编码",
     ran: (time, tokens) => `编码器已运行：${time} · ${tokens}`,
     reused: "编码器未运行：由缓存返回",
     kept: "没有变化：沿用已有结果",
@@ -49,6 +51,7 @@ function describeDecode(run) {
 
 function describeContext(run, kept) {
   if (!run) return { text: words().reused, tip: "" };
+  if (run.hole_tokens === 0) return { text: words().emptyContext, tip: "" };
   const tokens = words().tokens(run.hole_tokens, run.all_tokens);
   const text = run.encoder_ran && !kept ? words().ran(duration(run.encode_ms), tokens) : `${words().reused} · ${tokens}`;
   return { text, tip: words().contextTip + run.encoder_runs };
