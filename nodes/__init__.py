@@ -6,16 +6,13 @@ from comfy_api.latest import ComfyExtension, io
 
 
 class LazyDiffusionExtension(ComfyExtension):
-    async def on_load(self) -> None:
-        from .host import register_model_folder
-
-        register_model_folder()
-
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from .context import LazyEncodeContext
         from .decode import LazyDecode
+        from .host import register_model_folder
         from .loader import LazyModelLoader
         from .mask import LazyMaskDilate
         from .sketch import LazySketchCondition
 
+        register_model_folder()  # not in on_load: ComfyUI 0.3.75 never calls it
         return [LazyModelLoader, LazyMaskDilate, LazyEncodeContext, LazySketchCondition, LazyDecode]

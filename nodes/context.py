@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..lazy_core.cache import ContentCache, content_key
 from ..lazy_core.context import Context
+from ..lazy_core.masks import threshold
 from ..lazy_core.pipeline import encode_context
 from . import host
 from .images import encoder, to_bchw, to_mask
@@ -49,7 +50,10 @@ class LazyEncodeContext(io.ComfyNode):
             to_model = model.model.latent_format.process_in
             return encode_context(transformer, encoder(vae), picture, holes, host.identity_of(model), device, to_model)
 
-        context, ran = CACHE.get_or_make(content_key(picture, holes, host.weights_key(model, vae)), make)
+        if not bool(threshold(holes).any()):  # nothing to encode: neither a run of the encoder nor worth a place in the cache
+            context, ran = make(), False
+        else:
+            context, ran = CACHE.get_or_make(content_key(picture, holes, host.weights_key(model, vae)), make)
         figures = {
             "encoder_ran": ran,
             "encoder_runs": CACHE.runs,

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lazy_core.config import PRESETS
 from lazy_core.editor import LazyEditor
@@ -64,6 +64,12 @@ def test_whole_way(data, tmp_path):
     assert second["progress"]["step"] == 5 and second["progress"]["seconds"] > first["progress"]["seconds"]
     moved = [k for k, v in first["model"].items() if not k.startswith("vae.") and not torch.equal(v, second["model"][k])]
     assert moved and all(torch.equal(v, second["model"][k]) for k, v in first["model"].items() if k.startswith("vae."))
+
+    further = [*common[:-3], str(tmp_path / "further"), *common[-2:], *small, "--init", str(model / "model.safetensors")]
+    train.main([*further, "--steps", "1", "--ema", "0.0"])
+    start, end = (load_file(folder / "model.safetensors") for folder in (model, tmp_path / "further"))
+    assert torch.equal(start["vae.mean"], end["vae.mean"])
+    assert 0 < (start["transformer.decoder.y_embedder.fc1.weight"].float() - end["transformer.decoder.y_embedder.fc1.weight"]).abs().max() < 0.05
 
     editor = LazyEditor.load(model / "model.safetensors")
     assert editor.model.config.preset == "tiny" and len(editor.model.config.latent_rgb or ()) == 4

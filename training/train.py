@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from lazy_core.checkpoint import save_checkpoint
+from lazy_core.checkpoint import load_model, save_checkpoint
 from lazy_core.config import PRESETS, LazyConfig
 from lazy_core.geometry import Grid
 from lazy_core.model import LazyDiffusion, initialise
@@ -44,6 +44,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
     parser.add_argument("--vae", type=Path, default=Path("training/runs/vae/vae.safetensors"))
     parser.add_argument("--out", type=Path, default=Path("training/runs/model"))
+    parser.add_argument("--init", type=Path, default=None, help="checkpoint whose weights to start from")
     parser.add_argument("--size", type=int, default=256, help="canvas in px")
     parser.add_argument("--steps", type=int, default=10000)
     parser.add_argument("--minutes", type=float, default=None, help="stop by the clock instead, schedule included")
@@ -95,16 +96,26 @@ class Trainer:
         self.loss = torch.compile(self.edit_loss, dynamic=True) if args.compile else self.edit_loss
 
     def build(self, config: LazyConfig) -> tuple[LazyDiffusion, LazyConfig]:
-        vae = None
-        if config.vae is not None:
-            vae = TinyVAE(config.vae)
-            vae.load_state_dict(load_file(self.args.vae))
-            vae.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
-            config = replace(config, latent_rgb=preview_factors(self.sheet, vae))
-        model = LazyDiffusion(config)
-        initialise(model, torch.Generator().manual_seed(self.args.seed))
-        model.vae = vae
-        return model.to(self.device), config
+        """A fresh model around the trained VAE, or the whole of `--init`; the VAE is never trained here."""
+        if self.args.init:
+            model, _ = load_model(self.args.init)
+        else:
+            vae = self.load_vae(config)
+            if vae is not None:
+                config = replace(config, latent_rgb=preview_factors(self.sheet, vae))
+            model = LazyDiffusion(config)
+            initialise(model, torch.Generator().manual_seed(self.args.seed))
+            model.vae = vae
+        if model.vae is not None:
+            model.vae.requires_grad_(False).to(memory_format=torch.channels_last)
+        return model.to(self.device), model.config
+
+    def load_vae(self, config: LazyConfig) -> TinyVAE | None:
+        if config.vae is None:
+            return None
+        vae = TinyVAE(config.vae)
+        vae.load_state_dict(load_file(self.args.vae))
+        return vae.to(self.device)
 
     # -- the loop -------------------------------------------------------------------------------------------------
     def run(self) -> None:
