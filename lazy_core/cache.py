@@ -67,7 +67,7 @@ def content_key(*parts: Tensor | str) -> str:
         if not isinstance(part, str):
             tensor = part.detach().cpu().contiguous()
             digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         else:
             digest.update(f"{len(part)}:{part}".encode())
     return digest.hexdigest()

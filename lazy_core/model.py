@@ -71,7 +71,7 @@ def initialise(model: nn.Module, generator: torch.Generator | None = None) -> No
     for module in model.modules():
         if isinstance(module, LazyDecoder):
             # [I | V]: noise tokens pass as they are, the context is added through a small V that starts to learn at once.
-            module.context_embedder.weight[:, : module.config.width] = torch.eye(module.config.width)
+            module.context_embedder.get_parameter("weight")[:, : module.config.width] = torch.eye(module.config.width)
 
 
 ZERO_AT_START = ("t_block.1.weight", "cross_attn.proj.weight", "final_layer.linear.weight")

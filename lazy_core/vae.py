@@ -19,6 +19,9 @@ class TinyVAE(nn.Module):
     time. No GroupNorm: each output pixel depends on a bounded neighbourhood only (compare SIGE, Li et al. 2022).
     """
 
+    mean: Tensor  # buffers [1, C, 1, 1]
+    std: Tensor
+
     def __init__(self, config: VAEConfig, ops: Any = nn, dtype: torch.dtype | None = None, device: torch.device | str | None = None):
         super().__init__()
         self.config = config

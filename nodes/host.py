@@ -206,7 +206,7 @@ class HostTokenizer:
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, list[list[tuple]]]:
         """`(word:1.2)` weights as everywhere in the host. At most the model's length of tokens; the rest is cut off."""
-        length = self.tokenizer.padding["length"]
+        length = len(self.tokenizer.encode("").ids)  # padded
         start, pad = self.tokenizer.encode("").ids[0], self.tokenizer.token_to_id(PAD)
         tokens = [(start, 1.0)]
         for part, weight in comfy.sd1_clip.token_weights(comfy.sd1_clip.escape_important(text), 1.0):

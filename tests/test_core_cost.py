@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch.profiler import profile
@@ -58,7 +59,8 @@ def peak(decoder: LazyDecoder, hole: int) -> int:
     caption = torch.randn(1, 16, config.caption_width)
     with torch.no_grad(), profile(profile_memory=True) as record:
         decoder(*inputs, torch.tensor([500.0]), caption, size=(1024, 1024))
-    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    results: Any = record.profiler.kineto_results if record.profiler else None
+    events = [event for event in results.events() if event.name() == "[memory]"]
     return int(max(itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))))
 
 

@@ -15,10 +15,11 @@ from lazy_core.config import PRESETS, LazyConfig
 from lazy_core.context import Context
 from lazy_core.editor import LazyEditor
 from lazy_core.model import LazyDiffusion, initialise
-from lazy_core.pipeline import hole_noise
+from lazy_core.pipeline import hole_noise, lazy_decode
 from lazy_core.schedule import sigmas
 from lazy_core.sketch import add_sketch
 from lazy_core.text import build_tokenizer
+from lazy_core.tokens import patchify
 
 BLENDS = ("none", "feather", "poisson")
 
@@ -28,6 +29,9 @@ def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
     model = LazyDiffusion(PRESETS["tiny"])
     initialise(model)
+    with torch.no_grad():  # away from the zero start, or the result would depend on nothing
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
     path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
     save_checkpoint(path, model, build_tokenizer(["red", "apple", "苹", "果"], 16).to_str(), licence="MIT")
     return path
@@ -135,16 +139,32 @@ def test_bad_input_is_explained(editor, image, mask, message):
         editor.encode(image, mask)
 
 
-def test_denoise_below_one_keeps_more_of_the_old(editor):
+def decode_with(editor: LazyEditor, context: Context, denoise: float) -> tuple[list, torch.Tensor]:
+    """What the sampler was asked for (start, denoise), and the result when it hands back its start."""
+    asked = []
+
+    def sample(noise: torch.Tensor, start: torch.Tensor, share: float) -> torch.Tensor:
+        asked.append((start, share))
+        return start
+
+    image, _ = lazy_decode(context, sample, editor.to_latent, editor.to_image, 0, denoise, "none")
+    return asked, image
+
+
+def test_denoise_below_one_starts_from_the_old(editor):
     image, mask = torch.rand(1, 3, 64, 64), torch.zeros(1, 64, 64)
     mask[0, 16:48, 16:48] = 1
     context = editor.encode(image, mask)
     with torch.no_grad():
-        kept = editor.to_image(editor.to_latent(image))
-    old = torch.where(mask[:, None] > 0, kept, image)
-    near, far = ((editor.decode(context, "apple", steps=4, denoise=d, blend="none") - old).abs().mean() for d in (0.25, 1.0))
-    assert near < far
-    assert torch.equal(editor.decode(context, "apple", denoise=0.0, blend="none"), old)
+        old = context.hole.gather(patchify(editor.to_latent(image), 2))
+        kept = torch.where(mask[:, None] > 0, editor.to_image(editor.to_latent(image)), image)
+    asked, result = decode_with(editor, context, 0.25)
+    assert torch.equal(asked[0][0], old) and asked[0][1] == 0.25
+    # Only the hole's tokens hold the old content; latents around it were encoded with the hole filled.
+    assert (result - kept)[mask[:, None].expand_as(image) > 0].abs().mean() < 0.1
+    asked, _ = decode_with(editor, context, 1.0)
+    assert (asked[0][0] == 0).all() and asked[0][1] == 1.0
+    assert decode_with(editor, context, 0.0)[0] == []
 
 
 def test_sketch(editor):
@@ -152,10 +172,16 @@ def test_sketch(editor):
     mask[0, 16:48, 16:48] = 1
     context, sketch = editor.encode(image, mask), torch.zeros(1, 3, 64, 64)
     assert add_sketch(context, sketch, 0.0, editor.to_latent) is context
-    kept = editor.decode(add_sketch(context, sketch, 1.0, editor.to_latent), "apple", blend="none")
-    loose = editor.decode(add_sketch(context, sketch, 0.3, editor.to_latent), "apple", blend="none")
-    free = editor.decode(context, "apple", blend="none")
-    assert not torch.equal(kept, loose) and not torch.equal(loose, free)
+    sketched = add_sketch(context, sketch, 0.3, editor.to_latent)
+    with torch.no_grad():
+        drawn = editor.to_latent(torch.where(mask[:, None] > 0, sketch, image))
+    asked, _ = decode_with(editor, sketched, 0.5)
+    assert torch.equal(asked[0][0], context.hole.gather(patchify(drawn, 2)))
+    assert asked[0][1] == pytest.approx(0.5 * 0.7)
+    assert decode_with(editor, add_sketch(context, sketch, 1.0, editor.to_latent), 1.0)[0] == []  # kept as drawn: nothing to denoise
+    partly = add_sketch(context, sketch, 0.3, editor.to_latent, where=torch.zeros(1, 64, 64))
+    assert partly.sketch is not None and sketched.sketch is not None
+    assert not torch.equal(partly.sketch.tokens, sketched.sketch.tokens)
     with pytest.raises(ValueError, match=r"strength is 1\.5, expected 0"):
         add_sketch(context, sketch, 1.5, editor.to_latent)
     with pytest.raises(ValueError, match=r"sketch is 32 x 64 px, expected the canvas's 64 x 64"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_client import ComfyClient
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Browser, ConsoleMessage, Locator, Page
 
 PACK = "ComfyUI-LazyDiffusion"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
@@ -56,7 +56,7 @@ class WebPage:
         tab = cls(context.new_page())
         tab.page.set_default_timeout(PAGE_MS)
         tab.page.on("pageerror", lambda error: tab.note_fault(f"{error}\n{error.stack}"))
-        tab.page.on("console", lambda message: message.type == "error" and tab.note_fault(f"{message.text} {message.location.get('url')}"))
+        tab.page.on("console", tab.note_console)
         tab.page.goto(server.address)
         tab.page.wait_for_function(
             "window.app?.extensionManager && app.graph?.nodes.length > 0 && !document.querySelector('.p-progressspinner')"
@@ -66,6 +66,10 @@ class WebPage:
             assert tab.faults == [], "our own scripts failed"
         finally:
             context.close()
+
+    def note_console(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.note_fault(f"{message.text} {message.location.get('url')}")
 
     def note_fault(self, text: str) -> None:
         if f"/extensions/{PACK}" in text and "404" not in text:  # 404: the page asks for <node>/en.md before <node>.md

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -45,10 +46,11 @@ def train(args: argparse.Namespace) -> None:
     sheet = SpriteSheet.load(args.data, device)
     vae_config = PRESETS[args.preset].vae
     assert vae_config is not None
-    vae = TinyVAE(vae_config).to(device, memory_format=torch.channels_last)
+    vae = channels_last(TinyVAE(vae_config).to(device))
     if args.init:
         vae.load_state_dict(load_file(args.init))
     average = torch.optim.swa_utils.AveragedModel(vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True)
+    averaged = cast(TinyVAE, average.module)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=args.lr, weight_decay=0.0)
     args.out.mkdir(parents=True, exist_ok=True)
     record = Record(args.out / "record.json", vars(args))
@@ -74,13 +76,21 @@ def train(args: argparse.Namespace) -> None:
             pool[torch.randint(len(pool), (32,), generator=generator, device=device)] = fresh
             record.add(step, loss=loss.item())
         if step % 500 == 0:
-            quality = psnr(average.module, held_out)
+            quality = psnr(averaged, held_out)
             bar.set_postfix(loss=f"{loss.item():.4f}", psnr=f"{quality:.2f} dB")
             record.add(step, psnr=quality)
-            save(average.module, held_out, args.out)
-    save(average.module, held_out, args.out)
-    record.add(step, psnr=psnr(average.module, held_out))
+            save(averaged, held_out, args.out)
+    save(averaged, held_out, args.out)
+    record.add(step, psnr=psnr(averaged, held_out))
     record.finish(steps=step)
+
+
+def channels_last(vae: TinyVAE) -> TinyVAE:
+    """Convolutions on a CPU and on tensor cores want this layout."""
+    for parameter in vae.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return vae
 
 
 def crops(pool: Tensor, count: int, generator: torch.Generator, size: int = 128) -> Tensor:

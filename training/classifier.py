@@ -75,9 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         bar.set_postfix(loss=f"{loss.item():.3f}")
     save_file({key: value.contiguous().cpu() for key, value in model.state_dict().items()}, args.out)
     held_out = compose(sheet, 512, 256, torch.Generator(device).manual_seed(args.seed + 1))
-    print(
-        f"{args.out}: names {100 * accuracy(model, held_out.image, held_out.mask, held_out.label):.1f} % of 512 real sprites in fresh scenes"
-    )
+    print(f"{args.out}: names {100 * accuracy(model, held_out.image, held_out.mask, held_out.label):.1f} % of 512 real sprites")
     return 0
 
 

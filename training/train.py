@@ -28,6 +28,7 @@ from lazy_core.positions import grid_coordinates
 from lazy_core.tokens import HoleTokens, patchify
 from lazy_core.vae import TinyVAE
 
+from .autoencoder import channels_last
 from .captions import CaptionTable, tokenizer_for
 from .pool import Encoded, bucketed, cat, encode_scenes, to_latent
 from .record import Record, learning_rate, progress_fraction, summary
@@ -107,7 +108,7 @@ class Trainer:
             initialise(model, torch.Generator().manual_seed(self.args.seed))
             model.vae = vae
         if model.vae is not None:
-            model.vae.requires_grad_(False).to(memory_format=torch.channels_last)
+            channels_last(model.vae.requires_grad_(False))
         return model.to(self.device), model.config
 
     def load_vae(self, config: LazyConfig) -> TinyVAE | None:
