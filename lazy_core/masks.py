@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from .geometry import Grid
 
 Shape = Literal["circle", "square"]
+SHAPES: tuple[Shape, ...] = get_args(Shape)
 
 
 def threshold(mask: Tensor) -> Tensor:

@@ -68,7 +68,8 @@ def encode_context(
         latent = image.new_zeros(len(image), config.latent_channels, *grid.latent_size)
         return Context(model, grid, image, hole_pixels, latent, hole, image.new_zeros(len(image), 0, config.encoder_width))
     padded = grid.pad(image)
-    latent = encode_image(prefill(padded, grid.pad(hole_pixels[:, None].float(), value=0.0)[:, 0] > 0))
+    # Padding repeats the edge, so it repeats the hole's content wherever the hole touches the edge: it is hole there, too.
+    latent = encode_image(prefill(padded, grid.pad(hole_pixels[:, None].float())[:, 0] > 0))
     coordinates = grid_coordinates(grid, config, device)
     tokens = transformer.context_encoder(
         to_model(latent).to(device), latent_mask(hole_pixels, grid).to(device), hole.to(device), coordinates

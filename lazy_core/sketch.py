@@ -29,6 +29,10 @@ def add_sketch(
         raise ValueError(
             f"sketch is {sketch.shape[-1]} x {sketch.shape[-2]} px, expected the canvas's {size[1]} x {size[0]}. Resize the sketch."
         )
+    if where is not None and tuple(where.shape[-2:]) != size:
+        raise ValueError(
+            f"sketch mask is {where.shape[-1]} x {where.shape[-2]} px, expected the canvas's {size[1]} x {size[0]}. Resize the sketch mask."
+        )
     if strength == 0 or context.hole.count == 0:
         return context
     inside = context.mask if where is None else context.mask & threshold(where)

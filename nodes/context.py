@@ -41,7 +41,7 @@ class LazyEncodeContext(io.ComfyNode):
     def execute(cls, model: Any, vae: Any, image: Tensor, mask: Tensor) -> io.NodeOutput:
         start = time.perf_counter()
         config = host.transformer_of(model).config
-        host.check_vae(vae, config)
+        host.check_vae(vae, config.latent_channels, config.latent_scale)
         picture, holes = to_bchw(image), to_mask(mask)
 
         def make() -> Context:

@@ -5,11 +5,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..lazy_core.composite import BLENDS
 from ..lazy_core.cost import step_flops
 from ..lazy_core.pipeline import lazy_decode
 from . import host
 from .context import ContextType
-from .images import check_context, decoder, encoder, to_bhwc
+from .images import check_context, decoder, encoder, not_offered, to_bhwc
 
 
 class LazyDecode(io.ComfyNode):
@@ -48,7 +49,7 @@ class LazyDecode(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "blend",
-                    options=["none", "feather", "poisson"],
+                    options=list(BLENDS),
                     default="feather",
                     tooltip="How the hole meets the canvas: paste, fade, or match colours along the border.",
                 ),
@@ -58,6 +59,10 @@ class LazyDecode(io.ComfyNode):
                 io.Latent.Output(display_name="LATENT", tooltip="The edited canvas as a latent, before blending."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, sampler_name: str | None, scheduler: str | None, blend: str | None) -> bool | str:
+        return not_offered(sampler_name=(sampler_name, host.SAMPLERS), scheduler=(scheduler, host.SCHEDULERS), blend=(blend, BLENDS))
 
     @classmethod
     def execute(
@@ -77,7 +82,7 @@ class LazyDecode(io.ComfyNode):
     ) -> io.NodeOutput:
         begin = time.perf_counter()
         config = host.transformer_of(model).config
-        host.check_vae(vae, config)
+        host.check_vae(vae, config.latent_channels, config.latent_scale)
         known = check_context(context, host.identity_of(model))
         timing = host.Timing()
         settings = host.Settings(seed, steps, cfg, sampler_name, scheduler)

@@ -31,6 +31,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from ..lazy_core.cache import content_key
 from ..lazy_core.checkpoint import Checkpoint, check_keys, read_checkpoint
 from ..lazy_core.config import LazyConfig
 from ..lazy_core.context import Context
@@ -185,8 +186,30 @@ def identity_of(model: Any) -> str:
 
 def weights_key(model: Any, vae: Any) -> str:
     """Tells apart whatever changes the encoder's result: checkpoint, weight patches such as LoRA, and the VAE."""
-    patched = str(model.patches_uuid) if model.patches else ""
-    return f"{identity_of(model)}/{patched}/{getattr(vae, 'lazy_identity', vae.patcher.patches_uuid)}"
+    return f"{identity_of(model)}/{patches_key(model)}/{getattr(vae, 'lazy_identity', vae.patcher.patches_uuid)}"
+
+
+def patches_key(model: Any) -> str:
+    """Content hash of weight patches, so that the same LoRA loaded anew (--cache-none) is the same model."""
+    parts: list[Tensor | str] = []
+
+    def add(value: Any) -> bool:
+        if isinstance(value, Tensor):
+            parts.append(value)
+        elif isinstance(value, (list, tuple)):
+            parts.append(f"[{len(value)}")
+            return all(add(item) for item in value)
+        elif value is None or isinstance(value, (str, int, float)):
+            parts.append(repr(value))
+        elif hasattr(value, "weights"):  # the host's LoRA, LoKr, ... adapters
+            parts.append(type(value).__name__)
+            return add(value.weights)
+        else:
+            return False
+        return True
+
+    known = [add([name, patches]) for name, patches in sorted(model.patches.items())]
+    return content_key(*parts) if all(known) else str(model.patches_uuid)
 
 
 def load_for_encoding(model: Any, tokens: int) -> tuple[LazyDiffusionModel, torch.device]:
@@ -302,12 +325,12 @@ def make_vae(checkpoint: Checkpoint) -> comfy.sd.VAE | None:
     return vae
 
 
-def check_vae(vae: Any, config: LazyConfig) -> None:
-    """Raises ValueError for a VAE whose latents the model does not know."""
-    channels, scale = getattr(vae, "latent_channels", None), vae.spacial_compression_encode()
-    if (channels, scale) != (config.latent_channels, config.latent_scale):
+def check_vae(vae: Any, channels: int, scale: int) -> None:
+    """Raises ValueError for a VAE whose latents the model, or the CONTEXT, does not know."""
+    got = getattr(vae, "latent_channels", None), vae.spacial_compression_encode()
+    if got != (channels, scale):
         raise ValueError(
-            f"the VAE makes {channels} channels at 1/{scale} size, expected {config.latent_channels} at 1/{config.latent_scale}. "
+            f"the VAE makes {got[0]} channels at 1/{got[1]} size, expected {channels} at 1/{scale}. "
             "Connect the VAE of the same Load Lazy Model node."
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -35,10 +35,21 @@ def decoder(vae: Any) -> Callable[[Tensor], Tensor]:
     return lambda latent: vae.decode(latent).movedim(-1, 1)
 
 
+def not_offered(**chosen: tuple[str | None, Sequence[str]]) -> bool | str:
+    """What `validate_inputs` returns: True, or a sentence. The host of 0.3.75 does not check V3 lists itself; None is a linked input."""
+    for name, (value, offered) in chosen.items():
+        if value is not None and value not in offered:
+            known = list(offered) if len(offered) <= 20 else f"the list of {len(offered)}"
+            return f"{name}: '{value}' not in {known}. Choose one of the list."
+    return True
+
+
 def check_context(context: object, identity: str | None = None) -> Context:
     """Raises ValueError for a CONTEXT of another pack (they share the socket's name) or of another model."""
     if not isinstance(context, Context):
-        raise ValueError(f"context is a {type(context).__name__} of another node pack, expected the CONTEXT of our Encode Context node.")
+        raise ValueError(
+            f"context is a {type(context).__name__} of another node pack, expected a CONTEXT of this one. Connect our Encode Context node."
+        )
     if identity is not None and context.model != identity:
         raise ValueError("the CONTEXT was made by another model than the one connected here. Encode the canvas again with this model.")
     return context

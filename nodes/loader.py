@@ -3,6 +3,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from . import host
+from .images import not_offered
 
 
 class LazyModelLoader(io.ComfyNode):
@@ -24,6 +25,10 @@ class LazyModelLoader(io.ComfyNode):
                 io.Vae.Output(display_name="VAE", tooltip="Autoencoder whose latents the model knows."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, model_name: str | None) -> bool | str:
+        return not_offered(model_name=(model_name, host.model_names()))
 
     @classmethod
     def execute(cls, model_name: str) -> io.NodeOutput:

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..lazy_core import masks
-from .images import to_mask
+from .images import not_offered, to_mask
 
 
 class LazyMaskDilate(io.ComfyNode):
@@ -18,13 +18,17 @@ class LazyMaskDilate(io.ComfyNode):
             inputs=[
                 io.Mask.Input("mask", tooltip="1 = hole (generate), 0 = keep."),
                 io.Int.Input("pixels", default=16, min=0, max=1024, tooltip="How far the hole grows on every side, in pixels."),
-                io.Combo.Input("shape", options=["circle", "square"], tooltip="Circle keeps corners round; square keeps boxes boxes."),
+                io.Combo.Input("shape", options=list(masks.SHAPES), tooltip="Circle keeps corners round; square keeps boxes boxes."),
                 io.Boolean.Input(
                     "fill_holes", default=True, tooltip="Also fill what the hole encloses, as when you draw a ring around an object."
                 ),
             ],
             outputs=[io.Mask.Output(display_name="MASK", tooltip="The grown mask: 1 = hole (generate), 0 = keep.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, shape: str | None) -> bool | str:
+        return not_offered(shape=(shape, masks.SHAPES))
 
     @classmethod
     def execute(cls, mask: Tensor, pixels: int, shape: masks.Shape, fill_holes: bool) -> io.NodeOutput:

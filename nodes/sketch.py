@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..lazy_core.sketch import add_sketch
+from . import host
 from .context import ContextType
 from .images import check_context, encoder, to_bchw, to_mask
 
@@ -33,5 +34,6 @@ class LazySketchCondition(io.ComfyNode):
     @classmethod
     def execute(cls, context: Any, vae: Any, sketch: Tensor, strength: float, sketch_mask: Tensor | None = None) -> io.NodeOutput:
         known = check_context(context)
+        host.check_vae(vae, known.latent.shape[1], known.grid.scale)
         where = None if sketch_mask is None else to_mask(sketch_mask)
         return io.NodeOutput(add_sketch(known, to_bchw(sketch), strength, encoder(vae), where))

@@ -188,6 +188,15 @@ def test_sketch(editor):
         add_sketch(context, sketch[..., :32], 0.5, editor.to_latent)
 
 
+def test_edge_padding_repeats_nothing_of_the_hole(editor):
+    """41 x 55 px are padded to whole tokens; the hole lies at the padded edges."""
+    image, mask = torch.rand(1, 3, 41, 55), torch.zeros(1, 41, 55)
+    mask[0, 25:, 20:] = 1
+    other = torch.where(mask[:, None] > 0, torch.rand_like(image), image)
+    first, second = (editor.encode(canvas, mask) for canvas in (image, other))
+    assert torch.equal(first.tokens, second.tokens) and torch.equal(first.latent, second.latent)
+
+
 @pytest.mark.parametrize("prediction", ["flow_x0", "epsilon"])
 def test_schedules_fall_to_zero(prediction):
     levels = sigmas(prediction, 10)

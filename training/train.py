@@ -130,7 +130,7 @@ class Trainer:
             loss = self.step(batch, learning_rate(1.0, done, warmup=0.03))
             self.progress.step += 1
             self.progress.seconds = time.monotonic() - begun
-            if self.progress.step % 20 == 0:
+            if self.progress.step % 20 == 0 or self.progress.step == 1:
                 self.record.add(self.progress.step, loss=loss.item())
                 bar.set_postfix(loss=f"{loss.item():.4f}", done=f"{100 * done:.1f}%")
             if time.monotonic() - saved > 60 * args.save_minutes:
