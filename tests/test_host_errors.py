@@ -13,13 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from comfy_client import ComfyClient, Prompt, PromptError, Result
 from devtools.places import PACK
 from devtools.server import Server
+from host_files import write_files
 from host_graphs import SHIPPED, box_mask, edit_graph, figures, node, random_canvas, upload
 
 HEIGHT, WIDTH = 80, 96
@@ -27,53 +25,11 @@ SEEDS = itertools.count(1000)  # never the same workflow twice: the graph's cach
 FOREIGN = Path(__file__).with_name("foreign_pack.py")
 
 
-# -- the server, its files and pictures --------------------------------------------------------------------------------
-class Trap:
-    """Unpickling this writes a file."""
-
-    def __init__(self, path: Path):
-        self.path = str(path)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return open, (self.path, "w")
-
-
-def write_files(base: Path) -> None:
-    """Model files of every wrong kind, and `other.safetensors`: a good one that differs in one tensor."""
-    ours, stock = base / "models" / "lazydiffusion", base / "models" / "diffusion_models"
-    for folder in (ours, stock):
-        folder.mkdir(parents=True)
-    with safe_open(str(SHIPPED), "pt") as file:
-        metadata, weights = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    changed = {**weights, "transformer.context_encoder.embed.weight": weights["transformer.context_encoder.embed.weight"] * 1.5}
-    save_file(changed, ours / "other.safetensors", metadata)
-    with SHIPPED.open("rb") as file:
-        start = file.read(1 << 20)
-    for name, length in (("truncated", len(start)), ("cut in its header", 1000), ("cut to a few bytes", 5), ("empty", 0)):
-        (ours / f"{name}.safetensors").write_bytes(start[:length])
-    (ours / "picture.safetensors").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20)
-    for name in ("pickled.safetensors", "pickled.ckpt"):
-        torch.save({"weights": Trap(base / "trapped")}, ours / name)
-    save_file({"a.weight": torch.ones(2, 3)}, ours / "stock.safetensors", {"format": "pt"})
-    few = {key: value for key, value in weights.items() if not key.startswith("transformer.decoder.blocks.0.")}
-    small = {key: value[:1].clone() for key, value in few.items()}
-    save_file(small, ours / "of other shapes.safetensors", metadata)
-    save_file(small, ours / "without config.safetensors", {key: value for key, value in metadata.items() if "config" not in key})
-    save_file(small, ours / "malformed config.safetensors", {**metadata, "lazydiffusion.config": '{"width": '})
-    save_file(small, ours / "newer.safetensors", {**metadata, "lazydiffusion.config": '{"format": 99}'})
-    save_file(tiny_stock_model(), stock / "stock.safetensors")
-
-
-def tiny_stock_model() -> dict[str, torch.Tensor]:
-    """The few tensors by which ComfyUI takes a file for a (one block, 128 wide) Wan 2.1: a stock MODEL that loads in no time."""
-    shapes = {"head.modulation": (1, 2, 128), "head.head.weight": (64, 128), "blocks.0.ffn.0.weight": (128, 128)}
-    return {key: torch.zeros(shape) for key, shape in {**shapes, "patch_embedding.weight": (128, 16, 1, 2, 2)}.items()}
-
-
+# -- the server and its pictures --------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def client(host: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyClient]:
     base = tmp_path_factory.mktemp("errors")
-    write_files(base)
+    write_files(base, base / "trapped")
     (base / "custom_nodes").mkdir()
     shutil.copy(FOREIGN, base / "custom_nodes" / FOREIGN.name)
     flags = ("--whitelist-custom-nodes", PACK, FOREIGN.name)
