@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn as nn
 from torch import Tensor
 
 from .config import LazyConfig
-from .layers import Build, DecoderBlock, FinalLayer, Mlp, ScalarEmbedder
+from .layers import Build, DecoderBlock, FinalLayer, Mlp, ScalarEmbedder, TextKV
 from .positions import sincos
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The part of a decoder pass that no step changes: context [B, K, E], positions [B, K, D], the text's keys and values per block.
+
+    `size` is PixArt's micro-conditioning [1, D] or 0; `keys` [B, K] bool marks the tokens that are no padding.
+    """
+
+    context: Tensor
+    places: Tensor
+    text: tuple[TextKV, ...]
+    size: Tensor | float
+    keys: Tensor | None
 
 
 class LazyDecoder(nn.Module):
@@ -43,14 +59,25 @@ class LazyDecoder(nn.Module):
         `keys` [B, K] bool marks the tokens that are no padding; `size` (height, width) px feeds PixArt's micro-conditioning.
         The result means what `config.prediction` says; a learned variance is dropped.
         """
-        x = self.x_embedder(tokens)  # [B, K, D]
-        x = x + sincos(coordinates, self.config.width).to(x)  # [B, K, D]
-        x = self.context_embedder(torch.cat([x, context.to(x)], -1))  # [B, K, D + E] -> [B, K, D]
-        time = self.t_embedder(timestep, x.dtype) + self.size_embedding(size, x)  # [B, D]
+        return self.step(tokens, timestep, self.prepare(context, coordinates, caption, keys, size))
+
+    def prepare(
+        self, context: Tensor, coordinates: Tensor, caption: Tensor, keys: Tensor | None = None, size: tuple[int, int] | None = None
+    ) -> Prepared:
+        """What `forward` computes from everything but tokens and timestep: once per edit instead of once per step."""
+        places = sincos(coordinates, self.config.width).to(context)  # [B, K, D]
+        text = self.y_embedder(caption.to(context))  # [B, L, D]
+        pairs = tuple(block.cross_attn.keys_and_values(text) for block in self.blocks)  # type: ignore[operator, union-attr]
+        return Prepared(context, places, pairs, self.size_embedding(size, context), keys)
+
+    def step(self, tokens: Tensor, timestep: Tensor, given: Prepared) -> Tensor:
+        """`forward` for tokens [B, K, C p p] at timestep [B]."""
+        x = self.x_embedder(tokens) + given.places  # [B, K, D]
+        x = self.context_embedder(torch.cat([x, given.context.to(x)], -1))  # [B, K, D + E] -> [B, K, D]
+        time = self.t_embedder(timestep, x.dtype) + given.size  # [B, D]
         modulation = self.t_block(time).unflatten(1, (6, -1))  # [B, 6, D]
-        text = self.y_embedder(caption.to(x))  # [B, L, D]
-        for block in self.blocks:
-            x = block(x, text, modulation, keys)  # [B, K, D]
+        for block, text in zip(self.blocks, given.text, strict=True):
+            x = block(x, text, modulation, given.keys)  # [B, K, D]
         x = self.final_layer(x, time)  # [B, K, (2) C p p]
         return x[..., : tokens.shape[-1]]  # [B, K, C p p]
 

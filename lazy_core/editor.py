@@ -49,7 +49,8 @@ class LazyEditor:
         blend: Blend = "feather",
     ) -> Tensor:
         """As often as you like: -> edited canvas [B, 3, H, W]. One prompt for all images of the batch, or one for each."""
-        image, _ = lazy_decode(context, self.sampler(context, prompt, steps, cfg), self.to_latent, self.to_image, seed, denoise, blend)
+        sample = self.sampler(context, prompt, steps, cfg)
+        image, _ = lazy_decode(context, sample, self.to_latent, self.to_image, seed, denoise, blend, local=True)
         return image
 
     def caption(self, prompts: list[str]) -> Tensor:

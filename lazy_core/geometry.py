@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -63,7 +64,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Box:
-    """Half-open pixel rectangle."""
+    """Half-open rectangle, in pixels or in latents."""
 
     top: int
     left: int
@@ -80,6 +81,24 @@ class Box:
         top, bottom, left, right = int(rows[0]) - margin, int(rows[-1]) + 1 + margin, int(cols[0]) - margin, int(cols[-1]) + 1 + margin
         return cls(max(top, 0), max(left, 0), min(bottom, height), min(right, width))
 
-    def cut(self, image: Tensor) -> Tensor:
-        """View of the box in [..., H, W]."""
+    def cut(self, image: Any) -> Any:
+        """View of the box in a tensor or array [..., H, W]."""
         return image[..., self.top : self.bottom, self.left : self.right]
+
+    @property
+    def area(self) -> int:
+        return (self.bottom - self.top) * (self.right - self.left)
+
+    def moved(self, down: int, along: int) -> Box:
+        return Box(self.top + down, self.left + along, self.bottom + down, self.right + along)
+
+    def times(self, scale: int) -> Box:
+        """The same rectangle where one unit is divided into `scale`: latents to pixels."""
+        return Box(self.top * scale, self.left * scale, self.bottom * scale, self.right * scale)
+
+    def overlaps(self, other: Box) -> bool:
+        return self.top < other.bottom and other.top < self.bottom and self.left < other.right and other.left < self.right
+
+    def union(self, other: Box) -> Box:
+        """The smallest box around both."""
+        return Box(min(self.top, other.top), min(self.left, other.left), max(self.bottom, other.bottom), max(self.right, other.right))

@@ -36,8 +36,12 @@ class Build:
         return nn.Parameter(torch.empty(*shape, dtype=self.dtype, device=self.device))
 
 
+TextKV = tuple[Tensor, Tensor]
+"""Keys and values [B, L, D] that one block's cross-attention reads from the text: the same at every step of an edit."""
+
+
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return x * (1 + scale) + shift
+    return torch.addcmul(shift, x, 1 + scale)
 
 
 class Mlp(nn.Module):
@@ -68,9 +72,13 @@ class CrossAttention(nn.Module):
         self.heads, self.attention = heads, build.attention
         self.q_linear, self.kv_linear, self.proj = build.linear(width, width), build.linear(width, 2 * width), build.linear(width, width)
 
-    def forward(self, x: Tensor, text: Tensor) -> Tensor:
+    def keys_and_values(self, text: Tensor) -> TextKV:
+        """Text [B, L, D] -> keys and values [B, L, D]."""
         k, v = self.kv_linear(text).chunk(2, dim=-1)
-        return self.proj(self.attention(self.q_linear(x), k, v, self.heads))
+        return k, v
+
+    def forward(self, x: Tensor, text: TextKV) -> Tensor:
+        return self.proj(self.attention(self.q_linear(x), *text, self.heads))
 
 
 class Block(nn.Module):
@@ -96,13 +104,13 @@ class DecoderBlock(nn.Module):
         self.norm2, self.mlp = build.norm(width), Mlp(build, width, int(width * mlp_ratio), width)
         self.scale_shift_table = build.table(6, width)
 
-    def forward(self, x: Tensor, text: Tensor, modulation: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Tokens x [B, K, D], text [B, L, D], modulation [B, 6, D] shared by all blocks -> [B, K, D]."""
+    def forward(self, x: Tensor, text: TextKV, modulation: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Tokens x [B, K, D], the text's keys and values [B, L, D], modulation [B, 6, D] shared by all blocks -> [B, K, D]."""
         parts = (self.scale_shift_table.to(x)[None] + modulation).chunk(6, dim=1)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = parts
-        x = x + gate_attn * self.attn(modulate(self.norm1(x), shift_attn, scale_attn), keys)
+        x = torch.addcmul(x, gate_attn, self.attn(modulate(self.norm1(x), shift_attn, scale_attn), keys))
         x = x + self.cross_attn(x, text)
-        return x + gate_mlp * self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
+        return torch.addcmul(x, gate_mlp, self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp)))
 
 
 class FinalLayer(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor
 from .composite import Blend, composite
 from .context import Context
 from .geometry import Grid
+from .lazy_vae import DecodeImage, decode_windows
 from .masks import latent_mask, prefill, threshold, token_mask
 from .model import LazyTransformer
 from .positions import grid_coordinates
@@ -17,8 +18,6 @@ from .tokens import HoleTokens, patchify, unpatchify
 
 EncodeImage = Callable[[Tensor], Tensor]
 """VAE encoder: [B, 3, H', W'] in 0..1, whole tokens -> latent [B, C, h, w]."""
-DecodeImage = Callable[[Tensor], Tensor]
-"""VAE decoder: latent [B, C, h, w] -> [B, 3, H', W'] in 0..1."""
 Sample = Callable[[Tensor, Tensor, float], Tensor]
 """Sampler over the hole: (noise [B, K, C p p], start [B, K, C p p], denoise 0..1) -> clean tokens [B, K, C p p]."""
 
@@ -86,11 +85,13 @@ def lazy_decode(
     seed: int,
     denoise: float = 1.0,
     blend: Blend = "feather",
+    local: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Fill the hole: -> (image [B, 3, H, W] in 0..1, latent [B, C, h, w] of the edited canvas).
 
     Denoising starts from noise, from the sketch, or, for `denoise` < 1, from what the hole showed before. With an
-    empty mask the image comes back as it is.
+    empty mask the image comes back as it is. `local` says that `decode_image` is of convolutions only: it then decodes
+    the neighbourhood of the hole, and nothing else.
     """
     if context.hole.count == 0:
         return context.image, encode_image(context.grid.pad(context.image))
@@ -102,8 +103,13 @@ def lazy_decode(
         start = context.hole.gather(patchify(torch.zeros_like(context.latent), context.grid.patch))
     tokens = sample(hole_noise(context, seed), start, denoise) if denoise > 0 else start
     latent = fill_hole(context, tokens)
-    decoded = context.grid.crop(decode_image(latent)).to(context.image)
-    return composite(context.image, decoded, context.mask, blend), latent
+    grid = context.grid
+    if local:
+        touched = latent_mask(context.mask, grid)[:, 0] > 0
+        decoded = decode_windows(decode_image, latent, grid.pad(context.image), touched)
+    else:
+        decoded = decode_image(latent)
+    return composite(context.image, grid.crop(decoded).to(context.image), context.mask, blend), latent
 
 
 def fill_hole(context: Context, tokens: Tensor) -> Tensor:

@@ -35,12 +35,12 @@ def guided_denoiser(
         return torch.cat([x, x]) if both else x
 
     captions = torch.cat([caption, negative.expand_as(caption)]) if both and negative is not None else caption
-    contexts, places, mask = double(context), double(coordinates), None if keys is None else double(keys)
+    given = decoder.prepare(double(context), double(coordinates), captions, None if keys is None else double(keys), size)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         scaled = x if config.prediction == "flow_x0" else x / (1 + sigma.view(-1, 1, 1) ** 2).sqrt()
         timestep = timestep_of(config.prediction, sigma)
-        output = decoder(double(scaled), contexts, places, double(timestep), captions, mask, size)
+        output = decoder.step(double(scaled), double(timestep), given)
         x0 = predict_x0(config, output.to(x), double(x), double(sigma))
         if not both:
             return x0

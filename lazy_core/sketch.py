@@ -33,6 +33,9 @@ def add_sketch(
         raise ValueError(
             f"sketch mask is {where.shape[-1]} x {where.shape[-2]} px, expected the canvas's {size[1]} x {size[0]}. Resize the sketch mask."
         )
+    for name, given in (("sketches", sketch), ("sketch masks", where)):
+        if given is not None and len(given) not in (1, len(context.image)):
+            raise ValueError(f"{len(given)} {name} came for a CONTEXT of {len(context.image)} images, expected one, or one for each.")
     if strength == 0 or context.hole.count == 0:
         return context
     inside = context.mask if where is None else context.mask & threshold(where)

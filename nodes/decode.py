@@ -12,6 +12,8 @@ from . import host
 from .context import ContextType
 from .images import check_context, decoder, encoder, not_offered, to_bhwc
 
+VAE_DECODES = ("lazy", "full")
+
 
 class LazyDecode(io.ComfyNode):
     @classmethod
@@ -53,6 +55,13 @@ class LazyDecode(io.ComfyNode):
                     default="feather",
                     tooltip="How the hole meets the canvas: paste, fade, or match colours along the border.",
                 ),
+                io.Combo.Input(
+                    "vae_decode",
+                    options=list(VAE_DECODES),
+                    default="lazy",
+                    optional=True,
+                    tooltip="lazy: only around the hole, where the VAE allows it (Load Lazy Model's does). full: the whole picture.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="IMAGE", tooltip="The edited canvas; outside the mask bit-identical."),
@@ -61,8 +70,15 @@ class LazyDecode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, sampler_name: str | None, scheduler: str | None, blend: str | None) -> bool | str:
-        return not_offered(sampler_name=(sampler_name, host.SAMPLERS), scheduler=(scheduler, host.SCHEDULERS), blend=(blend, BLENDS))
+    def validate_inputs(
+        cls, sampler_name: str | None, scheduler: str | None, blend: str | None, vae_decode: str | None = None
+    ) -> bool | str:
+        return not_offered(
+            sampler_name=(sampler_name, host.SAMPLERS),
+            scheduler=(scheduler, host.SCHEDULERS),
+            blend=(blend, BLENDS),
+            vae_decode=(vae_decode, VAE_DECODES),
+        )
 
     @classmethod
     def execute(
@@ -79,6 +95,7 @@ class LazyDecode(io.ComfyNode):
         scheduler: str,
         denoise: float,
         blend: Any,
+        vae_decode: str = "lazy",
     ) -> io.NodeOutput:
         begin = time.perf_counter()
         config = host.transformer_of(model).config
@@ -87,7 +104,8 @@ class LazyDecode(io.ComfyNode):
         timing = host.Timing()
         settings = host.Settings(seed, steps, cfg, sampler_name, scheduler)
         sample = host.hole_sampler(model, known, positive, negative, settings, timing)
-        image, latent = lazy_decode(known, sample, encoder(vae), decoder(vae), seed, denoise, blend)
+        local = vae_decode == "lazy" and host.is_local(vae)
+        image, latent = lazy_decode(known, sample, encoder(vae), decoder(vae), seed, denoise, blend, local)
         text_tokens = positive[0][0].shape[1]
         ratio = step_flops(config, known.hole.total, text_tokens) / max(step_flops(config, known.hole.count, text_tokens), 1)
         figures = {

@@ -6,6 +6,7 @@ Everything else in `nodes/` uses public node API only. Written against ComfyUI 0
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,14 +28,17 @@ import folder_paths
 import latent_preview
 import node_helpers
 import torch
+from comfy.cli_args import args as host_args
 from comfy.ldm.modules.attention import optimized_attention
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from ..lazy_core.attention import sdpa
 from ..lazy_core.cache import content_key
 from ..lazy_core.checkpoint import Checkpoint, check_keys, read_checkpoint
 from ..lazy_core.config import LazyConfig
 from ..lazy_core.context import Context
+from ..lazy_core.decoder import Prepared
 from ..lazy_core.layers import Build
 from ..lazy_core.model import LazyTransformer
 from ..lazy_core.pipeline import fill_hole
@@ -66,10 +70,30 @@ def model_path(name: str) -> Path:
 
 
 # -- MODEL ------------------------------------------------------------------------------------------------------------
+ATTENTION_FLAGS = ("split_cross", "quad_cross", "pytorch_cross", "sage", "flash")
+
+
+def chosen_attention() -> bool:
+    """Whether the user asked the host for an attention of their own (`--use-sage-attention` and so on)."""
+    return any(getattr(host_args, f"use_{name}_attention", False) for name in ATTENTION_FLAGS)
+
+
 def host_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, keys: Tensor | None = None) -> Tensor:
-    """The host's own choice of attention (`--use-sage-attention`, flash, xformers, SDPA); see `lazy_core.attention.Attention`."""
+    """The host's own choice of attention (sage, flash, xformers, SDPA); see `lazy_core.attention.Attention`.
+
+    On a CPU the host's default splits into chunks to save memory; hole tokens need no saving, so PyTorch's own is used there.
+    """
+    if q.device.type == "cpu" and not chosen_attention():
+        return sdpa(q, k, v, heads, keys)
     mask = None if keys is None else keys[:, None, None, :].expand(-1, 1, q.shape[1], -1)
     return optimized_attention(q, k, v, heads, mask=mask)
+
+
+class Reuse:
+    """What the decoder prepared in one sampling run, per batch of conditionings; it lives no longer than the run."""
+
+    def __init__(self) -> None:
+        self.prepared: dict[Any, Prepared] = {}
 
 
 class LazyDiffusionModel(LazyTransformer):
@@ -88,17 +112,27 @@ class LazyDiffusionModel(LazyTransformer):
         lazy_index: Tensor | None = None,
         lazy_keys: Tensor | None = None,
         lazy_grid: Any = None,
+        lazy_reuse: Reuse | None = None,
+        transformer_options: Any = None,
         **_: Any,
     ) -> Tensor:
         """Strip x [B, C, K p, p], timestep [B] in 0..1000, text `context` [B, L, T] -> strip of the same shape."""
         if lazy_tokens is None or lazy_index is None or lazy_grid is None:
             raise ValueError("a LazyDiffusion model was sampled without a CONTEXT. Use the Lazy Decode node instead of KSampler.")
-        grid = lazy_grid
-        step = torch.tensor(spacing(grid, self.config), device=x.device)
-        cells = torch.stack([lazy_index // grid.cols, lazy_index % grid.cols], -1)  # [B, K, 2]
+
+        def prepare() -> Prepared:
+            cells = torch.stack([lazy_index // lazy_grid.cols, lazy_index % lazy_grid.cols], -1)  # [B, K, 2]
+            places = cells * torch.tensor(spacing(lazy_grid, self.config), device=x.device)
+            keys = None if lazy_keys is None else lazy_keys > 0
+            return self.decoder.prepare(lazy_tokens, places, context, keys, (lazy_grid.height, lazy_grid.width))
+
         tokens = from_strip(x, self.config.patch_size)  # [B, K, C p p]
-        keys = None if lazy_keys is None else lazy_keys > 0
-        output = self.decoder(tokens, lazy_tokens, cells * step, timestep, context, keys, (grid.height, grid.width))
+        batch = tuple((transformer_options or {}).get("uuids", ()))  # which conditionings this call carries, in order
+        if lazy_reuse is None or not batch:
+            given = prepare()
+        else:
+            given = lazy_reuse.prepared.get(batch) or lazy_reuse.prepared.setdefault(batch, prepare())
+        output = self.decoder.step(tokens, timestep, given)
         if self.config.prediction == "flow_x0":
             # The host's flow models speak velocity: x0 = x - sigma v.
             sigma = (timestep / 1000).clamp_min(1e-4).view(-1, 1, 1)
@@ -115,8 +149,9 @@ class HostModel(comfy.model_base.BaseModel):
         for name in ("lazy_tokens", "lazy_index", "lazy_keys"):
             if kwargs.get(name) is not None:
                 out[name] = comfy.conds.CONDRegular(kwargs[name])
-        if kwargs.get("lazy_grid") is not None:
-            out["lazy_grid"] = comfy.conds.CONDConstant(kwargs["lazy_grid"])
+        for name in ("lazy_grid", "lazy_reuse"):
+            if kwargs.get(name) is not None:
+                out[name] = comfy.conds.CONDConstant(kwargs[name])
         return out
 
 
@@ -325,8 +360,17 @@ def make_vae(checkpoint: Checkpoint) -> comfy.sd.VAE | None:
     return vae
 
 
+def is_local(vae: Any) -> bool:
+    """Whether the VAE's decoder is of convolutions only, so that a window with a halo decodes like the whole picture."""
+    return isinstance(vae.first_stage_model, TinyVAE)
+
+
 def check_vae(vae: Any, channels: int, scale: int) -> None:
     """Raises ValueError for a VAE whose latents the model, or the CONTEXT, does not know."""
+    if vae is None:
+        raise ValueError(
+            f"no VAE came, expected one that makes {channels} channels at 1/{scale}. Connect the VAE that the model was trained with."
+        )
     got = getattr(vae, "latent_channels", None), vae.spacial_compression_encode()
     if got != (channels, scale):
         raise ValueError(
@@ -376,9 +420,10 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
     config = transformer_of(model).config
     if settings.steps < 1:
         raise ValueError(f"steps is {settings.steps}, expected at least 1.")
+    check_conditioning("positive", positive, config.caption_width)
+    check_conditioning("negative", negative, config.caption_width)
 
-    def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
-        callback = progress(model, context, settings.steps, timing)
+    def run(noise: Tensor, start: Tensor, denoise: float, reuse: Reuse | None) -> Tensor:
         strip = comfy.sample.sample(
             model,
             to_strip(noise, config.patch_size),
@@ -386,20 +431,57 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
             settings.cfg,
             settings.sampler,
             settings.scheduler,
-            with_context(positive, context),
-            with_context(negative, context),
+            with_context(positive, context, reuse),
+            with_context(negative, context, reuse),
             to_strip(start, config.patch_size),
             denoise=denoise,
-            callback=callback,
+            callback=progress(model, context, settings.steps, timing),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=settings.seed,
         )
         return from_strip(strip.float(), config.patch_size)
 
+    def frugal(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
+        if not same_every_step(model, [*positive, *negative]):
+            return run(noise, start, denoise, None)
+        try:
+            return run(noise, start, denoise, Reuse())
+        except torch.cuda.OutOfMemoryError:
+            logging.warning("Lazy Decode ran out of memory; trying again without keeping the text's keys and values between steps.")
+        mm.soft_empty_cache(True)
+        return run(noise, start, denoise, None)
+
+    def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
+        tokens = frugal(noise, start, denoise)
+        if not bool(torch.isfinite(tokens).all()):
+            how = f"sampler {settings.sampler}, scheduler {settings.scheduler} and {settings.steps} step{'s'[: settings.steps != 1]}"
+            raise ValueError(f"the result holds NaN, made by {how}. Choose another scheduler or sampler, or more steps.")
+        return tokens
+
     return sample
 
 
-def with_context(conditioning: list, context: Context) -> list:
+SAME_AT_EVERY_STEP = {"transformer_options", "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function"}
+
+
+def check_conditioning(name: str, conditioning: list, width: int) -> None:
+    """Raises ValueError for text that another model's CLIP encoded."""
+    for text, _ in conditioning:
+        if text.shape[-1] != width:
+            raise ValueError(
+                f"{name} is {text.shape[-1]} wide, expected {width}: another CLIP encoded it. Connect the CLIP of Load Lazy Model to its prompt."
+            )
+
+
+def same_every_step(model: Any, conditioning: list) -> bool:
+    """False where a node may hand the model other conditionings from step to step: wrappers, hooks, samplers' replacements."""
+    options = model.model_options
+    wrapped = options.get("transformer_options", {}).get("wrappers") or any(model.wrappers.values())
+    known = options.keys() <= SAME_AT_EVERY_STEP | {"disable_cfg1_optimization"}
+    return known and not wrapped and not any(values.get("hooks") for _, values in conditioning)
+
+
+def with_context(conditioning: list, context: Context, reuse: Reuse | None) -> list:
     """Conditioning that carries the hole's tokens to the model. Raises ValueError for what only makes sense on a whole image."""
     for _, values in conditioning:
         if found := [name for name in ("area", "mask", "control", "gligen") if values.get(name) is not None]:
@@ -410,6 +492,7 @@ def with_context(conditioning: list, context: Context) -> list:
         "lazy_index": context.hole.index,
         "lazy_keys": None if keys is None else keys.long(),
         "lazy_grid": context.grid,
+        "lazy_reuse": reuse,
         "width": context.grid.width,
         "height": context.grid.height,
     }

@@ -1,8 +1,10 @@
-"""Somebody else's node pack, for tests/test_host_errors.py: a CONTEXT of another kind, and a picture with a bad pixel."""
+"""Somebody else's node pack, for tests/test_host_errors.py: a CONTEXT and a CONDITIONING of another kind, a bad pixel."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import torch
 
 
 class ForeignContext:
@@ -29,4 +31,17 @@ class BadPixel:
         return (bad,)
 
 
-NODE_CLASS_MAPPINGS = {"ForeignContext": ForeignContext, "BadPixel": BadPixel}
+class ForeignConditioning:
+    """As a stock checkpoint's CLIP makes it: 77 tokens, 768 wide."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("CONDITIONING",), "run", "foreign"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {}}
+
+    def run(self) -> tuple[list[Any]]:
+        return ([[torch.zeros(1, 77, 768), {"pooled_output": torch.zeros(1, 768)}]],)
+
+
+NODE_CLASS_MAPPINGS = {"ForeignConditioning": ForeignConditioning, "ForeignContext": ForeignContext, "BadPixel": BadPixel}

@@ -120,6 +120,10 @@ def foreign_context_to_sketch(graph: Prompt) -> None:
     add_sketch(graph)
 
 
+def stock_conditioning(graph: Prompt) -> None:
+    graph["positive"] = node("ForeignConditioning")
+
+
 def other_models_context(graph: Prompt) -> None:
     graph["model 2"] = node("LazyModelLoader", model_name="other.safetensors")
     graph["context"]["inputs"]["model"] = ["model 2", 0]
@@ -188,6 +192,7 @@ CASES = [
     ),
     Case("sketch on another pack's", foreign_context_to_sketch, "sketch", ("context is a dict", "expected", "Connect .*Encode Context")),
     Case("context of another model", other_models_context, "decode", ("CONTEXT", "another model than the one connected", "Encode .*again")),
+    Case("stock CLIP's conditioning", stock_conditioning, "decode", ("positive .*768 wide", "expected 256", "CLIP .*Load Lazy Model")),
     Case("stock model encodes", stock_model("context"), "context", ("the model is a WAN21", "expected a LazyDiffusion model", CONNECT)),
     Case("stock model decodes", stock_model("decode"), "decode", ("the model is a WAN21", "expected a LazyDiffusion model", CONNECT)),
     Case("stock VAE encodes", stock_vae("context"), "context", ("VAE makes 3 channels at 1/1", "expected 8 at 1/8", CONNECT)),

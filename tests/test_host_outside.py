@@ -165,6 +165,27 @@ def test_what_the_hole_showed_before_is_never_seen(lazy: Lazy, kind: str, height
     assert torch.equal(results[0], results[1])
 
 
+@pytest.mark.parametrize("strength", [0.0, 0.3, 0.95, 1.0])
+def test_a_sketch_leaves_everything_else_and_writes_into_nothing(lazy: Lazy, strength: float):
+    """Strength 0 is the edit without a sketch; strength 1 keeps the sketch, whatever the seed.
+
+    With 4 steps: the host rounds steps / (1 - strength) down, which makes a weak sketch none when there are only 2.
+    """
+    rng = np.random.default_rng(9)
+    image, sketch = (image_of(random_canvas(rng, 61, 83)) for _ in range(2))
+    mask, where = (mask_of(random_mask(rng, kind, 61, 83)) for kind in ("disjoint", "border"))
+    context, _ = lazy.encode(image, mask)
+    given = [image, mask, sketch, where, *context.tensors()]
+    copies = [tensor.clone() for tensor in given]
+    sketched = lazy.call("LazySketchCondition", context=context, vae=lazy.vae, sketch=sketch, strength=strength, sketch_mask=where).args[0]
+    results = [lazy.decode(sketched, seed=seed, steps=4)[0] for seed in (1, 2)]
+    for result in results:
+        check(image, result, mask)
+    assert all(torch.equal(now, copy) for now, copy in zip(given, copies, strict=True))
+    assert torch.equal(results[0], results[1]) == (strength == 1)
+    assert torch.equal(results[0], lazy.decode(context, seed=1, steps=4)[0]) == (strength == 0)
+
+
 @pytest.mark.parametrize("nudge", [lambda x: x.add_(1e-7), lambda x: x.mul_(1 - 1e-6)], ids=["add", "multiply"])
 def test_check_sees_the_smallest_change(nudge: Callable[[Tensor], Tensor]):
     """The tests above would fail if a single pixel outside moved in its last bit, or if the hole stayed as it was."""

@@ -57,7 +57,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the decoder and the encoder")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the blocks: minutes to start, then a sixth faster on a CPU")
     parser.add_argument("--save-minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
@@ -94,7 +94,9 @@ class Trainer:
         args.out.mkdir(parents=True, exist_ok=True)
         self.resume()
         self.record = Record(args.out / "record.json", vars(args))
-        self.loss = torch.compile(self.edit_loss, dynamic=True) if args.compile else self.edit_loss
+        if args.compile:
+            for block in (*self.model.transformer.context_encoder.blocks, *self.model.transformer.decoder.blocks):
+                block.compile(dynamic=True)
 
     def build(self, config: LazyConfig) -> tuple[LazyDiffusion, LazyConfig]:
         """A fresh model around the trained VAE, or the whole of `--init`; the VAE is never trained here."""
@@ -164,7 +166,7 @@ class Trainer:
         hole = HoleTokens.of(batch.hole)
         ids = self.captions.draw(batch.label, self.generator)
         with torch.autocast(self.device.type, torch.bfloat16):
-            loss = self.loss(batch, hole, ids)
+            loss = self.edit_loss(batch, hole, ids)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
@@ -251,10 +253,13 @@ def draws_for(hole: int, tokens: int, most: int) -> int:
 
 
 def noise_levels(scenes: int, draws: int, generator: torch.Generator) -> Tensor:
-    """Logit-normal sigmas [scenes * draws], stratified over a scene's draws (Esser et al. 2024, section 3.1)."""
+    """Logit-normal sigmas [scenes * draws], stratified over a scene's draws (Esser et al. 2024, section 3.1).
+
+    The mean leans to noise (0.6): shapes are decided there, and shapes are what a short training lacks.
+    """
     device = generator.device
     quantile = (torch.rand(scenes, draws, generator=generator, device=device) + torch.arange(draws, device=device)) / draws
-    return torch.special.ndtri(quantile.clamp(1e-4, 1 - 1e-4)).add(0.3).sigmoid().flatten()
+    return torch.special.ndtri(quantile.clamp(1e-4, 1 - 1e-4)).add(0.6).sigmoid().flatten()
 
 
 def optimizers(model: nn.Module, kind: str, lr: float) -> list[torch.optim.Optimizer]:
@@ -265,7 +270,8 @@ def optimizers(model: nn.Module, kind: str, lr: float) -> list[torch.optim.Optim
     rest = [p for _, p in trained if id(p) not in chosen]
     result: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
     if hidden:
-        result.append(torch.optim.Muon(hidden, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+        # Three Newton-Schulz steps orthogonalise well enough; five cost a quarter of a CPU's whole step.
+        result.append(torch.optim.Muon(hidden, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw", ns_steps=3))
     for optimizer in result:
         for group in optimizer.param_groups:
             group["peak"] = lr

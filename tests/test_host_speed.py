@@ -1,0 +1,143 @@
+"""What makes an edit fast inside the host, and that it changes nothing: kept keys and values, lazy VAE, attention, out of memory."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from host_graphs import Lazy, box_mask, image_of, mask_of, random_canvas
+
+SIZE = 192
+CANVAS = image_of(random_canvas(np.random.default_rng(3), SIZE, SIZE))
+HOLE = mask_of(box_mask(SIZE, SIZE, 30, 20, 70, 60))
+
+
+@pytest.fixture(scope="module")
+def lazy(pack: ModuleType) -> Lazy:
+    return Lazy(pack)
+
+
+@pytest.fixture(scope="module")
+def context(lazy: Lazy) -> Any:
+    return lazy.encode(CANVAS, HOLE)[0]
+
+
+@contextmanager
+def calls(module: torch.nn.Module) -> Iterator[list[int]]:
+    """Batch sizes that a module was called with."""
+    seen: list[int] = []
+    handle = module.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def decoder_of(lazy: Lazy) -> Any:
+    return lazy.model.model.diffusion_model.decoder
+
+
+@pytest.mark.parametrize("inputs", [{}, {"cfg": 1.0}, {"sampler_name": "dpmpp_2m"}, {"sampler_name": "heun", "denoise": 0.5}])
+def test_text_keys_and_values_once_per_edit(lazy: Lazy, context: Any, inputs: dict[str, Any]):
+    """Both branches of the guidance in one batch, whatever the number of steps."""
+    block = decoder_of(lazy).blocks[0].cross_attn
+    with calls(block.kv_linear) as prepared, calls(block.q_linear) as steps:
+        lazy.decode(context, steps=5, **inputs)
+    assert prepared == [1 if inputs.get("cfg") == 1.0 else 2]
+    assert len(steps) >= 5
+    assert set(steps) == set(prepared)
+
+
+def test_nothing_is_kept_from_edit_to_edit(lazy: Lazy, context: Any):
+    """The same graph with another prompt is another picture; the first prompt again gives the first picture, bit for bit."""
+    first, other, again = (lazy.decode(context, prompt)[0] for prompt in ("panda", "rocket", "panda"))
+    assert not torch.equal(first, other)
+    assert torch.equal(first, again)
+
+
+def keys_of_every_step(lazy: Lazy, model: Any, context: Any) -> tuple[int, torch.Tensor]:
+    with calls(decoder_of(lazy).blocks[0].cross_attn.kv_linear) as prepared:
+        image, _ = lazy.decode(context, model=model, steps=3)
+    return len(prepared), image
+
+
+def test_wrappers_that_may_change_the_prompt_see_every_step(lazy: Lazy, context: Any, comfy: ModuleType):
+    """A pack that wraps the model may hand it another text at every step: then nothing is kept, and the result is the same."""
+    wrapped, wrapper = lazy.model.clone(), lazy.model.clone()
+    wrapped.set_model_unet_function_wrapper(lambda apply, given: apply(given["input"], given["timestep"], **given["c"]))
+    kind = importlib.import_module("comfy.patcher_extension").WrappersMP.APPLY_MODEL
+    wrapper.add_wrapper_with_key(kind, "test", lambda executor, *args, **kwargs: executor(*args, **kwargs))
+    runs, plain = keys_of_every_step(lazy, lazy.model, context)
+    assert runs == 1
+    for model in (wrapped, wrapper):
+        runs, image = keys_of_every_step(lazy, model, context)
+        assert runs == 3
+        assert torch.equal(image, plain)
+
+
+def test_out_of_memory_is_tried_again_in_a_leaner_way(lazy: Lazy, context: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any):
+    """With the text's keys and values kept there is no room; without them there is, and the picture is the same."""
+    expected = lazy.decode(context)[0]
+    reuse = lazy.pack.nodes.host.Reuse
+    monkeypatch.setattr(reuse, "__init__", no_room)
+    with caplog.at_level("WARNING"):
+        assert torch.equal(lazy.decode(context)[0], expected)
+    assert "ran out of memory" in caplog.text
+
+
+def test_out_of_memory_in_the_leaner_way_reaches_the_user(lazy: Lazy, context: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(decoder_of(lazy), "step", no_room)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        lazy.decode(context)
+    monkeypatch.undo()
+    assert lazy.decode(context)[0].shape == CANVAS.shape
+
+
+def no_room(*_: Any) -> None:
+    raise torch.cuda.OutOfMemoryError("no room")
+
+
+def test_lazy_and_full_vae_decode_agree(lazy: Lazy, context: Any):
+    """And the latents are the same, bit for bit."""
+    (quick, latent), (full, same) = (lazy.decode(context, vae_decode=how, blend="none") for how in ("lazy", "full"))
+    assert torch.equal(latent, same)
+    assert float((quick - full).abs().max()) < 0.1 / 255
+
+
+def test_lazy_decode_sees_the_neighbourhood_alone(lazy: Lazy, context: Any):
+    """24 x 24 latents with a hole of 6 x 6 near a corner: the hole and a halo of 5, as far as there is canvas."""
+    with shapes(lazy.vae.first_stage_model.decoder) as seen:
+        lazy.decode(context, vae_decode="lazy")
+        lazy.decode(context, vae_decode="full")
+    assert seen == [(14, 13), (24, 24)]
+
+
+@contextmanager
+def shapes(module: torch.nn.Module) -> Iterator[list[tuple[int, ...]]]:
+    seen: list[tuple[int, ...]] = []
+    handle = module.register_forward_hook(lambda _, inputs, __: seen.append(tuple(inputs[0].shape[-2:])))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def test_attention_on_a_cpu_is_pytorchs_unless_the_user_chose_one(lazy: Lazy, context: Any, monkeypatch: pytest.MonkeyPatch):
+    """`--use-split-cross-attention` and its kin are honoured; the results agree."""
+    host = lazy.pack.nodes.host
+    chosen: list[int] = []
+    original = host.optimized_attention
+    monkeypatch.setattr(host, "optimized_attention", lambda *args, **kwargs: chosen.append(1) or original(*args, **kwargs))
+    plain = lazy.decode(context)[0]
+    assert chosen == []
+    monkeypatch.setattr(host.host_args, "use_split_cross_attention", True)
+    image = lazy.decode(context)[0]
+    assert chosen
+    assert torch.allclose(image, plain, atol=1e-3)
