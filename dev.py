@@ -4,6 +4,7 @@
 python dev.py demo [--json]         run a real edit in a real ComfyUI; pictures go to output/demo/
 python dev.py test [ARGUMENTS]      format, lint, types and all tests; with arguments: pytest with these
 python dev.py serve                 ComfyUI with the pack, until Ctrl-C; prints its address
+python dev.py bench [--quick]       what an edit costs, against regenerating the whole image or a crop; --help lists its options
 python dev.py run -- COMMAND ...    any command inside the environment, for example: python -m training.train
 
 The first run makes an environment (about 12 GB while it installs) in the user's cache folder; LAZYDIFFUSION_HOME moves it.

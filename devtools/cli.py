@@ -1,4 +1,4 @@
-"""The four commands of dev.py."""
+"""The commands of dev.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHECKS = (["ruff", "format", "--check", "."], ["ruff", "check", "."], ["pyright"
 
 def main(arguments: list[str], usage: str | None) -> int:
     """Run one command -> exit code. Every failure that a person can act on is one sentence on stderr."""
-    commands = {"demo": run_demo, "test": run_tests, "serve": serve, "run": run_command}
+    commands = {"demo": run_demo, "test": run_tests, "serve": serve, "bench": bench, "run": run_command}
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage)
         return 0 if arguments else 2
@@ -83,6 +83,10 @@ def serve(arguments: list[str]) -> int:
         except KeyboardInterrupt:
             tell("Ended.")
     return 0
+
+
+def bench(arguments: list[str]) -> int:
+    return run_inside(["python", "-m", "benchmarks", *arguments], ROOT, prepare())
 
 
 def run_command(arguments: list[str]) -> int:

@@ -107,7 +107,8 @@ class LazyDecode(io.ComfyNode):
         local = vae_decode == "lazy" and host.is_local(vae)
         image, latent = lazy_decode(known, sample, encoder(vae), decoder(vae), seed, denoise, blend, local)
         text_tokens = positive[0][0].shape[1]
-        ratio = step_flops(config, known.hole.total, text_tokens) / max(step_flops(config, known.hole.count, text_tokens), 1)
+        full, hole = (step_flops(config, count, text_tokens, kept_text=True) for count in (known.hole.total, known.hole.count))
+        ratio = full / max(hole, 1)
         figures = {
             "hole_tokens": known.hole.count,
             "all_tokens": known.hole.total,

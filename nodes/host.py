@@ -469,7 +469,8 @@ def check_conditioning(name: str, conditioning: list, width: int) -> None:
     for text, _ in conditioning:
         if text.shape[-1] != width:
             raise ValueError(
-                f"{name} is {text.shape[-1]} wide, expected {width}: another CLIP encoded it. Connect the CLIP of Load Lazy Model to its prompt."
+                f"{name} is {text.shape[-1]} wide, expected {width}: another CLIP encoded it. "
+                "Connect the CLIP of Load Lazy Model to its prompt."
             )
 
 

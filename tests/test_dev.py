@@ -150,7 +150,7 @@ def test_errors_of_the_system_are_sentences():
 
 def test_commands_are_named_when_one_is_unknown(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["start"], "") == 2
-    assert_one_sentence(capsys.readouterr().err, "start", "demo, test, serve, run")
+    assert_one_sentence(capsys.readouterr().err, "start", "demo, test, serve, bench, run")
 
 
 @pytest.mark.parametrize("arguments", [["demo", "--fast"], ["serve", "8188"], ["run"], ["run", "--"]])

@@ -1,0 +1,212 @@
+"""`python dev.py bench [--quick] [--json FILE]`: Lazy, RegenerateImage and RegenerateCrop side by side, on one device, in one run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from .holes import KINDS, hole
+from .report import Row, machine, pictures, table, write
+from .server import warm_edits
+from .stages import METHODS, Case, Stages
+from .timing import Timed, Work, ceiling, in_turn, line, ratio
+
+SHARES = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
+STEPS = 20
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    bench = Bench(torch.device(args.device), getattr(torch, args.dtype))
+    print(f"{bench.machine['device']}, {args.dtype}, matrix product {bench.ceiling / 1e9:.0f} GFLOP/s", flush=True)
+    if args.quick:
+        bench.quick()
+    else:
+        bench.everything(args.preset, args.server)
+    print("\n".join([table(bench.rows), "", *bench.summary]))
+    drawn = pictures(bench.rows, args.out)
+    print(*drawn, sep="\n")
+    if args.json:
+        write(args.json, bench.machine, bench.rows, bench.summary)
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python dev.py bench", description=(__doc__ or "").partition(": ")[2])
+    parser.add_argument("--quick", action="store_true", help="the figures that matter most; within three minutes on two CPU cores")
+    parser.add_argument("--json", type=Path, help="write all rows to this file")
+    parser.add_argument("--out", type=Path, default=Path("output/bench"), help="folder for the pictures")
+    parser.add_argument("--preset", nargs="+", default=["fluent-small", "pixart-xl"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--dtype", default="bfloat16" if torch.cuda.is_available() else "float32", choices=["float32", "bfloat16", "float16"]
+    )
+    parser.add_argument("--no-server", dest="server", action="store_false", help="leave out the edits through ComfyUI")
+    args = parser.parse_args(argv)
+    args.out.mkdir(parents=True, exist_ok=True)
+    return args
+
+
+class Bench:
+    def __init__(self, device: torch.device, dtype: torch.dtype):
+        self.device, self.dtype = device, dtype
+        self.ceiling = ceiling(device, dtype)
+        self.machine = machine(device, dtype, self.ceiling)
+        self.rows: list[Row] = []
+        self.summary: list[str] = []
+        self.cpu = device.type == "cpu"
+
+    def quick(self) -> None:
+        """On a CPU `pixart-xl` runs without guidance: its ratio is the same, and one step on all tokens takes half a minute as it is."""
+        self.server_edits(rounds=4)
+        self.edits("fluent-small", 512, rounds=3)
+        self.steps("pixart-xl", 1024, (0.01, 0.1, 1.0), rounds=2, guided=not self.cpu)
+
+    def everything(self, presets: list[str], server: bool) -> None:
+        if server:
+            self.server_edits(rounds=10)
+        for preset in presets:
+            large = preset == "pixart-xl"
+            for size in (1024,) if large and self.cpu else (512, 1024, 2048):
+                self.steps(preset, size, SHARES, rounds=3 if large and self.cpu else 7, guided=not (large and self.cpu))
+                if not (large and self.cpu):
+                    self.shapes(preset, size)
+                    self.batches(preset, size)
+                if preset == "fluent-small":
+                    self.edits(preset, size, rounds=5)
+
+    # -- what is measured -----------------------------------------------------------------------------------------------
+    def steps(self, preset: str, size: int, shares: tuple[float, ...], rounds: int, guided: bool) -> None:
+        """A decoder step against the hole's size; `image` is the step on all tokens, `crop` that on a quarter of them."""
+        stages = Stages(preset, self.device, self.dtype, guided)
+        cases = {f"lazy {share}": ("lazy", case_of(size, share)) for share in shares if share < 1}
+        cases["image"] = ("image", case_of(size, 1.0))
+        if not (self.cpu and preset == "pixart-xl" and len(shares) < 6):
+            cases["crop"] = ("crop", case_of(size, 1.0))
+        works = {name: stages.step(method, case) for name, (method, case) in cases.items()}
+        # A full step of pixart-xl on a CPU takes half a minute: the smaller ones warm it up, too.
+        warmup = [name for name in works if name != "image"] if self.cpu and preset == "pixart-xl" else None
+        times = in_turn(works, self.device, rounds, warmup)
+        for name, (method, case) in cases.items():
+            self.add("step", method, preset, case, times[name], stages)
+        ratios = {share: ratio(times["image"], times[f"lazy {share}"]) for share in shares if share < 1}
+        self.summary.append(
+            f"{preset}, {size} px: a step is "
+            + ", ".join(f"{value:.1f}x faster at {100 * share:.0f} %" for share, value in ratios.items())
+            + (" (with guidance)" if guided else " (without guidance)")
+        )
+        points = [(stages.tokens(method, case)[0], times[name].ms) for name, (method, case) in cases.items() if method != "crop"]
+        intercept, slope, r2 = line(*map(list, zip(*points, strict=True)))
+        share = 100 * intercept / times["image"].ms
+        self.summary.append(
+            f"{preset}, {size} px: ms = {intercept:.1f} + {slope:.4f} x tokens, R2 {r2:.4f}; the intercept is {share:.1f} % of a full step"
+        )
+
+    def shapes(self, preset: str, size: int) -> None:
+        """The same share of the canvas as one square, as two distant ones, and as a band."""
+        stages = Stages(preset, self.device, self.dtype, True)
+        cases = {kind: case_of(size, 0.1, kind) for kind in KINDS}
+        times = in_turn({kind: stages.step("lazy", case) for kind, case in cases.items()}, self.device, 7)
+        for kind, case in cases.items():
+            self.add("step shape", "lazy", preset, case, times[kind], stages)
+
+    def batches(self, preset: str, size: int) -> None:
+        """Different holes in one batch, against one after the other."""
+        stages = Stages(preset, self.device, self.dtype, True)
+        for batch in (4, 8):
+            shares = [0.03 + 0.02 * index for index in range(batch)]
+            together = Case(size, torch.stack([hole("compact", share, size, 8 * i) for i, share in enumerate(shares)]), 0.1, "compact")
+            alone = [stages.step("lazy", case_of(size, share)) for share in shares]
+            times = in_turn({"together": stages.step("lazy", together), "alone": in_sequence(alone)}, self.device, 5)
+            self.add("step batch", "lazy", preset, together, times["together"], stages)
+            gain = ratio(times["alone"], times["together"])
+            self.summary.append(f"{preset}, {size} px: {batch} different holes in one batch, {gain:.2f}x the throughput of one at a time")
+
+    def edits(self, preset: str, size: int, rounds: int) -> None:
+        """Cold and warm edits of a 10 % hole by the three methods, and their stages."""
+        stages, case = Stages(preset, self.device, self.dtype, True), case_of(size, 0.1)
+        works: dict[str, Work] = {}
+        for method in METHODS:
+            works[f"edit_cold {method}"], works[f"edit_warm {method}"] = stages.edit(method, case, STEPS)
+            works[f"vae_encode {method}"], works[f"vae_decode {method}"] = stages.vae(method, case)
+            works[f"step {method}"] = stages.step(method, case)
+        works["encode lazy"] = stages.context(case)
+        times = in_turn(works, self.device, rounds)
+        for name, timed in times.items():
+            stage, method = name.split()
+            self.add(stage, method, preset, case, timed, stages)
+            if stage == "step":
+                whole = Timed(tuple(STEPS * ms for ms in timed.runs), timed.peak_bytes)
+                self.add("steps", method, preset, case, whole, stages)
+        for kind in ("cold", "warm"):
+            values = [ratio(times[f"edit_{kind} {method}"], times[f"edit_{kind} lazy"]) for method in ("image", "crop")]
+            self.summary.append(
+                f"{preset}, {size} px, 10 %: a {kind} edit of {STEPS} steps is {values[0]:.1f}x faster than RegenerateImage, "
+                f"{values[1]:.1f}x than RegenerateCrop"
+            )
+
+    def server_edits(self, rounds: int) -> None:
+        """The shipped model through a real server, always on that server's device."""
+        times, share, steps = warm_edits(rounds)
+        for method, timed in times.items():
+            kind, hole_share = ("compact", share) if method == "lazy" else ("full", 1.0)
+            self.rows.append(
+                Row(
+                    "server_warm",
+                    method,
+                    "fluent-small",
+                    self.device.type,
+                    256,
+                    hole_share,
+                    1,
+                    timed.ms,
+                    None,
+                    kind,
+                    0,
+                    timed.runs,
+                    "shipped",
+                )
+            )
+        gain, lazy, full = ratio(times["image"], times["lazy"]), times["lazy"].ms, times["image"].ms
+        self.summary.append(
+            f"fluent-small through the server, 256 px, {steps} steps: a warm re-edit of a {100 * share:.1f} % hole is "
+            f"{gain:.1f}x faster than on all tokens ({lazy:.0f} against {full:.0f} ms)"
+        )
+
+    def add(self, stage: str, method: str, preset: str, case: Case, timed: Timed, stages: Stages) -> None:
+        step = stage.startswith("step") and stage != "steps"
+        self.rows.append(
+            Row(
+                stage,
+                method,
+                preset,
+                self.device.type,
+                case.side,
+                float(case.holes.mean()) if method == "lazy" or not step else 1.0,
+                case.batch,
+                round(timed.ms, 4),
+                timed.peak_bytes,
+                case.kind,
+                sum(stages.tokens(method, case)) if step else 0,
+                tuple(round(ms, 4) for ms in timed.runs),
+                utilisation=round(stages.step_flops(method, case) / (timed.ms / 1000) / self.ceiling, 4) if step else None,
+            )
+        )
+
+
+def case_of(size: int, share: float, kind: str = "compact") -> Case:
+    return Case(size, hole(kind, share, size)[None], share, kind)
+
+
+def in_sequence(works: list[Work]) -> Work:
+    def run() -> None:
+        for work in works:
+            work()
+
+    return run
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,64 @@
+"""Re-edits of the shipped model through a running ComfyUI, from the request to the saved picture: everything that a user waits for."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from devtools.client import Client, Prompt
+from devtools.demo import figures_of, load_workflow, on_all_tokens, only, with_seed
+from devtools.host import find_host
+from devtools.places import home, output
+from devtools.server import Server
+
+from .timing import Timed
+
+PROMPTS = ("panda", "pizza", "rocket", "crown", "red apple", "cactus", "penguin", "guitar")
+
+
+def warm_edits(rounds: int) -> tuple[dict[str, Timed], float, int]:
+    """-> times of an edit in the hole and on all tokens, the hole's share of the canvas, steps. New prompt and seed each time."""
+    base = Path(tempfile.mkdtemp(prefix="bench-", dir=home() / "servers"))
+    try:
+        with Server(find_host(Path(sys.executable)), base, output("bench") / "server.log") as server:
+            return measured(server.client, rounds)
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def measured(client: Client, rounds: int) -> tuple[dict[str, Timed], float, int]:
+    lazy = load_workflow("1_first_edit")
+    prompts = {"lazy": lazy, "image": on_all_tokens(lazy)}
+    times: dict[str, list[float]] = {name: [] for name in prompts}
+    share, steps = 0.0, 0
+    for index in range(rounds + 1):  # the first of each is the warm-up: it loads the model and encodes the canvas
+        for name, prompt in prompts.items():
+            changed = with_prompt(with_seed(prompt, index), PROMPTS[index % len(PROMPTS)])
+            begin = time.perf_counter()
+            entry = finished(client, client.submit(changed))
+            if index:
+                times[name].append(1000 * (time.perf_counter() - begin))
+            told = figures_of(changed, entry)
+            if name == "lazy":
+                share, steps = told["hole_fraction"], told["steps"]
+    return {name: Timed(tuple(runs), None) for name, runs in times.items()}, share, steps
+
+
+def with_prompt(prompt: Prompt, text: str) -> Prompt:
+    """The workflow with another positive prompt; `with_seed` copied it already."""
+    positive = prompt[only(prompt, "LazyDecode")]["inputs"]["positive"][0]
+    prompt[positive]["inputs"]["text"] = text
+    return prompt
+
+
+def finished(client: Client, prompt_id: str) -> dict:
+    """The outputs; looks every 10 ms, so that waiting adds little to what is measured."""
+    while (entry := client.history(prompt_id)) is None:
+        client.check_alive()
+        time.sleep(0.01)
+    if entry["status"]["status_str"] == "error":
+        raise RuntimeError(f"an edit failed: {entry['status']['messages'][-1]}")
+    return entry["outputs"]
