@@ -22,7 +22,7 @@ from lazy_core.geometry import Grid
 from lazy_core.lazy_vae import decode_windows
 from lazy_core.masks import latent_mask, threshold, token_mask
 from lazy_core.model import LazyDiffusion
-from lazy_core.pipeline import fill_hole
+from lazy_core.pipeline import fill_hole, windows_around
 from lazy_core.text import build_tokenizer
 from lazy_core.tokens import HoleTokens
 
@@ -97,8 +97,11 @@ class Stages:
         return inference(lambda: self.decoder.step(x, timestep, given))
 
     def context(self, case: Case) -> Work:
-        """The context encoder alone (lazy only)."""
+        """The context encoder alone (lazy only), on its window around the hole."""
         grid, hole = self.grid(case.side), self.hole_tokens(case).to(self.device)
+        boxes = windows_around(hole, grid, self.config.window)
+        grid = boxes[0].grid(grid) if boxes else grid
+        hole = HoleTokens(hole.index % grid.tokens, hole.valid, grid.tokens)
         latent = torch.randn(case.batch, self.config.latent_channels, *grid.latent_size, device=self.device, dtype=self.dtype)
         mask = torch.zeros_like(latent[:, :1])
         places = torch.rand(grid.tokens, 2, device=self.device)

@@ -20,10 +20,14 @@ Value = TypeVar("Value", bound=Sized)
 
 
 class ContentCache(Generic[Value]):
-    """Least recently used values up to `limit` bytes. `runs` counts how often a value had to be made."""
+    """Least recently used values up to `limit` bytes. `runs` counts how often a value had to be made.
 
-    def __init__(self, limit: int):
+    `free` tells how many bytes of memory the machine has left: values are dropped while that is less than `reserve`.
+    """
+
+    def __init__(self, limit: int, free: Callable[[], int] | None = None, reserve: int = 1 << 30):
         self.limit, self.runs, self.bytes = limit, 0, 0
+        self.free, self.reserve = free, reserve
         self._values: OrderedDict[str, Value] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -32,7 +36,9 @@ class ContentCache(Generic[Value]):
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
-                return self._values[key], False
+                value = self._values[key]
+                self._shrink()
+                return value, False
         value = make()
         with self._lock:
             self.runs += 1
@@ -47,7 +53,11 @@ class ContentCache(Generic[Value]):
             return
         self._values[key] = value
         self.bytes += size
-        while self.bytes > self.limit:
+        self._shrink()
+
+    def _shrink(self) -> None:
+        room = self.limit if self.free is None else min(self.limit, self.bytes + self.free() - self.reserve)
+        while self._values and self.bytes > room:
             _, oldest = self._values.popitem(last=False)
             self.bytes -= oldest.get_ram_usage()
 

@@ -37,6 +37,7 @@ class LazyConfig:
     `prediction`: what the decoder's output means. `epsilon` (DDPM, with a learned variance beside it that sampling
     drops) is the paper's; `flow_x0` is rectified flow whose network predicts the clean latent.
     `positions`: `pixart` takes PixArt-alpha's spacing of positions, `unit` spaces neighbours 1 apart at any size.
+    `window`: tokens a side that the encoder reads around a hole on a canvas that is larger; None reads everything.
     `latent_rgb`: for each latent channel its share in (red, green, blue), -1..1, for step previews; None shows none.
     `vae` and `text` are None for a model that brings neither.
     """
@@ -56,6 +57,7 @@ class LazyConfig:
     micro_conditioning: bool = True
     positions: Literal["pixart", "unit"] = "pixart"
     latent_scale: int = 8
+    window: int | None = None
     latent_rgb: tuple[tuple[float, float, float], ...] | None = None
     vae: VAEConfig | None = None
     text: TextConfig | None = None
@@ -97,6 +99,7 @@ _SMALL = LazyConfig(
     learn_sigma=False,
     micro_conditioning=False,
     positions="unit",
+    window=16,
     vae=VAEConfig(),
     text=TextConfig(),
     preset="fluent-small",
@@ -108,7 +111,7 @@ PRESETS: dict[str, LazyConfig] = {
     # The same in pixel space, for comparison at equal training time (training/README.md).
     "fluent-pixel": replace(_SMALL, latent_channels=3, patch_size=16, latent_scale=1, vae=None, preset="fluent-pixel"),
     # The paper's model (section 4; decoder: PixArt-alpha XL/2 at 1024 px, T5-XXL captions).
-    "pixart-xl": LazyConfig(preset="pixart-xl"),
+    "pixart-xl": LazyConfig(window=64, preset="pixart-xl"),
     # Seconds to build and run: unit tests.
     "tiny": LazyConfig(
         latent_channels=4,

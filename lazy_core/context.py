@@ -20,12 +20,21 @@ class Sketch:
 
 
 @dataclass(frozen=True)
+class View:
+    """The part of a large canvas that the encoder read: its `grid`, and where in it the hole's tokens lie, `index` [B, K]."""
+
+    grid: Grid
+    index: Tensor
+
+
+@dataclass(frozen=True)
 class Context:
     """What Encode Context hands on.
 
     `image` [B, 3, H, W] in 0..1 is the canvas as it came; `mask` [B, H, W] bool, True = hole (generate), False = keep;
     `latent` [B, C, h, w] the canvas encoded with its hole filled smoothly; `tokens` [B, K, E] the compressed context
-    of the hole; `model` the identity of the checkpoint that made it.
+    of the hole; `model` the identity of the checkpoint that made it; `view` is set where the canvas is larger than the
+    encoder's window.
     """
 
     model: str
@@ -36,6 +45,12 @@ class Context:
     hole: HoleTokens
     tokens: Tensor
     sketch: Sketch | None = None
+    view: View | None = None
+
+    @property
+    def seen(self) -> View:
+        """What positions refer to: the part that the encoder read, or the whole canvas."""
+        return self.view or View(self.grid, self.hole.index)
 
     def with_(self, **changes: Any) -> Context:
         return replace(self, **changes)

@@ -96,6 +96,11 @@ class Box:
         """The same rectangle where one unit is divided into `scale`: latents to pixels."""
         return Box(self.top * scale, self.left * scale, self.bottom * scale, self.right * scale)
 
+    def grid(self, whole: Grid) -> Grid:
+        """The box of tokens as a canvas of its own."""
+        side = whole.token_pixels
+        return Grid((self.bottom - self.top) * side, (self.right - self.left) * side, whole.scale, whole.patch)
+
     def overlaps(self, other: Box) -> bool:
         return self.top < other.bottom and other.top < self.bottom and self.left < other.right and other.left < self.right
 

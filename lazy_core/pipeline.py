@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .composite import Blend, composite
-from .context import Context
-from .geometry import Grid
+from .context import Context, View
+from .geometry import Box, Grid
 from .lazy_vae import DecodeImage, decode_windows
 from .masks import latent_mask, prefill, threshold, token_mask
 from .model import LazyTransformer
@@ -69,11 +70,44 @@ def encode_context(
     padded = grid.pad(image)
     # Padding repeats the edge, so it repeats the hole's content wherever the hole touches the edge: it is hole there, too.
     latent = encode_image(prefill(padded, grid.pad(hole_pixels[:, None].float())[:, 0] > 0))
-    coordinates = grid_coordinates(grid, config, device)
-    tokens = transformer.context_encoder(
-        to_model(latent).to(device), latent_mask(hole_pixels, grid).to(device), hole.to(device), coordinates
-    )
-    return Context(model, grid, image, hole_pixels, latent.cpu(), hole, tokens.float().cpu())
+    seen, latents, masks = grid, to_model(latent), latent_mask(hole_pixels, grid)
+    boxes = windows_around(hole, grid, config.window)
+    if boxes:
+        seen = boxes[0].grid(grid)
+        cells = [box.times(grid.patch) for box in boxes]
+        latents, masks = (torch.cat([cell.cut(x[i : i + 1]) for i, cell in enumerate(cells)]) for x in (latents, masks))
+    near = HoleTokens.of(F.max_pool2d(masks, grid.patch).flatten(1) > 0)
+    tokens = transformer.context_encoder(latents.to(device), masks.to(device), near.to(device), grid_coordinates(seen, config, device))
+    view = View(seen, near.index) if boxes else None
+    return Context(model, grid, image, hole_pixels, latent.cpu(), hole, tokens.float().cpu(), view=view)
+
+
+MARGIN = 2  # tokens around a hole that is as large as the encoder's window
+
+
+def windows_around(hole: HoleTokens, grid: Grid, window: int | None) -> list[Box]:
+    """For each image the box in tokens that the encoder reads: `window` tokens a side around the hole, more for a hole that is larger.
+
+    All of one size. Empty where that is the whole canvas. The encoder's cost then follows the hole, and a model meets no
+    position that it was not trained on, however large the canvas (the paper's encoder is quadratic in it, section 5).
+    """
+    if window is None:
+        return []
+    parts = []
+    for index, valid in zip(hole.index, hole.valid, strict=True):
+        cells = index[valid] if bool(valid.any()) else index.new_zeros(1)
+        rows, cols = cells // grid.cols, cells % grid.cols
+        parts.append(Box(int(rows.min()), int(cols.min()), int(rows.max()) + 1, int(cols.max()) + 1))
+    height = min(grid.rows, max(window, *(part.bottom - part.top + 2 * MARGIN for part in parts)))
+    width = min(grid.cols, max(window, *(part.right - part.left + 2 * MARGIN for part in parts)))
+    if (height, width) == (grid.rows, grid.cols):
+        return []
+    boxes = []
+    for part in parts:
+        top = min(max((part.top + part.bottom - height) // 2, 0), grid.rows - height)
+        left = min(max((part.left + part.right - width) // 2, 0), grid.cols - width)
+        boxes.append(Box(top, left, top + height, left + width))
+    return boxes
 
 
 @torch.inference_mode()
@@ -127,6 +161,6 @@ def hole_noise(context: Context, seed: int) -> Tensor:
 
 
 def hole_coordinates(context: Context, transformer: LazyTransformer) -> Tensor:
-    """Coordinates [B, K, 2] of the hole's tokens in the full grid."""
-    everything = grid_coordinates(context.grid, transformer.config, context.hole.index.device)
-    return context.hole.gather(everything.expand(len(context.hole.index), -1, -1))
+    """Coordinates [B, K, 2] of the hole's tokens in what the encoder read."""
+    everything = grid_coordinates(context.seen.grid, transformer.config, context.hole.index.device)
+    return everything[context.seen.index] * context.hole.valid[..., None]

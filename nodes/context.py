@@ -15,7 +15,7 @@ from .images import encoder, to_bchw, to_mask
 
 ContextType = io.Custom("CONTEXT")
 # The graph's own cache follows ancestry, not content: a repainted mask or --cache-none would encode again.
-CACHE: ContentCache[Context] = ContentCache(limit=512 << 20)
+CACHE: ContentCache[Context] = ContentCache(limit=512 << 20, free=host.free_memory)
 
 
 class LazyEncodeContext(io.ComfyNode):

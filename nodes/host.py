@@ -53,6 +53,11 @@ SAMPLERS: list[str] = comfy.samplers.KSampler.SAMPLERS
 SCHEDULERS: list[str] = comfy.samplers.KSampler.SCHEDULERS
 
 
+def free_memory() -> int:
+    """Bytes of main memory that are left."""
+    return int(mm.get_free_memory(torch.device("cpu")))
+
+
 # -- model files ------------------------------------------------------------------------------------------------------
 def register_model_folder() -> None:
     """`models/lazydiffusion/` beside the host's other model folders, then the pack's own `models/`; a user's extra paths are kept."""
@@ -490,9 +495,9 @@ def with_context(conditioning: list, context: Context, reuse: Reuse | None) -> l
     keys = context.hole.padding
     values = {
         "lazy_tokens": context.tokens,
-        "lazy_index": context.hole.index,
+        "lazy_index": context.seen.index,
         "lazy_keys": None if keys is None else keys.long(),
-        "lazy_grid": context.grid,
+        "lazy_grid": context.seen.grid,
         "lazy_reuse": reuse,
         "width": context.grid.width,
         "height": context.grid.height,
