@@ -87,11 +87,11 @@ def host_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, keys: Tensor | N
     """The host's own choice of attention (sage, flash, xformers, SDPA); see `lazy_core.attention.Attention`.
 
     On a CPU the host's default splits into chunks to save memory; hole tokens need no saving, so PyTorch's own is used there.
+    It is used for padded batches, too: 0.3.75's kinds read a mask of booleans in different ways, and sage ignores it.
     """
-    if q.device.type == "cpu" and not chosen_attention():
+    if keys is not None or (q.device.type == "cpu" and not chosen_attention()):
         return sdpa(q, k, v, heads, keys)
-    mask = None if keys is None else keys[:, None, None, :].expand(-1, 1, q.shape[1], -1)
-    return optimized_attention(q, k, v, heads, mask=mask)
+    return optimized_attention(q, k, v, heads)
 
 
 class Reuse:

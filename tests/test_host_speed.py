@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.profiler import profile
 
 from host_graphs import Lazy, box_mask, image_of, mask_of, random_canvas
 
@@ -141,3 +143,29 @@ def test_attention_on_a_cpu_is_pytorchs_unless_the_user_chose_one(lazy: Lazy, co
     image = lazy.decode(context)[0]
     assert chosen
     assert torch.allclose(image, plain, atol=1e-3)
+
+
+def peak_of_a_warm_step(lazy: Lazy, side: int) -> int:
+    """Most bytes that one call of the model holds in the middle of a run, for the same hole on a canvas of `side` px."""
+    hole = mask_of(box_mask(side, side, 32, 32, 96, 96))
+    context, _ = lazy.encode(image_of(random_canvas(np.random.default_rng(1), side, side)), hole)
+    given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    model = lazy.model.model.diffusion_model
+    handle = model.register_forward_pre_hook(lambda _, args, kwargs: given.append((args, kwargs)), with_kwargs=True)
+    try:
+        lazy.decode(context, steps=3)
+    finally:
+        handle.remove()
+    args, kwargs = given[-1]
+    with torch.inference_mode(), profile(profile_memory=True, acc_events=True) as record:
+        model(*args, **kwargs)
+    results: Any = record.profiler.kineto_results if record.profiler else None
+    events = sorted((event for event in results.events() if event.name() == "[memory]"), key=lambda event: event.start_ns())
+    return int(max(itertools.accumulate(event.nbytes() for event in events)))
+
+
+def test_a_warm_step_knows_nothing_of_the_canvas(lazy: Lazy):
+    """256, 512 and 1024 px, 16 tokens of hole in each: a step allocates the same, not in proportion to the canvas."""
+    peaks = [peak_of_a_warm_step(lazy, side) for side in (256, 512, 1024)]
+    print(f"peak bytes of a warm step on 256, 512, 1024 px: {peaks}")
+    assert max(peaks) < 1.02 * min(peaks)
