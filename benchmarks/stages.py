@@ -92,6 +92,7 @@ class Stages:
             draw(images, self.text_tokens, self.config.caption_width),
             None if bool(valid.all()) else valid,
             (case.side, case.side),
+            packed=True,
         )
         x, timestep = draw(images, largest, self.config.latent_channels * self.config.patch_size**2), draw(images).abs()
         return inference(lambda: self.decoder.step(x, timestep, given))

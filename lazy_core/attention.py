@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -33,3 +34,15 @@ def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     return scores.float().softmax(-1).to(v.dtype) @ v
+
+
+def sequence_by_sequence(
+    attention: Attention, q: Tensor, k: Sequence[Tensor], v: Sequence[Tensor], heads: int, lengths: Sequence[int] | None = None
+) -> Tensor:
+    """Attention inside each of several sequences that lie one after the other in q [1, T, D]; k and v [1, L, D] are given apart.
+
+    `lengths` of the sequences in q, where they are not those of k. One call each, so that any attention will do and none
+    sees a mask or padding.
+    """
+    parts = q.split(list(lengths) if lengths is not None else [key.shape[1] for key in k], 1)
+    return torch.cat([attention(*each, heads) if each[0].shape[1] else each[0] for each in zip(parts, k, v, strict=True)], 1)

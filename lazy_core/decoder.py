@@ -11,20 +11,22 @@ from torch import Tensor
 from .config import LazyConfig
 from .layers import Build, DecoderBlock, FinalLayer, Mlp, ScalarEmbedder, TextKV
 from .positions import sincos
+from .tokens import Packing
 
 
 @dataclass(frozen=True)
 class Prepared:
     """The part of a decoder pass that no step changes: context [B, K, E], positions [B, K, D], the text's keys and values per block.
 
-    `size` is PixArt's micro-conditioning [1, D] or 0; `keys` [B, K] bool marks the tokens that are no padding.
+    `size` is PixArt's micro-conditioning [1, D] or 0; `keys` [B, K] bool marks the tokens that are no padding, a `Packing`
+    says that context and positions are without padding, [1, T, ...], and steps shall be.
     """
 
     context: Tensor
     places: Tensor
     text: tuple[TextKV, ...]
     size: Tensor | float
-    keys: Tensor | None
+    keys: Tensor | Packing | None
 
 
 class LazyDecoder(nn.Module):
@@ -62,16 +64,34 @@ class LazyDecoder(nn.Module):
         return self.step(tokens, timestep, self.prepare(context, coordinates, caption, keys, size))
 
     def prepare(
-        self, context: Tensor, coordinates: Tensor, caption: Tensor, keys: Tensor | None = None, size: tuple[int, int] | None = None
+        self,
+        context: Tensor,
+        coordinates: Tensor,
+        caption: Tensor,
+        keys: Tensor | None = None,
+        size: tuple[int, int] | None = None,
+        packed: bool = False,
     ) -> Prepared:
-        """What `forward` computes from everything but tokens and timestep: once per edit instead of once per step."""
+        """What `forward` computes from everything but tokens and timestep: once per edit instead of once per step.
+
+        `packed`: steps leave out a batch's padding where it is a tenth of the tokens or more. All images must then be at
+        one timestep, as they are in sampling.
+        """
+        packing = Packing.of(keys) if packed and keys is not None and float(keys.float().mean()) < 0.9 else None
+        if packing is not None:
+            context, coordinates = packing.pack(context), packing.pack(coordinates)  # [1, T, E], [1, T, 2]
         places = sincos(coordinates, self.config.width).to(context)  # [B, K, D]
         text = self.y_embedder(caption.to(context))  # [B, L, D]
         pairs = tuple(block.cross_attn.keys_and_values(text) for block in self.blocks)  # type: ignore[operator, union-attr]
-        return Prepared(context, places, pairs, self.size_embedding(size, context), keys)
+        return Prepared(context, places, pairs, self.size_embedding(size, context), packing or keys)
 
     def step(self, tokens: Tensor, timestep: Tensor, given: Prepared) -> Tensor:
         """`forward` for tokens [B, K, C p p] at timestep [B]."""
+        if isinstance(given.keys, Packing):
+            return given.keys.unpack(self.run_blocks(given.keys.pack(tokens), timestep[:1], given), tokens)
+        return self.run_blocks(tokens, timestep, given)
+
+    def run_blocks(self, tokens: Tensor, timestep: Tensor, given: Prepared) -> Tensor:
         x = self.x_embedder(tokens) + given.places  # [B, K, D]
         x = self.context_embedder(torch.cat([x, given.context.to(x)], -1))  # [B, K, D + E] -> [B, K, D]
         time = self.t_embedder(timestep, x.dtype) + given.size  # [B, D]

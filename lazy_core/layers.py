@@ -10,7 +10,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from .attention import Attention, sdpa
+from .attention import Attention, sdpa, sequence_by_sequence
+from .tokens import Packing
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,10 @@ class SelfAttention(nn.Module):
         self.heads, self.attention = heads, build.attention
         self.qkv, self.proj = build.linear(width, 3 * width), build.linear(width, width)
 
-    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, keys: Tensor | Packing | None = None) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
+        if isinstance(keys, Packing):
+            return self.proj(sequence_by_sequence(self.attention, q, k.split(keys.lengths, 1), v.split(keys.lengths, 1), self.heads))
         return self.proj(self.attention(q, k, v, self.heads, keys))
 
 
@@ -77,8 +80,11 @@ class CrossAttention(nn.Module):
         k, v = self.kv_linear(text).chunk(2, dim=-1)
         return k, v
 
-    def forward(self, x: Tensor, text: TextKV) -> Tensor:
-        return self.proj(self.attention(self.q_linear(x), *text, self.heads))
+    def forward(self, x: Tensor, text: TextKV, packing: Packing | None = None) -> Tensor:
+        q, (k, v) = self.q_linear(x), text
+        if packing is None:
+            return self.proj(self.attention(q, k, v, self.heads))
+        return self.proj(sequence_by_sequence(self.attention, q, k.split(1), v.split(1), self.heads, packing.lengths))
 
 
 class Block(nn.Module):
@@ -104,12 +110,15 @@ class DecoderBlock(nn.Module):
         self.norm2, self.mlp = build.norm(width), Mlp(build, width, int(width * mlp_ratio), width)
         self.scale_shift_table = build.table(6, width)
 
-    def forward(self, x: Tensor, text: TextKV, modulation: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Tokens x [B, K, D], the text's keys and values [B, L, D], modulation [B, 6, D] shared by all blocks -> [B, K, D]."""
+    def forward(self, x: Tensor, text: TextKV, modulation: Tensor, keys: Tensor | Packing | None = None) -> Tensor:
+        """Tokens x [B, K, D], the text's keys and values [B, L, D], modulation [B, 6, D] shared by all blocks -> [B, K, D].
+
+        Under a `Packing` x is [1, T, D], and modulation [1, 6, D].
+        """
         parts = (self.scale_shift_table.to(x)[None] + modulation).chunk(6, dim=1)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = parts
         x = torch.addcmul(x, gate_attn, self.attn(modulate(self.norm1(x), shift_attn, scale_attn), keys))
-        x = x + self.cross_attn(x, text)
+        x = x + self.cross_attn(x, text, keys if isinstance(keys, Packing) else None)
         return torch.addcmul(x, gate_mlp, self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp)))
 
 

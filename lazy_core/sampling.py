@@ -35,7 +35,7 @@ def guided_denoiser(
         return torch.cat([x, x]) if both else x
 
     captions = torch.cat([caption, negative.expand_as(caption)]) if both and negative is not None else caption
-    given = decoder.prepare(double(context), double(coordinates), captions, None if keys is None else double(keys), size)
+    given = decoder.prepare(double(context), double(coordinates), captions, None if keys is None else double(keys), size, packed=True)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         scaled = x if config.prediction == "flow_x0" else x / (1 + sigma.view(-1, 1, 1) ** 2).sqrt()

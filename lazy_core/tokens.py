@@ -82,3 +82,29 @@ class HoleTokens:
 
     def to(self, device: torch.device | str) -> HoleTokens:
         return HoleTokens(self.index.to(device), self.valid.to(device), self.total)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """A padded batch [B, K, D] as one row [1, T, D] of its valid tokens alone: layers then compute no padding.
+
+    `lengths` are the valid tokens of each image, `index` [T] their places in the flattened batch.
+    """
+
+    lengths: tuple[int, ...]
+    index: Tensor
+
+    @classmethod
+    def of(cls, valid: Tensor) -> Packing:
+        """From bool [B, K]. Reads the device once."""
+        return cls(tuple(valid.sum(1).tolist()), valid.flatten().nonzero()[:, 0])
+
+    def pack(self, tokens: Tensor) -> Tensor:
+        """[B, K, D] -> [1, T, D]."""
+        return tokens.flatten(0, 1)[self.index][None]
+
+    def unpack(self, packed: Tensor, like: Tensor) -> Tensor:
+        """[1, T, D] -> [B, K, D], the shape of `like`; zeros on padding."""
+        result = packed.new_zeros(like.shape[0] * like.shape[1], packed.shape[-1])
+        result[self.index] = packed[0]
+        return result.unflatten(0, like.shape[:2])

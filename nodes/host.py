@@ -129,7 +129,7 @@ class LazyDiffusionModel(LazyTransformer):
             cells = torch.stack([lazy_index // lazy_grid.cols, lazy_index % lazy_grid.cols], -1)  # [B, K, 2]
             places = cells * torch.tensor(spacing(lazy_grid, self.config), device=x.device)
             keys = None if lazy_keys is None else lazy_keys > 0
-            return self.decoder.prepare(lazy_tokens, places, context, keys, (lazy_grid.height, lazy_grid.width))
+            return self.decoder.prepare(lazy_tokens, places, context, keys, (lazy_grid.height, lazy_grid.width), packed=True)
 
         tokens = from_strip(x, self.config.patch_size)  # [B, K, C p p]
         batch = tuple((transformer_options or {}).get("uuids", ()))  # which conditionings this call carries, in order
