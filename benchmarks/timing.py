@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
@@ -40,7 +40,7 @@ def once(work: Work, device: torch.device) -> tuple[float, int | None]:
     return elapsed, torch.cuda.max_memory_allocated(device) - before if cuda else None
 
 
-def in_turn(works: dict[str, Work], device: torch.device, rounds: int, warmup: list[str] | None = None) -> dict[str, Timed]:
+def in_turn(works: Mapping[str, Work], device: torch.device, rounds: int, warmup: list[str] | None = None) -> dict[str, Timed]:
     """Run every work once to warm up (or only those named), then `rounds` times each, one after the other within a round."""
     for name in works if warmup is None else warmup:
         once(works[name], device)

@@ -19,7 +19,7 @@ from .geometry import Box
 DecodeImage = Callable[[Tensor], Tensor]
 """VAE decoder: latent [B, C, h, w] -> [B, 3, H', W'] in 0..1."""
 
-HALO = 5  # latents: the shipped VAE then differs from a full decode by less than a twentieth of an 8-bit level
+HALO = 5  # latents: the shipped VAE then differs from a full decode by less than a tenth of an 8-bit level
 LARGEST_SHARE = 0.6  # of the canvas: beyond it, one full decode is faster than its windows
 
 

@@ -122,7 +122,7 @@ class LazyDiffusionModel(LazyTransformer):
         **_: Any,
     ) -> Tensor:
         """Strip x [B, C, K p, p], timestep [B] in 0..1000, text `context` [B, L, T] -> strip of the same shape."""
-        if lazy_tokens is None or lazy_index is None or lazy_grid is None:
+        if lazy_tokens is None or lazy_index is None or lazy_grid is None or context is None:
             raise ValueError("a LazyDiffusion model was sampled without a CONTEXT. Use the Lazy Decode node instead of KSampler.")
 
         def prepare() -> Prepared:

@@ -169,3 +169,24 @@ def test_a_warm_step_knows_nothing_of_the_canvas(lazy: Lazy):
     peaks = [peak_of_a_warm_step(lazy, side) for side in (256, 512, 1024)]
     print(f"peak bytes of a warm step on 256, 512, 1024 px: {peaks}")
     assert max(peaks) < 1.02 * min(peaks)
+
+
+def test_other_vaes_decode_everything(lazy: Lazy, context: Any):
+    """The host's AutoencoderKL (SD, SDXL, Flux) normalises over the whole picture; its pixel space VAE is unknown to us."""
+    host, sd = lazy.pack.nodes.host, importlib.import_module("comfy.sd")
+    assert host.is_local(lazy.vae)
+    assert not host.is_local(sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)}))
+
+
+def test_fifty_edits_move_nothing_outside(lazy: Lazy):
+    """Each edit's result is the next one's canvas: outside each hole bit-identical, and no seam grows where windows end."""
+    rng = np.random.default_rng(8)
+    image = image_of(random_canvas(rng, 160, 160))
+    for index in range(50):
+        top, left = (int(value) for value in rng.integers(0, 100, 2))
+        hole = mask_of(box_mask(160, 160, top, left, top + 48, left + 56))
+        context, _ = lazy.encode(image, hole)
+        quick, full = (lazy.decode(context, seed=index, steps=1, cfg=1.0, vae_decode=how)[0] for how in ("lazy", "full"))
+        assert torch.equal(quick[hole == 0], image[hole == 0])
+        assert float((quick - full).abs().max()) < 0.2 / 255, f"edit {index}"
+        image = quick
