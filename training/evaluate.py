@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 from tqdm import tqdm
@@ -28,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--edits", type=int, default=200)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=3.0)
+    parser.add_argument("--canvas", type=int, default=256, help="px; above 256 the same scenes lie in a larger canvas")
     parser.add_argument("--language", choices=["en", "zh"], default="en")
     parser.add_argument("--grid", type=Path, default=None, help="write a picture of the first 24 edits, uncurated")
     parser.add_argument("--json", type=Path, default=None)
@@ -36,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     editor = LazyEditor.load(args.model)
     judge = load_judge(args.judge, len(sheet))
     scenes = small_holes(compose_many(sheet, args.edits + args.edits // 8), args.edits)
+    scenes = enlarged(scenes, args.canvas)
     prompts = [sheet.names[int(label)][args.language][0] for label in scenes.label]
     results = torch.cat([edit(editor, scenes, prompts, i, args) for i in tqdm(range(0, args.edits, 8), desc="edits")])
     right = (predict(judge, results, scenes.mask) == scenes.label).float()
@@ -46,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         "prompt_accuracy": interval(right),
         "real_sprites": interval(real),
         "chance": 1 / len(sheet),
+        "canvas": scenes.image.shape[-1],
         "hole_fraction": float(scenes.mask.mean()),
     }
     print("each [value, 95 % low, high]:")
@@ -68,6 +72,16 @@ def small_holes(scenes: Scenes, count: int) -> Scenes:
     """Without the few full-canvas masks: there a crop of the hole says little about one object."""
     keep = (scenes.mask.mean((1, 2, 3)) < 0.6).nonzero().flatten()[:count]
     return Scenes(*(getattr(scenes, name)[keep] for name in Scenes.__dataclass_fields__))
+
+
+def enlarged(scenes: Scenes, side: int) -> Scenes:
+    """The scenes in the middle of canvases of `side` px; their borders go on outwards. Holes keep their size in px."""
+    missing = side - scenes.image.shape[-1]
+    if missing <= 0:
+        return scenes
+    pad = (missing // 2, missing - missing // 2) * 2
+    image, empty = (F.pad(picture, pad, mode="replicate") for picture in (scenes.image, scenes.empty))
+    return Scenes(image, empty, F.pad(scenes.mask, pad), scenes.label)
 
 
 def edit(editor: LazyEditor, scenes: Scenes, prompts: list[str], start: int, args: argparse.Namespace) -> Tensor:
