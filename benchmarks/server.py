@@ -16,7 +16,7 @@ from devtools.server import Server
 
 from .timing import Timed
 
-PROMPTS = ("panda", "pizza", "rocket", "crown", "red apple", "cactus", "penguin", "guitar")
+PROMPTS = ("panda", "pizza", "rocket", "crown", "red apple", "cactus", "penguin", "robot")
 
 
 def warm_edits(rounds: int) -> tuple[dict[str, Timed], float, int]:
