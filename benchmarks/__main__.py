@@ -60,8 +60,8 @@ class Bench:
 
     def quick(self) -> None:
         """On a CPU `pixart-xl` runs without guidance: its ratio is the same, and one step on all tokens takes half a minute as it is."""
-        self.server_edits(rounds=4)
-        self.edits("fluent-small", 512, rounds=3)
+        self.server_edits(rounds=5)
+        self.edits("fluent-small", 384, rounds=2)
         self.steps("pixart-xl", 1024, (0.01, 0.1, 1.0), rounds=2, guided=not self.cpu)
 
     def everything(self, presets: list[str], server: bool) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import websocket
 from devtools.client import Client, Prompt
 from devtools.demo import figures_of, load_workflow, on_all_tokens, only, with_seed
 from devtools.host import find_host
@@ -33,15 +35,14 @@ def measured(client: Client, rounds: int) -> tuple[dict[str, Timed], float, int]
     lazy = load_workflow("1_first_edit")
     prompts = {"lazy": lazy, "image": on_all_tokens(lazy)}
     times: dict[str, list[float]] = {name: [] for name in prompts}
-    share, steps = 0.0, 0
+    share, steps, listener = 0.0, 0, Listener(client)
     for index in range(rounds + 1):  # the first of each is the warm-up: it loads the model and encodes the canvas
         for name, prompt in prompts.items():
             changed = with_prompt(with_seed(prompt, index), PROMPTS[index % len(PROMPTS)])
-            begin = time.perf_counter()
-            entry = finished(client, client.submit(changed))
+            elapsed, outputs = listener.run(changed)
             if index:
-                times[name].append(1000 * (time.perf_counter() - begin))
-            told = figures_of(changed, entry)
+                times[name].append(elapsed)
+            told = figures_of(changed, outputs)
             if name == "lazy":
                 share, steps = told["hole_fraction"], told["steps"]
     return {name: Timed(tuple(runs), None) for name, runs in times.items()}, share, steps
@@ -54,11 +55,26 @@ def with_prompt(prompt: Prompt, text: str) -> Prompt:
     return prompt
 
 
-def finished(client: Client, prompt_id: str) -> dict:
-    """The outputs; looks every 10 ms, so that waiting adds little to what is measured."""
-    while (entry := client.history(prompt_id)) is None:
-        client.check_alive()
-        time.sleep(0.01)
-    if entry["status"]["status_str"] == "error":
-        raise RuntimeError(f"an edit failed: {entry['status']['messages'][-1]}")
-    return entry["outputs"]
+class Listener:
+    """Waits for edits as the page does, on the server's web socket: asking again and again would slow down what is measured."""
+
+    def __init__(self, client: Client):
+        self.client = client
+        address = client.address.replace("http", "ws", 1)
+        self.socket = websocket.create_connection(f"{address}/ws?clientId={client.client_id}", timeout=600)
+
+    def run(self, prompt: Prompt) -> tuple[float, dict]:
+        """-> milliseconds from the request to the last node's end, the outputs. Raises RuntimeError when the edit failed."""
+        begin = time.perf_counter()
+        prompt_id = self.client.submit(prompt)
+        while True:
+            message = self.socket.recv()
+            told = json.loads(message) if isinstance(message, str) else {"type": "preview"}
+            if told.get("data", {}).get("prompt_id") != prompt_id:
+                continue
+            if told["type"] in ("execution_error", "execution_interrupted"):
+                raise RuntimeError(f"an edit failed: {told['data']}")
+            if told["type"] == "execution_success":
+                break
+        elapsed = 1000 * (time.perf_counter() - begin)
+        return elapsed, self.client.wait(prompt_id)["outputs"]

@@ -7,7 +7,6 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 
@@ -19,10 +18,10 @@ class Attention(Protocol):
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, keys: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.scaled_dot_product_attention`: flash, memory-efficient or plain, as the device offers."""
-    q, k, v = (rearrange(x, "b l (h d) -> b h l d", h=heads) for x in (q, k, v))
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # [B, H, L, d]; views, as every step does this
     mask = None if keys is None else keys[:, None, None, :]
     attend = plain if q.requires_grad and q.device.type == "cpu" else F.scaled_dot_product_attention
-    return rearrange(attend(q, k, v, mask), "b h l d -> b l (h d)")
+    return attend(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
