@@ -8,8 +8,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import websocket
+
 from devtools.client import Client, Prompt
 from devtools.demo import figures_of, load_workflow, on_all_tokens, only, with_seed
 from devtools.host import find_host
@@ -69,7 +71,7 @@ class Listener:
         prompt_id = self.client.submit(prompt)
         while True:
             message = self.socket.recv()
-            told = json.loads(message) if isinstance(message, str) else {"type": "preview"}
+            told: dict[str, Any] = json.loads(message) if isinstance(message, str) else {}  # bytes: a preview
             if told.get("data", {}).get("prompt_id") != prompt_id:
                 continue
             if told["type"] in ("execution_error", "execution_interrupted"):
