@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -80,7 +81,7 @@ class Bench:
     # -- what is measured -----------------------------------------------------------------------------------------------
     def steps(self, preset: str, size: int, shares: tuple[float, ...], rounds: int, guided: bool) -> None:
         """A decoder step against the hole's size; `image` is the step on all tokens, `crop` that on a quarter of them."""
-        stages = Stages(preset, self.device, self.dtype, guided)
+        stages = stages_of(preset, self.device, self.dtype, guided)
         cases = {f"lazy {share}": ("lazy", case_of(size, share)) for share in shares if share < 1}
         cases["image"] = ("image", case_of(size, 1.0))
         if not (self.cpu and preset == "pixart-xl" and len(shares) < 6):
@@ -106,7 +107,7 @@ class Bench:
 
     def shapes(self, preset: str, size: int) -> None:
         """The same share of the canvas as one square, as two distant ones, and as a band."""
-        stages = Stages(preset, self.device, self.dtype, True)
+        stages = stages_of(preset, self.device, self.dtype, True)
         cases = {kind: case_of(size, 0.1, kind) for kind in KINDS}
         times = in_turn({kind: stages.step("lazy", case) for kind, case in cases.items()}, self.device, 7)
         for kind, case in cases.items():
@@ -114,7 +115,7 @@ class Bench:
 
     def batches(self, preset: str, size: int) -> None:
         """Different holes in one batch, against one after the other."""
-        stages = Stages(preset, self.device, self.dtype, True)
+        stages = stages_of(preset, self.device, self.dtype, True)
         for batch in (4, 8):
             shares = [0.03 + 0.02 * index for index in range(batch)]
             together = Case(size, torch.stack([hole("compact", share, size, 8 * i) for i, share in enumerate(shares)]), 0.1, "compact")
@@ -126,7 +127,7 @@ class Bench:
 
     def edits(self, preset: str, size: int, rounds: int) -> None:
         """Cold and warm edits of a 10 % hole by the three methods, and their stages."""
-        stages, case = Stages(preset, self.device, self.dtype, True), case_of(size, 0.1)
+        stages, case = stages_of(preset, self.device, self.dtype, True), case_of(size, 0.1)
         works: dict[str, Work] = {}
         for method in METHODS:
             works[f"edit_cold {method}"], works[f"edit_warm {method}"] = stages.edit(method, case, STEPS)
@@ -194,6 +195,12 @@ class Bench:
                 utilisation=round(stages.step_flops(method, case) / (timed.ms / 1000) / self.ceiling, 4) if step else None,
             )
         )
+
+
+@lru_cache(maxsize=1)
+def stages_of(preset: str, device: torch.device, dtype: torch.dtype, guided: bool) -> Stages:
+    """A preset's weights are made once for all figures that follow each other; only the latest are kept."""
+    return Stages(preset, device, dtype, guided)
 
 
 def case_of(size: int, share: float, kind: str = "compact") -> Case:

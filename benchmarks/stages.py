@@ -8,7 +8,7 @@ crop (RegenerateCrop): the same on a square of half the canvas's side, whatever 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -53,7 +53,7 @@ class Stages:
         self.config: LazyConfig = PRESETS[preset]
         self.device, self.dtype, self.guided = device, dtype, guided
         with torch.device(device):
-            self.model = LazyDiffusion(replace(self.config))
+            self.model = LazyDiffusion(self.config)
         self.model.to(dtype).eval().requires_grad_(False)
         for parameter in self.model.parameters():
             parameter.uniform_(-0.02, 0.02)

@@ -36,12 +36,11 @@ def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor
 
 
 def sequence_by_sequence(
-    attention: Attention, q: Tensor, k: Sequence[Tensor], v: Sequence[Tensor], heads: int, lengths: Sequence[int] | None = None
+    attention: Attention, q: Tensor, lengths: Sequence[int], k: Sequence[Tensor], v: Sequence[Tensor], heads: int
 ) -> Tensor:
     """Attention inside each of several sequences that lie one after the other in q [1, T, D]; k and v [1, L, D] are given apart.
 
-    `lengths` of the sequences in q, where they are not those of k. One call each, so that any attention will do and none
-    sees a mask or padding.
+    One call each, so that any attention will do and none sees a mask or padding.
     """
-    parts = q.split(list(lengths) if lengths is not None else [key.shape[1] for key in k], 1)
-    return torch.cat([attention(*each, heads) if each[0].shape[1] else each[0] for each in zip(parts, k, v, strict=True)], 1)
+    parts = zip(q.split(list(lengths), 1), k, v, strict=True)
+    return torch.cat([attention(*each, heads) if each[0].shape[1] else each[0] for each in parts], 1)

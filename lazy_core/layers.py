@@ -63,7 +63,8 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, keys: Tensor | Packing | None = None) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         if isinstance(keys, Packing):
-            return self.proj(sequence_by_sequence(self.attention, q, k.split(keys.lengths, 1), v.split(keys.lengths, 1), self.heads))
+            k, v = (x.split(keys.lengths, 1) for x in (k, v))
+            return self.proj(sequence_by_sequence(self.attention, q, keys.lengths, k, v, self.heads))
         return self.proj(self.attention(q, k, v, self.heads, keys))
 
 
@@ -84,7 +85,7 @@ class CrossAttention(nn.Module):
         q, (k, v) = self.q_linear(x), text
         if packing is None:
             return self.proj(self.attention(q, k, v, self.heads))
-        return self.proj(sequence_by_sequence(self.attention, q, k.split(1), v.split(1), self.heads, packing.lengths))
+        return self.proj(sequence_by_sequence(self.attention, q, packing.lengths, k.split(1), v.split(1), self.heads))
 
 
 class Block(nn.Module):

@@ -466,7 +466,13 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
     return sample
 
 
-SAME_AT_EVERY_STEP = {"transformer_options", "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function"}
+SAME_AT_EVERY_STEP = {
+    "transformer_options",
+    "sampler_cfg_function",
+    "sampler_pre_cfg_function",
+    "sampler_post_cfg_function",
+    "disable_cfg1_optimization",
+}
 
 
 def check_conditioning(name: str, conditioning: list, width: int) -> None:
@@ -483,7 +489,7 @@ def same_every_step(model: Any, conditioning: list) -> bool:
     """False where a node may hand the model other conditionings from step to step: wrappers, hooks, samplers' replacements."""
     options = model.model_options
     wrapped = options.get("transformer_options", {}).get("wrappers") or any(model.wrappers.values())
-    known = options.keys() <= SAME_AT_EVERY_STEP | {"disable_cfg1_optimization"}
+    known = options.keys() <= SAME_AT_EVERY_STEP
     return known and not wrapped and not any(values.get("hooks") for _, values in conditioning)
 
 

@@ -34,6 +34,7 @@ HOST = arrange_path()
 
 from comfy_client import ComfyClient  # noqa: E402  (needs the path above)
 from devtools.server import Server  # noqa: E402
+from host_graphs import Lazy  # noqa: E402
 
 NO_HOST = "no ComfyUI: run the tests with `python dev.py test`, or set COMFYUI_PATH to a ComfyUI folder"
 
@@ -74,6 +75,12 @@ def pack(comfy: ModuleType) -> ModuleType:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def lazy(pack: ModuleType) -> Lazy:
+    """The pack's nodes with the shipped model, called in this process; loaded anew for each module."""
+    return Lazy(pack)
 
 
 @pytest.fixture(scope="session")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
-from typing import Any
 
 import torch
-from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from lazy_core.config import PRESETS, LazyConfig
 from lazy_core.cost import step_flops
 from lazy_core.decoder import LazyDecoder
 from lazy_core.layers import Build
+from memory import peak_bytes
 
 TEXT = 120
 
@@ -57,11 +55,8 @@ def peak(decoder: LazyDecoder, hole: int) -> int:
     config = decoder.config
     inputs = [torch.randn(1, hole, size) for size in (config.latent_channels * config.patch_size**2, config.encoder_width, 2)]
     caption = torch.randn(1, 16, config.caption_width)
-    with torch.no_grad(), profile(profile_memory=True) as record:
-        decoder(*inputs, torch.tensor([500.0]), caption, size=(1024, 1024))
-    results: Any = record.profiler.kineto_results if record.profiler else None
-    events = [event for event in results.events() if event.name() == "[memory]"]
-    return int(max(itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))))
+    with torch.no_grad():
+        return peak_bytes(lambda: decoder(*inputs, torch.tensor([500.0]), caption, size=(1024, 1024)))
 
 
 def test_memory_grows_with_the_hole():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,6 @@ HOLE = mask_of(box_mask(HEIGHT, WIDTH, 10, 10, 40, 40))
 NAN = float("nan")
 MODEL_SAYS, VAE_SAYS = (r"model is .*, expected a LazyDiffusion model\. Connect", r"VAE .*expected.* Connect the VAE")
 CONTEXT_SAYS = r"context is .*, expected .* Connect .*Encode Context"
-
-
-@pytest.fixture(scope="module")
-def lazy(pack: ModuleType) -> Lazy:
-    return Lazy(pack)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,6 @@ SCHEDULERS = ("simple", "karras", "normal", "beta", "sgm_uniform")
 PROMPTS = ("red apple", "panda", "pizza", "熊猫", "(rocket:1.3) on a table", "")
 pytestmark = pytest.mark.filterwarnings("ignore:Should have t:UserWarning")  # torchsde's, about the last bit of a time
 EDITS_PER_MASK = 40  # 5 kinds of mask: 200 edits
-
-
-@pytest.fixture(scope="module")
-def lazy(pack: ModuleType) -> Lazy:
-    return Lazy(pack)
 
 
 def random_edit(rng: np.random.Generator) -> dict[str, Any]:

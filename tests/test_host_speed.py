@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -12,18 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.profiler import profile
 
 from host_graphs import Lazy, box_mask, image_of, mask_of, random_canvas
+from memory import peak_bytes
 
 SIZE = 192
 CANVAS = image_of(random_canvas(np.random.default_rng(3), SIZE, SIZE))
 HOLE = mask_of(box_mask(SIZE, SIZE, 30, 20, 70, 60))
-
-
-@pytest.fixture(scope="module")
-def lazy(pack: ModuleType) -> Lazy:
-    return Lazy(pack)
 
 
 @pytest.fixture(scope="module")
@@ -157,11 +151,8 @@ def peak_of_a_warm_step(lazy: Lazy, side: int) -> int:
     finally:
         handle.remove()
     args, kwargs = given[-1]
-    with torch.inference_mode(), profile(profile_memory=True, acc_events=True) as record:
-        model(*args, **kwargs)
-    results: Any = record.profiler.kineto_results if record.profiler else None
-    events = sorted((event for event in results.events() if event.name() == "[memory]"), key=lambda event: event.start_ns())
-    return int(max(itertools.accumulate(event.nbytes() for event in events)))
+    with torch.inference_mode():
+        return peak_bytes(lambda: model(*args, **kwargs))
 
 
 def test_a_warm_step_knows_nothing_of_the_canvas(lazy: Lazy):

@@ -25,11 +25,6 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def lazy(pack: ModuleType) -> Lazy:
-    return Lazy(pack)
-
-
-@pytest.fixture(scope="module")
 def context(lazy: Lazy) -> Any:
     return lazy.encode(CANVAS, HOLE)[0]
 
