@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import sys
@@ -23,18 +24,24 @@ from .timing import Timed
 PROMPTS = ("panda", "pizza", "rocket", "crown", "red apple", "cactus", "penguin", "robot")
 
 
-def warm_edits(rounds: int) -> tuple[dict[str, Timed], float, int]:
-    """-> times of an edit in the hole and on all tokens, the hole's share of the canvas, steps. New prompt and seed each time."""
+CANVAS = 256  # px a side in the workflow that is measured
+
+
+def warm_edits(rounds: dict[int, int]) -> dict[int, tuple[dict[str, Timed], float, int]]:
+    """`rounds` to measure by canvas side in px -> times of an edit in the hole and on all tokens, the hole's share of the canvas, steps.
+
+    New prompt and seed each time; canvas, mask and brush grow together.
+    """
     base = Path(tempfile.mkdtemp(prefix="bench-", dir=home() / "servers"))
     try:
         with Server(find_host(Path(sys.executable)), base, output("bench") / "server.log") as server:
-            return measured(server.client, rounds)
+            return {size: measured(server.client, count, size // CANVAS) for size, count in rounds.items()}
     finally:
         shutil.rmtree(base, ignore_errors=True)
 
 
-def measured(client: Client, rounds: int) -> tuple[dict[str, Timed], float, int]:
-    lazy = load_workflow("1_first_edit")
+def measured(client: Client, rounds: int, scale: int) -> tuple[dict[str, Timed], float, int]:
+    lazy = enlarged(load_workflow("1_first_edit"), scale)
     prompts = {"lazy": lazy, "image": on_all_tokens(lazy)}
     times: dict[str, list[float]] = {name: [] for name in prompts}
     share, steps, listener = 0.0, 0, Listener(client)
@@ -48,6 +55,17 @@ def measured(client: Client, rounds: int) -> tuple[dict[str, Timed], float, int]
             if name == "lazy":
                 share, steps = told["hole_fraction"], told["steps"]
     return {name: Timed(tuple(runs), None) for name, runs in times.items()}, share, steps
+
+
+LENGTHS = ("width", "height", "x", "y", "pixels")
+
+
+def enlarged(prompt: Prompt, scale: int) -> Prompt:
+    """The workflow with every length in pixels times `scale`."""
+    changed = copy.deepcopy(prompt)
+    for node in changed.values():
+        node["inputs"] |= {name: scale * value for name, value in node["inputs"].items() if name in LENGTHS and isinstance(value, int)}
+    return changed
 
 
 def with_prompt(prompt: Prompt, text: str) -> Prompt:

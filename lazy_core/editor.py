@@ -11,7 +11,7 @@ from torch import Tensor
 from .checkpoint import load_model
 from .composite import Blend
 from .context import Context
-from .model import LazyDiffusion
+from .model import LazyDiffusion, store_for_few_rows
 from .pipeline import Sample, encode_context, hole_coordinates, lazy_decode
 from .sampling import euler, guided_denoiser
 from .schedule import sigmas
@@ -28,7 +28,8 @@ class LazyEditor:
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> LazyEditor:
         model, checkpoint = load_model(path)
-        return cls(model.to(device), Tokenizer.from_str(checkpoint.tokenizer or ""), checkpoint.identity)
+        store_for_few_rows(model.to(device))
+        return cls(model, Tokenizer.from_str(checkpoint.tokenizer or ""), checkpoint.identity)
 
     @property
     def device(self) -> torch.device:

@@ -40,6 +40,18 @@ class LazyDiffusion(nn.Module):
         self.vae = TinyVAE(config.vae, build.ops, build.dtype, build.device) if config.vae else None
 
 
+@torch.no_grad()
+def store_for_few_rows(model: nn.Module) -> None:
+    """Keep the weights of linear layers column by column in memory: on a CPU a product with few tokens is then up to a fifth faster.
+
+    Values, shapes and whatever reads them stay as they are; products with many tokens take the same time.
+    """
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(module, nn.Linear) and weight is not None and weight.device.type == "cpu":
+            weight.data = weight.data.t().contiguous().t()
+
+
 def predict_x0(config: LazyConfig, output: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
     """Clean tokens from the network's `output` at noise level `sigma` [B].
 

@@ -40,7 +40,7 @@ from ..lazy_core.config import LazyConfig
 from ..lazy_core.context import Context
 from ..lazy_core.decoder import Prepared
 from ..lazy_core.layers import Build
-from ..lazy_core.model import LazyTransformer
+from ..lazy_core.model import LazyTransformer, store_for_few_rows
 from ..lazy_core.pipeline import fill_hole
 from ..lazy_core.positions import spacing
 from ..lazy_core.text import PAD, TextEncoder
@@ -205,6 +205,8 @@ def make_model(checkpoint: Checkpoint) -> comfy.model_patcher.ModelPatcher:
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items() if key.startswith("diffusion_model.")}
     check_keys(expected, weights, "the checkpoint's transformer")
     model.load_state_dict(weights, strict=False)
+    if device.type == "cpu":
+        store_for_few_rows(model)
     model.lazy_identity = checkpoint.identity
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
 

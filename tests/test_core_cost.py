@@ -11,6 +11,7 @@ from lazy_core.config import PRESETS, LazyConfig
 from lazy_core.cost import step_flops
 from lazy_core.decoder import LazyDecoder
 from lazy_core.layers import Build
+from lazy_core.model import initialise, store_for_few_rows
 from memory import peak_bytes
 
 TEXT = 120
@@ -66,3 +67,15 @@ def test_memory_grows_with_the_hole():
     print(f"peak bytes of a step at 512, 1024, 2048 hole tokens: {small:,} {middle:,} {large:,}")
     assert 1.8 < middle / small < 2.2
     assert 1.8 < large / middle < 2.2
+
+
+def test_weights_column_by_column_are_the_same_weights():
+    """And `state_dict`, which a checkpoint is written from, does not tell the difference."""
+    decoder = LazyDecoder(PRESETS["tiny"], Build())
+    initialise(decoder, torch.Generator().manual_seed(0))
+    before = {key: value.clone() for key, value in decoder.state_dict().items()}
+    store_for_few_rows(decoder)
+    assert all(torch.equal(value, before[key]) for key, value in decoder.state_dict().items())
+    linear = [module for module in decoder.modules() if isinstance(module, torch.nn.Linear)]
+    assert linear
+    assert all(module.weight.t().is_contiguous() for module in linear)
