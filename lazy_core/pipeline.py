@@ -15,6 +15,7 @@ from .lazy_vae import DecodeImage, decode_windows
 from .masks import latent_mask, prefill, threshold, token_mask
 from .model import LazyTransformer
 from .positions import grid_coordinates
+from .reuse import POLICIES, Reuse, grow_tokens
 from .tokens import HoleTokens, patchify, unpatchify
 
 EncodeImage = Callable[[Tensor], Tensor]
@@ -80,6 +81,37 @@ def encode_context(
     tokens = transformer.context_encoder(latents.to(device), masks.to(device), near.to(device), grid_coordinates(seen, config, device))
     view = View(seen, near.index) if boxes else None
     return Context(model, grid, image, hole_pixels, latent.cpu(), hole, tokens.float().cpu(), view=view)
+
+
+@torch.inference_mode()
+def encode_canvas(
+    encode_image: EncodeImage,
+    image: Tensor,
+    mask: Tensor,
+    model: str,
+    scale: int,
+    patch: int,
+    channels: int,
+    reuse: Reuse,
+    fill: bool = False,
+) -> Context:
+    """`encode_context` for a stock transformer: no encoder runs, as visible tokens take part in the steps themselves (`lazy_core.reuse`).
+
+    `scale` px make a latent's side, `patch` latents a token's. With `fill` the canvas is encoded a second time with its hole
+    mid-grey, as inpainting models want to see it. Raises ValueError like `encode_context`.
+    """
+    image, mask = check_inputs(image, mask)
+    grid = Grid(image.shape[-2], image.shape[-1], scale, patch)
+    hole_pixels = threshold(mask)
+    hole = HoleTokens.of(grow_tokens(token_mask(hole_pixels, grid), grid.rows, grid.cols, POLICIES[reuse].grow))
+    nothing = image.new_zeros(len(image), hole.count, 0)
+    if hole.count == 0:
+        latent = image.new_zeros(len(image), channels, *grid.latent_size)
+        return Context(model, grid, image, hole_pixels, latent, hole, nothing, reuse=reuse)
+    padded, gone = grid.pad(image), grid.pad(hole_pixels[:, None].float())[:, 0] > 0
+    latent = encode_image(prefill(padded, gone)).cpu()
+    masked = encode_image(torch.where(gone[:, None], 0.5, padded)).cpu() if fill else None
+    return Context(model, grid, image, hole_pixels, latent, hole, nothing, reuse=reuse, masked=masked)
 
 
 MARGIN = 2  # tokens around a hole that is as large as the encoder's window
@@ -153,11 +185,14 @@ def fill_hole(context: Context, tokens: Tensor) -> Tensor:
     return unpatchify(everything, grid.patch, grid.rows, grid.cols)
 
 
+def grid_noise(context: Context, seed: int) -> Tensor:
+    """Standard normal noise [B, C, h, w] for the whole grid."""
+    return torch.randn(context.latent.shape, generator=torch.Generator("cpu").manual_seed(seed))
+
+
 def hole_noise(context: Context, seed: int) -> Tensor:
-    """Standard normal noise [B, K, C p p], drawn for the whole grid and then gathered: a grown mask leaves old tokens' noise as it was."""
-    generator = torch.Generator("cpu").manual_seed(seed)
-    noise = torch.randn(context.latent.shape, generator=generator)
-    return context.hole.gather(patchify(noise, context.grid.patch))
+    """Noise [B, K, C p p], drawn for the whole grid and then gathered: a grown mask leaves old tokens' noise as it was."""
+    return context.hole.gather(patchify(grid_noise(context, seed), context.grid.patch))
 
 
 def hole_coordinates(context: Context, transformer: LazyTransformer) -> Tensor:

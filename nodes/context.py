@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from comfy_api.latest import io
@@ -9,9 +10,11 @@ from torch import Tensor
 from ..lazy_core.cache import ContentCache, content_key
 from ..lazy_core.context import Context
 from ..lazy_core.masks import threshold
-from ..lazy_core.pipeline import encode_context
+from ..lazy_core.pipeline import encode_canvas, encode_context
+from ..lazy_core.reuse import REUSES
 from . import host
-from .images import encoder, to_bchw, to_mask
+from .images import encoder, not_offered, to_bchw, to_mask
+from .stock import edit as stock
 
 ContextType = io.Custom("CONTEXT")
 # The graph's own cache follows ancestry, not content: a repainted mask or --cache-none would encode again.
@@ -27,10 +30,17 @@ class LazyEncodeContext(io.ComfyNode):
             category="lazydiffusion",
             description="Reads the canvas and its mask once and keeps what the hole needs to know. Use one CONTEXT for many edits.",
             inputs=[
-                io.Model.Input("model", tooltip="From Load Lazy Model."),
-                io.Vae.Input("vae", tooltip="From Load Lazy Model."),
+                io.Model.Input("model", tooltip="From Load Lazy Model; or Flux, Chroma, Qwen-Image, Z-Image, SD3, PixArt as they are."),
+                io.Vae.Input("vae", tooltip="The model's VAE."),
                 io.Image.Input("image", tooltip="The canvas. Pixels outside the mask come back bit-identical."),
                 io.Mask.Input("mask", tooltip="1 = hole (generate), 0 = keep. Several separate holes are fine."),
+                io.Combo.Input(
+                    "reuse",
+                    options=list(REUSES),
+                    default="balanced",
+                    optional=True,
+                    tooltip="For checkpoints not made for lazy edits: how often steps look at the whole canvas again. exact: always.",
+                ),
             ],
             outputs=[
                 ContextType.Output(display_name="CONTEXT", tooltip="For Lazy Decode and Sketch Condition; good for any prompt and seed.")
@@ -38,22 +48,18 @@ class LazyEncodeContext(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, vae: Any, image: Tensor, mask: Tensor) -> io.NodeOutput:
+    def validate_inputs(cls, reuse: str | None = None) -> bool | str:
+        return not_offered(reuse=(reuse, REUSES))
+
+    @classmethod
+    def execute(cls, model: Any, vae: Any, image: Tensor, mask: Tensor, reuse: Any = "balanced") -> io.NodeOutput:
         start = time.perf_counter()
-        config = host.transformer_of(model).config
-        host.check_vae(vae, config.latent_channels, config.latent_scale)
         picture, holes = to_bchw(image), to_mask(mask)
-
-        def make() -> Context:
-            tokens = len(picture) * picture.shape[-1] * picture.shape[-2] // (config.latent_scale * config.patch_size) ** 2
-            transformer, device = host.load_for_encoding(model, tokens)
-            to_model = model.model.latent_format.process_in
-            return encode_context(transformer, encoder(vae), picture, holes, host.identity_of(model), device, to_model)
-
+        make, key = cls.stock(model, vae, picture, holes, reuse) if host.is_stock(model) else cls.lazy(model, vae, picture, holes)
         if not bool(threshold(holes).any()):  # nothing to encode: neither a run of the encoder nor worth a place in the cache
             context, ran = make(), False
         else:
-            context, ran = CACHE.get_or_make(content_key(picture, holes, host.weights_key(model, vae)), make)
+            context, ran = CACHE.get_or_make(content_key(picture, holes, key), make)
         figures = {
             "encoder_ran": ran,
             "encoder_runs": CACHE.runs,
@@ -62,3 +68,30 @@ class LazyEncodeContext(io.ComfyNode):
             "all_tokens": context.hole.total,
         }
         return io.NodeOutput(context, ui={"lazydiffusion": [figures]})
+
+    @classmethod
+    def lazy(cls, model: Any, vae: Any, picture: Tensor, holes: Tensor) -> tuple[Callable[[], Context], str]:
+        """How a model of ours encodes the canvas, and what the result depends on beside it."""
+        config = host.transformer_of(model).config
+        host.check_vae(vae, config.latent_channels, config.latent_scale)
+
+        def make() -> Context:
+            tokens = len(picture) * picture.shape[-1] * picture.shape[-2] // (config.latent_scale * config.patch_size) ** 2
+            transformer, device = host.load_for_encoding(model, tokens)
+            to_model = model.model.latent_format.process_in
+            return encode_context(transformer, encoder(vae), picture, holes, host.identity_of(model), device, to_model)
+
+        return make, host.weights_key(model, vae)
+
+    @classmethod
+    def stock(cls, model: Any, vae: Any, picture: Tensor, holes: Tensor, reuse: Any) -> tuple[Callable[[], Context], str]:
+        """The same for a stock model, whose steps read the canvas themselves."""
+        latents = stock.latents_of(model, vae)
+        fill = stock.wants_fill(model)
+
+        def make() -> Context:
+            return encode_canvas(
+                encoder(vae), picture, holes, latents.identity, latents.scale, latents.patch, latents.channels, reuse, fill
+            )
+
+        return make, f"{latents.identity}/{host.vae_key(vae)}/{reuse}/{fill}"

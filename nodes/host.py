@@ -46,6 +46,7 @@ from ..lazy_core.positions import spacing
 from ..lazy_core.text import PAD, TextEncoder
 from ..lazy_core.tokens import from_strip, to_strip
 from ..lazy_core.vae import TinyVAE
+from .stock.families import family_of, supported
 
 FOLDER = "lazydiffusion"
 SHIPPED = Path(__file__).parent.parent / "models"
@@ -211,12 +212,19 @@ def make_model(checkpoint: Checkpoint) -> comfy.model_patcher.ModelPatcher:
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
 
 
+def is_stock(model: Any) -> bool:
+    """Whether a MODEL is of a family that `nodes.stock` makes lazy."""
+    return family_of(model) is not None
+
+
 def transformer_of(model: Any) -> LazyDiffusionModel:
     """The transformer inside a MODEL of ours. Raises ValueError for any other model."""
     inner = getattr(getattr(model, "model", None), "diffusion_model", None)
     if not isinstance(inner, LazyDiffusionModel):
         kind = type(getattr(model, "model", model)).__name__
-        raise ValueError(f"the model is a {kind}, expected a LazyDiffusion model. Connect the Load Lazy Model node.")
+        raise ValueError(
+            f"the model is a {kind}, expected a LazyDiffusion model. Connect the Load Lazy Model node, or a checkpoint of {supported()}."
+        )
     return inner
 
 
@@ -228,7 +236,11 @@ def identity_of(model: Any) -> str:
 
 def weights_key(model: Any, vae: Any) -> str:
     """Tells apart whatever changes the encoder's result: checkpoint, weight patches such as LoRA, and the VAE."""
-    return f"{identity_of(model)}/{patches_key(model)}/{getattr(vae, 'lazy_identity', vae.patcher.patches_uuid)}"
+    return f"{identity_of(model)}/{patches_key(model)}/{vae_key(vae)}"
+
+
+def vae_key(vae: Any) -> str:
+    return str(getattr(vae, "lazy_identity", vae.patcher.patches_uuid))
 
 
 def patches_key(model: Any) -> str:
@@ -394,9 +406,10 @@ def load_all(name: str) -> tuple[Any, Any, Any]:
 # -- sampling ---------------------------------------------------------------------------------------------------------
 @dataclass
 class Timing:
-    """Seconds at which steps ended."""
+    """Seconds at which steps ended, and how many model calls of which kind a stock model made."""
 
     marks: list[float] = field(default_factory=lambda: [time.perf_counter()])
+    passes: dict[str, int] = field(default_factory=dict)
 
     def mark(self, device: torch.device) -> None:
         if device.type == "cuda":
@@ -409,6 +422,11 @@ class Timing:
         gaps = [b - a for a, b in itertools.pairwise(self.marks)]
         later = sorted(b - a for a, b in itertools.pairwise(self.marks[1:])) or gaps
         return 1000 * later[len(later) // 2] if later else 0.0
+
+    @property
+    def sparse_share(self) -> float:
+        """Share of the model calls that computed the hole's tokens alone."""
+        return self.passes.get("sparse", 0) / sum(self.passes.values()) if self.passes else 1.0
 
 
 @dataclass(frozen=True)
@@ -425,8 +443,7 @@ class Settings:
 def hole_sampler(model: Any, context: Context, positive: list, negative: list, settings: Settings, timing: Timing) -> Any:
     """A `lazy_core.pipeline.Sample` that runs any stock sampler and scheduler on the strip of hole tokens."""
     config = transformer_of(model).config
-    if settings.steps < 1:
-        raise ValueError(f"steps is {settings.steps}, expected at least 1.")
+    check_steps(settings)
     check_conditioning("positive", positive, config.caption_width)
     check_conditioning("negative", negative, config.caption_width)
 
@@ -442,7 +459,7 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
             with_context(negative, context, reuse),
             to_strip(start, config.patch_size),
             denoise=denoise,
-            callback=progress(model, context, settings.steps, timing),
+            callback=progress(model, context, config.patch_size, timing),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=settings.seed,
         )
@@ -460,12 +477,21 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
 
     def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
         tokens = frugal(noise, start, denoise)
-        if not bool(torch.isfinite(tokens).all()):
-            how = f"sampler {settings.sampler}, scheduler {settings.scheduler} and {settings.steps} step{'s'[: settings.steps != 1]}"
-            raise ValueError(f"the result holds NaN, made by {how}. Choose another scheduler or sampler, or more steps.")
+        check_finite(tokens, settings)
         return tokens
 
     return sample
+
+
+def check_steps(settings: Settings) -> None:
+    if settings.steps < 1:
+        raise ValueError(f"steps is {settings.steps}, expected at least 1.")
+
+
+def check_finite(tokens: Tensor, settings: Settings) -> None:
+    if not bool(torch.isfinite(tokens).all()):
+        how = f"sampler {settings.sampler}, scheduler {settings.scheduler} and {settings.steps} step{'s'[: settings.steps != 1]}"
+        raise ValueError(f"the result holds NaN, made by {how}. Choose another scheduler or sampler, or more steps.")
 
 
 SAME_AT_EVERY_STEP = {
@@ -497,9 +523,7 @@ def same_every_step(model: Any, conditioning: list) -> bool:
 
 def with_context(conditioning: list, context: Context, reuse: Reuse | None) -> list:
     """Conditioning that carries the hole's tokens to the model. Raises ValueError for what only makes sense on a whole image."""
-    for _, values in conditioning:
-        if found := [name for name in ("area", "mask", "control", "gligen") if values.get(name) is not None]:
-            raise ValueError(f"the conditioning has {found[0]}, which Lazy Decode cannot apply to hole tokens. Remove that node.")
+    check_whole_image_conditions(conditioning)
     keys = context.hole.padding
     values = {
         "lazy_tokens": context.tokens,
@@ -513,19 +537,27 @@ def with_context(conditioning: list, context: Context, reuse: Reuse | None) -> l
     return node_helpers.conditioning_set_values(conditioning, values)
 
 
-def progress(model: Any, context: Context, steps: int, timing: Timing) -> Any:
+def check_whole_image_conditions(conditioning: list) -> None:
+    for _, values in conditioning:
+        if found := [name for name in ("area", "mask", "control", "gligen") if values.get(name) is not None]:
+            raise ValueError(f"the conditioning has {found[0]}, which Lazy Decode cannot apply to hole tokens. Remove that node.")
+
+
+def progress(model: Any, context: Context, patch: int, timing: Timing) -> Any:
     """Progress bar and, where previews are on, the hole's current guess scattered into the canvas. Cancel is raised by the bar."""
-    bar = comfy.utils.ProgressBar(steps)
+    bar = comfy.utils.ProgressBar(1)
     previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
-    patch = transformer_of(model).config.patch_size
-    canvas = context.with_(latent=model.model.latent_format.process_in(context.latent)) if previewer else context
+    timed = model.model.latent_format.latent_dimensions == 3
+    known = context.latent.unsqueeze(2) if timed else context.latent
+    canvas = context.with_(latent=model.model.latent_format.process_in(known).flatten(1, -3)) if previewer else context
 
     def callback(step: int, x0: Tensor, x: Tensor, total: int) -> None:
         timing.mark(x0.device)
         preview = None
         if previewer is not None:
-            latent = fill_hole(canvas, from_strip(x0.detach().float().cpu(), patch))
-            preview = previewer.decode_latent_to_preview_image("JPEG", latent)
+            strip = x0.detach().float().cpu()
+            latent = fill_hole(canvas, from_strip(strip.flatten(1, -3), patch))
+            preview = previewer.decode_latent_to_preview_image("JPEG", latent.unsqueeze(2) if timed else latent)
         bar.update_absolute(step + 1, total, preview)
 
     return callback

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..lazy_core.context import Context
@@ -28,11 +29,22 @@ def to_mask(mask: Tensor) -> Tensor:
 
 def encoder(vae: Any) -> Callable[[Tensor], Tensor]:
     """The host's VAE as `lazy_core.pipeline.EncodeImage`, in the VAE's units like every LATENT of the host."""
-    return lambda image: vae.encode(image.movedim(1, -1)).float()
+    if not has_time(vae):
+        return lambda image: vae.encode(image.movedim(1, -1)).float()
+    # A video VAE takes a batch for one film: images go one by one, and their time axis of one is dropped.
+    return lambda image: torch.cat([vae.encode(one.movedim(1, -1)).float().squeeze(2) for one in image.split(1)])
 
 
 def decoder(vae: Any) -> Callable[[Tensor], Tensor]:
-    return lambda latent: vae.decode(latent).movedim(-1, 1)
+    """[B, C, h, w] -> [B, 3, H, W] in 0..1."""
+    if not has_time(vae):
+        return lambda latent: vae.decode(latent).movedim(-1, 1)
+    return lambda latent: torch.cat([vae.decode(one.unsqueeze(2)).flatten(0, -4) for one in latent.split(1)]).movedim(-1, 1)
+
+
+def has_time(vae: Any) -> bool:
+    """Whether the VAE's latents are [B, C, T, h, w] (Qwen-Image, Wan)."""
+    return getattr(vae, "latent_dim", 2) == 3
 
 
 def not_offered(**chosen: tuple[str | None, Sequence[str]]) -> bool | str:

@@ -1,0 +1,1 @@
+"""Lazy edits with the checkpoints people already have: stock transformers denoise hole tokens alone."""

@@ -1,0 +1,145 @@
+"""A `lazy_core.pipeline.Sample` for stock models: any of the host's samplers and schedulers on the hole's tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.sample
+import comfy.utils
+import node_helpers
+import torch
+from torch import Tensor
+
+from ...lazy_core.context import Context
+from ...lazy_core.pipeline import Sample, grid_noise
+from ...lazy_core.reuse import POLICIES, Policy, Whole
+from ...lazy_core.tokens import from_strip, patchify, to_strip
+from .. import host
+from .families import Family, family_of
+from .hooks import hooked
+from .run import Canvas, Run, flat
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What a CONTEXT for stock models depends on: latents and their tokens, not the checkpoint."""
+
+    form: str
+    scale: int
+    patch: int
+    channels: int
+
+    @property
+    def identity(self) -> str:
+        return f"stock {self.form} 1/{self.scale} patch {self.patch}"
+
+
+def latents_of(model: Any, vae: Any) -> Latents:
+    """Raises ValueError for a VAE of another kind."""
+    form, patch = model.model.latent_format, int(model.model.diffusion_model.patch_size)
+    scale = 16 if form.latent_channels == 128 else 8
+    host.check_vae(vae, form.latent_channels, scale)
+    return Latents(type(form).__name__, scale, patch, form.latent_channels)
+
+
+def wants_fill(model: Any) -> bool:
+    """Whether the model takes mask and masked image as channels (Flux Fill)."""
+    return concat_of(model, None, None, torch.zeros(1, model.model.latent_format.latent_channels, 4, 4)) is not None
+
+
+def concat_of(model: Any, masked: Tensor | None, mask: Tensor | None, latent: Tensor) -> Tensor | None:
+    """Channels [B, C', h, w] beside the latent [B, C, h, w]: the host's own, from masked image [B, C, h, w] and mask [B, H, W]."""
+    values: dict[str, Any] = {"noise": latent, "device": latent.device, "concat_latent_image": latent if masked is None else masked}
+    if mask is not None:
+        values["concat_mask"] = mask[:, None].float()
+    return model.model.concat_cond(**values)
+
+
+def hole_sampler(model: Any, context: Context, positive: list, negative: list, settings: Any, timing: Any) -> Sample:
+    family = family_of(model)
+    assert family is not None
+    host.check_steps(settings)
+    policy = POLICIES[context.reuse or "balanced"]
+
+    def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
+        everything = grid_noise(context, settings.seed)
+        if denoise >= 1:  # as the host starts a masked run; it matters where the highest noise level is not noise alone (PixArt)
+            start = context.hole.gather(patchify(context.latent, context.grid.patch))
+        result = torch.zeros_like(start)
+        for images in same_holes(context):
+            count = int(context.hole.valid[images[0]].sum())
+            if count:
+                chosen = part_of(context, images)
+                parts = (x[images, :count] for x in (noise, start))
+                result[images, :count] = one_hole(
+                    model, family, policy, chosen, everything[images], positive, negative, settings, timing, denoise, *parts
+                )
+        host.check_finite(result, settings)
+        return result
+
+    return sample
+
+
+def same_holes(context: Context) -> list[list[int]]:
+    """Images that share their hole run as one batch, others one after the other."""
+    groups: dict[bytes, list[int]] = {}
+    for image, (index, valid) in enumerate(zip(context.hole.index, context.hole.valid, strict=True)):
+        groups.setdefault(index[valid].numpy().tobytes(), []).append(image)
+    return list(groups.values())
+
+
+def part_of(context: Context, images: list[int]) -> Context:
+    hole = context.hole
+    masked = None if context.masked is None else context.masked[images]
+    kept = type(hole)(hole.index[images], hole.valid[images], hole.total)
+    return context.with_(image=context.image[images], mask=context.mask[images], latent=context.latent[images], hole=kept, masked=masked)
+
+
+def one_hole(
+    model: Any,
+    family: Family,
+    policy: Policy,
+    context: Context,
+    noise: Tensor,
+    positive: list,
+    negative: list,
+    settings: Any,
+    timing: Any,
+    denoise: float,
+    hole_noise: Tensor,
+    start: Tensor,
+) -> Tensor:
+    """Hole noise and start [B, K, C p p], one hole for all images -> clean tokens."""
+    base, grid = model.model, context.grid
+    timed = base.latent_format.latent_dimensions == 3
+    clean = flat(base.process_latent_in(context.latent.unsqueeze(2) if timed else context.latent))
+    whole = Whole(context.hole.index[0][context.hole.valid[0]], grid.rows, grid.cols, grid.patch)
+    run = Run(base, family, Canvas(clean, noise, whole, concat_of(model, context.masked, context.mask, clean)), policy)
+    patched = hooked(model, run)
+    strips = (to_strip(x, grid.patch) for x in (hole_noise, start))
+    strips = [strip.unsqueeze(2) if timed else strip for strip in strips]
+    result = comfy.sample.sample(
+        patched,
+        strips[0],
+        settings.steps,
+        settings.cfg,
+        settings.sampler,
+        settings.scheduler,
+        with_size(positive, context),
+        with_size(negative, context),
+        strips[1],
+        denoise=denoise,
+        callback=host.progress(patched, context, grid.patch, timing),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=settings.seed,
+    )
+    timing.passes = {"full": run.passes[True], "sparse": run.passes[False]}
+    return from_strip((result.squeeze(2) if timed else result).float(), grid.patch)
+
+
+def with_size(conditioning: list, context: Context) -> list:
+    """Conditioning of the whole picture's size, without what would be squeezed onto a strip."""
+    host.check_whole_image_conditions(conditioning)
+    sized = node_helpers.conditioning_set_values(conditioning, {"width": context.grid.width, "height": context.grid.height})
+    return [[text, {k: v for k, v in values.items() if k not in ("concat_latent_image", "concat_mask")}] for text, values in sized]

@@ -1,0 +1,87 @@
+"""What the families of stock transformers differ in, one row each. A new family is a row here, and hooks of its own where it needs them.
+
+Read in ComfyUI 0.3.75 and 0.33: `comfy/ldm/flux`, `chroma`, `qwen_image`, `lumina`, `pixart`, and `mmdit.py` for SD3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Role = Literal["joint", "image", "text"]
+"""What an attention call sees: text and image tokens in one sequence (text first), image tokens alone, or something else."""
+
+
+def all_joint(transformer: Any) -> list[Role]:
+    """Every block's only attention is over text and image (Flux, Chroma, Qwen-Image)."""
+    return []
+
+
+def lumina_roles(transformer: Any) -> list[Role]:
+    """`NextDiT` refines caption and image apart, before its joint layers."""
+    text: list[Role] = ["text"] * len(transformer.context_refiner)
+    image: list[Role] = ["image"] * len(transformer.noise_refiner)
+    return text + image
+
+
+def sd3_roles(transformer: Any) -> list[Role]:
+    """SD3.5-medium's first blocks attend a second time, over the image alone."""
+    roles: list[Role] = []
+    for block in transformer.joint_blocks:
+        roles.append("joint")
+        if block.x_block.x_block_self_attn:
+            roles.append("image")
+    return roles
+
+
+def pixart_roles(transformer: Any) -> list[Role]:
+    """Self-attention over the image, then cross-attention to the text, block by block."""
+    roles: list[Role] = ["image", "text"]
+    return roles * len(transformer.blocks)
+
+
+@dataclass(frozen=True)
+class Family:
+    """`models`: class names in `comfy.model_base`. `positions`: where the transformer makes its positional embeddings.
+
+    `roles` lists what the attention calls of one forward see, in order; calls beyond the list are joint. `text_in_sequence`: text
+    is part of the sequence, so that its keys and values can be kept, too. `multiple`: attribute that holds what text and image
+    are each padded to a multiple of. `registers`: attribute that counts tokens put before the text.
+    """
+
+    name: str
+    models: tuple[str, ...]
+    positions: Literal["pe_embedder", "rope_embedder", "cropped_pos_embed", "pixart"]
+    roles: Callable[[Any], list[Role]] = all_joint
+    text_in_sequence: bool = True
+    multiple: str | None = None
+    registers: str | None = None
+
+    def padded(self, transformer: Any, count: int) -> int:
+        multiple = getattr(transformer, self.multiple) if self.multiple else None
+        return -(-count // multiple) * multiple if multiple else count
+
+    def text_tokens(self, transformer: Any, count: int) -> int:
+        """Tokens before the image's in a joint sequence, for a prompt of `count`."""
+        return self.padded(transformer, count) + (getattr(transformer, self.registers) if self.registers else 0)
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family("Flux.1 and Flux.2", ("Flux", "Flux2"), "pe_embedder"),
+    Family("Chroma", ("Chroma",), "pe_embedder"),
+    Family("Qwen-Image", ("QwenImage",), "pe_embedder"),
+    Family("Lumina2 and Z-Image", ("Lumina2",), "rope_embedder", lumina_roles, multiple="pad_tokens_multiple"),
+    Family("SD3 and SD3.5", ("SD3",), "cropped_pos_embed", sd3_roles, registers="register_length"),
+    Family("PixArt", ("PixArt",), "pixart", pixart_roles, text_in_sequence=False),
+)
+
+
+def family_of(model: Any) -> Family | None:
+    """The family of a MODEL, or None. Exact classes: a subclass may compute something else."""
+    name = type(getattr(model, "model", None)).__name__
+    return next((family for family in FAMILIES if name in family.models), None)
+
+
+def supported() -> str:
+    return ", ".join(family.name for family in FAMILIES)

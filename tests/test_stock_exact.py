@@ -1,0 +1,109 @@
+"""`exact` on stock models equals the host's own sampling of the whole canvas; so does a sparse step on keys and values of its own step."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from host_graphs import Lazy
+from stock_models import STOCK, conditioning, make_stock, vae_of
+
+SIZES = {"square": (320, 320), "wide": (256, 448)}  # the host's PixArt divides by zero below 256 px
+SEED, STEPS = 7, 3
+
+
+@pytest.fixture(autouse=True)
+def _inference() -> Any:
+    with torch.inference_mode():
+        yield
+
+
+def canvas_and_holes(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """IMAGE of soft noise, MASK with two holes that do not touch."""
+    rng = torch.Generator().manual_seed(1)
+    image = F.interpolate(torch.rand(1, 3, 10, 14, generator=rng), size=(height, width), mode="bicubic").clamp(0, 1)
+    mask = torch.zeros(1, height, width)
+    mask[:, 20:60, 16:70] = 1
+    mask[:, height - 50 : height - 10, width - 44 : width - 12] = 1
+    return image.movedim(1, -1), mask
+
+
+def host_run(model: Any, context: Any, positive: list, negative: list, cfg: float, extra: dict[str, Any]) -> Tensor:
+    """The host's KSampler on all tokens, with the hole's tokens as its noise mask -> latent [B, C, h, w]."""
+    import comfy.sample
+    import node_helpers
+
+    grid = context.grid
+    hole = torch.zeros(1, grid.tokens)
+    hole[:, context.hole.index[0]] = 1
+    mask = hole.view(1, 1, grid.rows, grid.cols).repeat_interleave(grid.patch, 2).repeat_interleave(grid.patch, 3)
+    latent = context.latent
+    timed = model.model.latent_format.latent_dimensions == 3
+    latent, mask = (latent.unsqueeze(2), mask.unsqueeze(2)) if timed else (latent, mask)
+    noise = comfy.sample.prepare_noise(latent, SEED)
+    values = {"width": grid.width, "height": grid.height, **extra}
+    conds = [node_helpers.conditioning_set_values(each, values) for each in (positive, negative)]
+    out = comfy.sample.sample(model, noise, STEPS, cfg, "euler", "simple", *conds, latent, noise_mask=mask, disable_pbar=True, seed=SEED)
+    return out.squeeze(2) if timed else out
+
+
+def hole_of(latent: Tensor, context: Any) -> Tensor:
+    from lazy_core.tokens import patchify
+
+    return patchify(latent, context.grid.patch)[:, context.hole.index[0]]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("cfg", [1.0, 4.0])
+@pytest.mark.parametrize("name", STOCK)
+def test_exact_equals_the_hosts_own_run(lazy: Lazy, name: str, cfg: float, size: str):
+    model, vae = make_stock(name), vae_of(name)
+    image, mask = canvas_and_holes(*SIZES[size])
+    context, _ = lazy.encode(image, mask, model=model, vae=vae, reuse="exact")
+    positive, negative = conditioning(name, 3), conditioning(name, 4)
+    given = {"model": model, "vae": vae, "positive": positive, "negative": negative}
+    _, latent = lazy.decode(context, **given, seed=SEED, steps=STEPS, cfg=cfg)
+    fill = {} if context.masked is None else {"concat_latent_image": context.masked, "concat_mask": context.mask[:, None].float()}
+    expected = host_run(make_stock(name), context, positive, negative, cfg, fill)
+    error = (hole_of(latent, context) - hole_of(expected, context)).abs().max() / hole_of(expected, context).abs().max()
+    print(f"{name}, {size}, cfg {cfg}: {context.hole.count} of {context.hole.total} tokens, relative error {error:.1e}")
+    assert error < 1e-4
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_a_sparse_step_on_its_own_steps_keys_and_values_is_exact(lazy: Lazy, name: str, monkeypatch: pytest.MonkeyPatch):
+    """Every step is computed twice, in full for what it keeps and then sparsely: the sparse answer is the one that is used."""
+    stock = importlib.import_module(f"{lazy.pack.__name__}.nodes.stock.run")
+    counted = {"full": 0, "sparse": 0}
+
+    def both(self: Any, batch: Any, step: int, steps: int) -> bool:
+        return False
+
+    def sparse_after_full(self: Any, x: Tensor, t: Tensor, *call: Any) -> Tensor:
+        whole = self.canvas.whole.put(stock.flat(x), self.noised(x, t).to(x))
+        self.run_full(self.like(x, whole), t, *call)
+        counted["full"] += 1
+        out = sparse(self, x, t, *call)
+        counted["sparse"] += 1
+        return out
+
+    sparse = stock.Run.run_sparse
+    monkeypatch.setattr(stock.Run, "is_full", both)
+    monkeypatch.setattr(stock.Run, "run_sparse", sparse_after_full)
+    model, vae = make_stock(name), vae_of(name)
+    image, mask = canvas_and_holes(*SIZES["wide"])
+    context, _ = lazy.encode(image, mask, model=model, vae=vae, reuse="exact")
+    positive, negative = conditioning(name, 3), conditioning(name, 4)
+    given = {"model": model, "vae": vae, "positive": positive, "negative": negative}
+    _, latent = lazy.decode(context, **given, seed=SEED, steps=STEPS, cfg=4.0)
+    fill = {} if context.masked is None else {"concat_latent_image": context.masked, "concat_mask": context.mask[:, None].float()}
+    expected = host_run(make_stock(name), context, positive, negative, 4.0, fill)
+    error = (hole_of(latent, context) - hole_of(expected, context)).abs().max() / hole_of(expected, context).abs().max()
+    print(f"{name}: sparse steps on {context.hole.count} of {context.hole.total} tokens, relative error {error:.1e}")
+    assert counted["sparse"] == counted["full"] > 0
+    assert error < 1e-4
