@@ -1,0 +1,194 @@
+"""Stock models made lazy leave the host as it was: LoRA, KSampler, other models, cancelling, batches, outside pixels."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from host_graphs import Lazy
+from stock_models import STOCK, conditioning, make_stock, vae_of
+from test_stock_exact import SEED, canvas_and_holes, hole_of, host_run
+
+SIZE = (256, 320)
+ONE_OF_EACH_HOOK = ("flux", "z-image", "sd3", "pixart")
+
+
+@pytest.fixture(autouse=True)
+def _inference() -> Any:
+    with torch.inference_mode():
+        yield
+
+
+def edit(lazy: Lazy, name: str, model: Any, reuse: str = "balanced", picture: Any = None, **widgets: Any) -> tuple[Any, Tensor, Tensor]:
+    """-> CONTEXT, IMAGE, the LATENT's samples."""
+    image, mask = picture or canvas_and_holes(*SIZE)
+    context, _ = lazy.encode(image, mask, model=model, vae=vae_of(name), reuse=reuse)
+    given = {"model": model, "vae": vae_of(name), "positive": conditioning(name, 3), "negative": conditioning(name, 4)}
+    return context, *lazy.decode(context, **{**given, "seed": SEED, "steps": 4, "cfg": 3.0, **widgets})
+
+
+def sample(name: str, model: Any, context: Any) -> Tensor:
+    """The host's own sampling of all tokens."""
+    return host_run(model, context, conditioning(name, 3), conditioning(name, 4), 3.0, {})
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_HOOK)
+def test_lora_counts(lazy: Lazy, name: str):
+    """Weight patches of the host, in full and in sparse passes: `exact` equals the host's run, and differs from the run without."""
+    model = make_stock(name).clone()
+    keys = [key for key in model.model_state_dict() if key.endswith("qkv.weight")][:4]
+    assert keys
+    patches = {key: (torch.randn(model.model_state_dict()[key].shape) * 0.1,) for key in keys}
+    assert set(model.add_patches(patches, 1.0)) == set(keys)
+    context, _, latent = edit(lazy, name, model, "exact", steps=3)
+    expected = hole_of(sample(name, model, context), context)
+    assert (hole_of(latent, context) - expected).abs().max() < 1e-4 * expected.abs().max()
+    assert (hole_of(sample(name, make_stock(name), context), context) - expected).abs().max() > 1e-2 * expected.abs().max()
+    with_lora, without = (edit(lazy, name, m, "fast")[2] for m in (model, make_stock(name)))
+    assert (with_lora - without).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_presets_trade_passes_for_fidelity(lazy: Lazy, name: str, monkeypatch: pytest.MonkeyPatch):
+    runs = importlib.import_module(f"{lazy.pack.__name__}.nodes.stock.edit")
+    seen: list[Any] = []
+    make = runs.Run
+    monkeypatch.setattr(runs, "Run", lambda *args: seen.append(make(*args)) or seen[-1])
+    model, latents = make_stock(name), {}
+    for reuse in ("exact", "balanced", "fast"):
+        context, _, latents[reuse] = edit(lazy, name, model, reuse, steps=20, cfg=1.0)
+    passes = [run.passes for run in seen]
+    assert passes == [{True: 20, False: 0}, {True: 3, False: 17}, {True: 1, False: 20}]
+    exact = hole_of(latents["exact"], context)
+    errors = [float((hole_of(latents[reuse], context) - exact).square().mean().sqrt() / exact.std()) for reuse in latents]
+    print(f"{name}: error relative to the hole's spread {dict(zip(latents, errors, strict=True))}")
+    assert errors[1] > 1e-6  # they are approximations, and this would notice if they were not run
+    assert errors[2] > 1e-6
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_HOOK)
+def test_stock_nodes_beside_ours_give_the_same_bits(lazy: Lazy, name: str):
+    model = make_stock(name)
+    context, _, first = edit(lazy, name, model)
+    fresh = sample(name, make_stock(name), context)
+    assert torch.equal(sample(name, model, context), fresh)
+    _, _, again = edit(lazy, name, model)
+    assert torch.equal(again, first)
+    assert torch.equal(sample(name, model, context), fresh)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_HOOK)
+def test_another_model_sees_nothing_of_the_first(lazy: Lazy, name: str):
+    """Same canvas, mask, prompt and seed, other weights; the CONTEXT may even be the same."""
+    alone = edit(lazy, name, make_stock(name, seed=1))[2]
+    edit(lazy, name, make_stock(name))
+    assert torch.equal(edit(lazy, name, make_stock(name, seed=1))[2], alone)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_HOOK)
+def test_cancel_in_the_middle_leaves_nothing(lazy: Lazy, name: str, monkeypatch: pytest.MonkeyPatch):
+    import comfy.model_management as mm
+
+    edits = importlib.import_module(f"{lazy.pack.__name__}.nodes.stock.edit")
+    runs: list[Any] = []
+    make, progress = edits.Run, edits.host.progress
+
+    def cancelled(*args: Any) -> Any:
+        def callback(step: int, *_: Any) -> None:
+            if step == 1:
+                raise mm.InterruptProcessingException
+
+        return callback
+
+    def noted(*args: Any) -> Any:
+        run = make(*args)
+        runs.append(weakref.ref(run))
+        return run
+
+    model = make_stock(name)
+    with monkeypatch.context() as patch:
+        patch.setattr(edits, "Run", noted)
+        patch.setattr(edits.host, "progress", cancelled)
+        with pytest.raises(mm.InterruptProcessingException):
+            edit(lazy, name, model)
+    assert edits.host.progress is progress
+    context, _, _ = edit(lazy, name, model, "exact")
+    assert torch.equal(sample(name, model, context), sample(name, make_stock(name), context))
+    del model
+    mm.cleanup_models()
+    gc.collect()
+    assert runs
+    assert all(run() is None for run in runs), "keys and values of a cancelled run are still alive"
+
+
+def test_images_of_a_batch_keep_their_own_holes(lazy: Lazy):
+    """Two images, two masks of different size: each result is that of the image alone, with its own noise."""
+    image, mask = canvas_and_holes(*SIZE)
+    other = torch.zeros_like(mask)
+    other[:, 100:180, 30:200] = 1
+    pair = torch.cat([image, image.flip(1)]), torch.cat([mask, other])
+    model = make_stock("flux")
+    context, result, latent = edit(lazy, "flux", model, picture=pair)
+    assert context.hole.padding is not None
+    _, _, first = edit(lazy, "flux", model, picture=(pair[0][:1], pair[1][:1]))
+    torch.testing.assert_close(latent[:1], first, rtol=1e-4, atol=1e-5)
+    outside = pair[1] < 0.5
+    assert torch.equal(result[outside], pair[0][outside])
+    assert not torch.equal(result[1], pair[0][1])
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_outside_is_untouched_and_inputs_are_not_written_to(lazy: Lazy, name: str):
+    image, mask = canvas_and_holes(250, 310)  # no multiple of a token
+    before = image.clone(), mask.clone()
+    positive = conditioning(name, 3)
+    given = set(positive[0][1])
+    _, result, _ = edit(lazy, name, make_stock(name), picture=(image, mask), positive=positive, steps=2)
+    outside = mask < 0.5
+    assert torch.equal(result[outside], image[outside])
+    assert torch.equal(image, before[0])
+    assert torch.equal(mask, before[1])
+    assert set(positive[0][1]) == given
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m", "euler_ancestral", "uni_pc"])
+def test_samplers_of_every_kind_run(lazy: Lazy, sampler: str):
+    """Several calls a step, memory of earlier steps, noise of their own."""
+    _, _, latent = edit(lazy, "flux", make_stock("flux"), sampler_name=sampler, steps=5)
+    assert torch.isfinite(latent).all()
+
+
+def test_sketch_and_partial_denoise(lazy: Lazy):
+    model = make_stock("flux")
+    context, _, whole = edit(lazy, "flux", model)
+    _, _, none = edit(lazy, "flux", model, denoise=0.0)
+    _, _, half = edit(lazy, "flux", model, denoise=0.5)
+    start, ends = hole_of(none, context), [hole_of(x, context) for x in (half, whole)]
+    assert (ends[0] - start).abs().mean() < (ends[1] - start).abs().mean()
+
+
+def test_an_empty_mask_returns_the_image(lazy: Lazy):
+    image, mask = canvas_and_holes(*SIZE)
+    _, result, _ = edit(lazy, "flux", make_stock("flux"), picture=(image, torch.zeros_like(mask)))
+    assert torch.equal(result, image)
+
+
+def test_what_needs_the_whole_picture_is_refused(lazy: Lazy):
+    positive = conditioning("flux", 3)
+    for key in ("control", "area", "mask", "gligen"):
+        with pytest.raises(ValueError, match=rf"conditioning has {key}.*Remove"):
+            edit(lazy, "flux", make_stock("flux"), positive=[[positive[0][0], {**positive[0][1], key: object()}]])
+
+
+def test_a_context_of_other_latents_is_refused(lazy: Lazy):
+    image, mask = canvas_and_holes(*SIZE)
+    context, _ = lazy.encode(image, mask, model=make_stock("pixart"), vae=vae_of("pixart"))
+    given = {"model": make_stock("flux"), "vae": vae_of("flux"), "positive": conditioning("flux", 3), "negative": conditioning("flux", 4)}
+    with pytest.raises(ValueError, match="another model"):
+        lazy.decode(context, **given)
