@@ -147,7 +147,7 @@ def make_stock(name: str, seed: int = 0) -> Any:
     import comfy.supported_models
 
     stock = STOCK[name]
-    config = getattr(comfy.supported_models, stock.config)(dict(stock.transformer))
+    config = getattr(comfy.supported_models, stock.config)(stock.transformer | newer_settings(stock))
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, device=torch.device("cpu"))
     generator = torch.Generator().manual_seed(seed)
@@ -155,6 +155,16 @@ def make_stock(name: str, seed: int = 0) -> Any:
         if parameter.is_floating_point():
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.08)
     return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+
+
+def newer_settings(stock: Stock) -> dict[str, Any]:
+    """What later hosts read from a checkpoint of Flux or Chroma, and 0.3.75 did not know."""
+    import comfy.ldm.flux.model
+
+    if "txt_ids_dims" not in comfy.ldm.flux.model.FluxParams.__dataclass_fields__:
+        return {}
+    dims = {"txt_ids_dims": [3] if stock.config == "Flux2" else []}
+    return {"flux": dims, "chroma": dims | {"vec_in_dim": None}}.get(stock.transformer.get("image_model", ""), {})
 
 
 def conditioning(name: str, seed: int) -> list:
