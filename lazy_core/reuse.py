@@ -9,7 +9,7 @@ which have to find the region first and keep keys before the rotary embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -89,31 +89,48 @@ class Pair:
     kept: int
 
 
-class KeptKV:
-    """Keys and values of one run, by batch of conditionings and attention call. Lives no longer than the run."""
+Place = Callable[[int, torch.device], torch.device]
+"""(bytes, device that computes) -> where so much is to be kept: there, or in main memory when little is left."""
 
-    def __init__(self) -> None:
+
+def where_computed(size: int, device: torch.device) -> torch.device:
+    return device
+
+
+class KeptKV:
+    """Keys and values of one run, by batch of conditionings and attention call. Lives no longer than the run.
+
+    Each lies where `place` says when it is first kept. What lies elsewhere than it is used is copied there for the call.
+    """
+
+    def __init__(self, place: Place = where_computed) -> None:
+        self.place = place
         self.pairs: dict[tuple[Any, int], Pair] = {}
 
     def keep(self, batch: Any, call: int, k: Tensor, v: Tensor, split: Split) -> None:
         """From a full pass: k and v [..., total, D]; the memory of an earlier pass is used again."""
         pair = self.pairs.get((batch, call))
         kept = len(split.others)
-        shape = (*k.shape[:-2], split.total, k.shape[-1])
-        if pair is None or pair.k.shape != shape or pair.kept != kept or pair.k.dtype != k.dtype:
-            pair = self.pairs[batch, call] = Pair(k.new_empty(shape), v.new_empty((*v.shape[:-2], split.total, v.shape[-1])), kept)
+        if pair is None or pair.k.shape != k.shape or pair.kept != kept or pair.k.dtype != k.dtype:
+            pair = self.pairs[batch, call] = Pair(self.room(k), self.room(v), kept)
         pair.k[..., :kept, :] = k.index_select(-2, split.others)
         pair.v[..., :kept, :] = v.index_select(-2, split.others)
 
-    def extend(self, batch: Any, call: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """In a sparse step: the hole's k and v [..., K, D] -> those of all tokens [..., L + K, D]. Copies no more than the hole's.
+    def room(self, like: Tensor) -> Tensor:
+        home = self.place(like.nbytes, like.device)
+        pinned = home.type == "cpu" and like.device.type == "cuda"
+        return torch.empty(like.shape, dtype=like.dtype, device=home, pin_memory=pinned)
 
-        Raises KeyError where no full pass over this batch came before.
+    def extend(self, batch: Any, call: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """In a sparse step: the hole's k and v [..., K, D] -> those of all tokens [..., L + K, D].
+
+        What lies where it is used is not copied, but for the hole's. Raises KeyError where no full pass over this batch came before.
         """
         pair = self.pairs[batch, call]
-        for kept, new in ((pair.k, k), (pair.v, v)):
+        whole = tuple(kept.to(k.device, non_blocking=True) for kept in (pair.k, pair.v))
+        for kept, new in zip(whole, (k, v), strict=True):
             kept[..., pair.kept :, :] = new
-        return pair.k, pair.v
+        return whole[0], whole[1]
 
     @property
     def nbytes(self) -> int:

@@ -59,6 +59,20 @@ def free_memory() -> int:
     return int(mm.get_free_memory(torch.device("cpu")))
 
 
+def where_there_is_room(size: int, device: torch.device) -> torch.device:
+    """`device`, or main memory where so many bytes would leave too little for a model's own work (a `lazy_core.reuse.Place`)."""
+    enough = device.type == "cpu" or mm.get_free_memory(device) - size > mm.minimum_inference_memory()
+    return device if enough else torch.device("cpu")
+
+
+def in_main_memory(size: int, device: torch.device) -> torch.device:
+    return torch.device("cpu")
+
+
+def give_memory_back() -> None:
+    mm.soft_empty_cache(True)
+
+
 # -- model files ------------------------------------------------------------------------------------------------------
 def register_model_folder() -> None:
     """`models/lazydiffusion/` beside the host's other model folders, then the pack's own `models/`; a user's extra paths are kept."""
@@ -472,7 +486,7 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
             return run(noise, start, denoise, Reuse())
         except torch.cuda.OutOfMemoryError:
             logging.warning("Lazy Decode ran out of memory; trying again without keeping the text's keys and values between steps.")
-        mm.soft_empty_cache(True)
+        give_memory_back()
         return run(noise, start, denoise, None)
 
     def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:

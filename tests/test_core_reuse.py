@@ -95,3 +95,18 @@ def test_holes_grow_by_tokens_and_not_over_the_edge():
     grown = grow_tokens(mask, 4, 5, 1).view(4, 5)
     assert grown.nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert torch.equal(grow_tokens(mask, 4, 5, 0), mask)
+
+
+def test_pairs_kept_elsewhere_are_copied_where_they_are_used():
+    """`meta` stands for another device: it takes part in shapes, and nobody can mistake it for the one that computes."""
+    asked: list[tuple[int, str]] = []
+
+    def place(size: int, device: torch.device) -> torch.device:
+        asked.append((size, device.type))
+        return torch.device("meta")
+
+    kept, split = KeptKV(place), Split.of(torch.tensor([1]), 5)
+    k = torch.randn(1, 5, 8)
+    kept.keep("batch", 0, k, k, split)
+    assert asked == [(k.nbytes, "cpu")] * 2
+    assert kept.pairs["batch", 0].k.device.type == "meta"

@@ -164,7 +164,20 @@ def test_samplers_of_every_kind_run(lazy: Lazy, sampler: str):
     assert torch.isfinite(latent).all()
 
 
-def test_sketch_and_partial_denoise(lazy: Lazy):
+def test_a_sketch_binds_with_its_strength(lazy: Lazy):
+    image, mask = canvas_and_holes(*SIZE)
+    model, vae = make_stock("flux"), vae_of("flux")
+    context, _ = lazy.encode(image, mask, model=model, vae=vae)
+    given = {"model": model, "vae": vae, "positive": conditioning("flux", 3), "negative": conditioning("flux", 4), "steps": 10}
+    distances = []
+    for strength in (0.1, 0.5, 0.9):
+        sketched = lazy.call("LazySketchCondition", context=context, vae=vae, sketch=1 - image, strength=strength).args[0]
+        _, latent = lazy.decode(sketched, **given)
+        distances.append(float((hole_of(latent, context) - sketched.sketch.tokens).abs().mean()))
+    assert distances[0] > distances[1] > distances[2]
+
+
+def test_partial_denoise_keeps_some_of_the_hole(lazy: Lazy):
     model = make_stock("flux")
     context, _, whole = edit(lazy, "flux", model)
     _, _, none = edit(lazy, "flux", model, denoise=0.0)
@@ -192,3 +205,44 @@ def test_a_context_of_other_latents_is_refused(lazy: Lazy):
     given = {"model": make_stock("flux"), "vae": vae_of("flux"), "positive": conditioning("flux", 3), "negative": conditioning("flux", 4)}
     with pytest.raises(ValueError, match="another model"):
         lazy.decode(context, **given)
+
+
+def test_out_of_memory_tries_again_with_keys_in_main_memory(lazy: Lazy, monkeypatch: pytest.MonkeyPatch):
+    edits = importlib.import_module(f"{lazy.pack.__name__}.nodes.stock.edit")
+    _, _, expected = edit(lazy, "flux", make_stock("flux"))
+    places: list[Any] = []
+    once = edits.run_once
+
+    def short(*args: Any) -> Tensor:
+        places.append(args[-1])
+        if len(places) == 1:
+            raise torch.cuda.OutOfMemoryError("no room")
+        return once(*args)
+
+    monkeypatch.setattr(edits, "run_once", short)
+    _, _, latent = edit(lazy, "flux", make_stock("flux"))
+    assert torch.equal(latent, expected)
+    assert places == [edits.host.where_there_is_room, edits.host.in_main_memory]
+
+
+def test_keys_go_to_main_memory_when_the_device_is_full(lazy: Lazy, monkeypatch: pytest.MonkeyPatch):
+    host = importlib.import_module(f"{lazy.pack.__name__}.nodes.host")
+    device = torch.device("cuda")
+    monkeypatch.setattr(host.mm, "minimum_inference_memory", lambda: 1000)
+    monkeypatch.setattr(host.mm, "get_free_memory", lambda _: 5000)
+    assert host.where_there_is_room(3999, device) == device
+    assert host.where_there_is_room(4000, device) == torch.device("cpu")
+    assert host.where_there_is_room(10**12, torch.device("cpu")) == torch.device("cpu")
+
+
+def test_full_passes_have_the_memory_of_the_whole_latent(lazy: Lazy, monkeypatch: pytest.MonkeyPatch):
+    """The host makes room for what it is told will be sampled: a strip would be told too little."""
+    import comfy.sampler_helpers
+
+    told: list[Any] = []
+    estimate = comfy.sampler_helpers.estimate_memory
+    monkeypatch.setattr(
+        comfy.sampler_helpers, "estimate_memory", lambda model, shape, *rest: told.append(list(shape)) or estimate(model, shape, *rest)
+    )
+    context, _, _ = edit(lazy, "flux", make_stock("flux"))
+    assert told == [[1, 16, *context.grid.latent_size]]

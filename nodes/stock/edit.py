@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ...lazy_core.context import Context
 from ...lazy_core.pipeline import Sample, grid_noise
-from ...lazy_core.reuse import POLICIES, Policy, Whole
+from ...lazy_core.reuse import POLICIES, Place, Policy, Whole
 from ...lazy_core.tokens import from_strip, patchify, to_strip
 from .. import host
 from .families import Family, family_of
@@ -56,13 +57,29 @@ def concat_of(model: Any, masked: Tensor | None, mask: Tensor | None, latent: Te
     return model.model.concat_cond(**values)
 
 
+@dataclass(frozen=True)
+class Job:
+    """What all holes of an edit share."""
+
+    model: Any
+    family: Family
+    policy: Policy
+    positive: list
+    negative: list
+    settings: Any
+    timing: Any
+    denoise: float
+
+
 def hole_sampler(model: Any, context: Context, positive: list, negative: list, settings: Any, timing: Any) -> Sample:
     family = family_of(model)
     assert family is not None
     host.check_steps(settings)
     policy = POLICIES[context.reuse or "balanced"]
+    positive, negative = with_size(positive, context), with_size(negative, context)
 
     def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
+        job = Job(model, family, policy, positive, negative, settings, timing, denoise)
         everything = grid_noise(context, settings.seed)
         if denoise >= 1:  # as the host starts a masked run; it matters where the highest noise level is not noise alone (PixArt)
             start = context.hole.gather(patchify(context.latent, context.grid.patch))
@@ -70,11 +87,8 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
         for images in same_holes(context):
             count = int(context.hole.valid[images[0]].sum())
             if count:
-                chosen = part_of(context, images)
-                parts = (x[images, :count] for x in (noise, start))
-                result[images, :count] = one_hole(
-                    model, family, policy, chosen, everything[images], positive, negative, settings, timing, denoise, *parts
-                )
+                part, tokens = part_of(context, images), (x[images, :count] for x in (noise, start))
+                result[images, :count] = one_hole(job, part, everything[images], *tokens)
         host.check_finite(result, settings)
         return result
 
@@ -96,27 +110,24 @@ def part_of(context: Context, images: list[int]) -> Context:
     return context.with_(image=context.image[images], mask=context.mask[images], latent=context.latent[images], hole=kept, masked=masked)
 
 
-def one_hole(
-    model: Any,
-    family: Family,
-    policy: Policy,
-    context: Context,
-    noise: Tensor,
-    positive: list,
-    negative: list,
-    settings: Any,
-    timing: Any,
-    denoise: float,
-    hole_noise: Tensor,
-    start: Tensor,
-) -> Tensor:
-    """Hole noise and start [B, K, C p p], one hole for all images -> clean tokens."""
-    base, grid = model.model, context.grid
+def one_hole(job: Job, context: Context, noise: Tensor, hole_noise: Tensor, start: Tensor) -> Tensor:
+    """Noise of the grid [B, C, h, w], the hole's noise and start [B, K, C p p], one hole for all images -> clean tokens."""
+    try:
+        return run_once(job, context, noise, hole_noise, start, host.where_there_is_room)
+    except torch.cuda.OutOfMemoryError:
+        logging.warning("Lazy Decode ran out of memory; trying again with keys and values in main memory.")
+    host.give_memory_back()
+    return run_once(job, context, noise, hole_noise, start, host.in_main_memory)
+
+
+def run_once(job: Job, context: Context, noise: Tensor, hole_noise: Tensor, start: Tensor, place: Place) -> Tensor:
+    base, grid, settings = job.model.model, context.grid, job.settings
     timed = base.latent_format.latent_dimensions == 3
     clean = flat(base.process_latent_in(context.latent.unsqueeze(2) if timed else context.latent))
     whole = Whole(context.hole.index[0][context.hole.valid[0]], grid.rows, grid.cols, grid.patch)
-    run = Run(base, family, Canvas(clean, noise, whole, concat_of(model, context.masked, context.mask, clean)), policy)
-    patched = hooked(model, run)
+    canvas = Canvas(clean, noise, whole, concat_of(job.model, context.masked, context.mask, clean))
+    run = Run(base, job.family, canvas, job.policy, place)
+    patched = hooked(job.model, run)
     strips = (to_strip(x, grid.patch) for x in (hole_noise, start))
     strips = [strip.unsqueeze(2) if timed else strip for strip in strips]
     result = comfy.sample.sample(
@@ -126,16 +137,16 @@ def one_hole(
         settings.cfg,
         settings.sampler,
         settings.scheduler,
-        with_size(positive, context),
-        with_size(negative, context),
+        job.positive,
+        job.negative,
         strips[1],
-        denoise=denoise,
-        callback=host.progress(patched, context, grid.patch, timing),
+        denoise=job.denoise,
+        callback=host.progress(patched, context, grid.patch, job.timing),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=settings.seed,
     )
-    timing.passes = {"full": run.passes[True], "sparse": run.passes[False]}
-    return from_strip((result.squeeze(2) if timed else result).float(), grid.patch)
+    job.timing.passes = {"full": run.passes[True], "sparse": run.passes[False]}
+    return from_strip(flat(result).float(), grid.patch)
 
 
 def with_size(conditioning: list, context: Context) -> list:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...lazy_core.reuse import KeptKV, Policy, Split, Whole, step_at
+from ...lazy_core.reuse import KeptKV, Place, Policy, Split, Whole, step_at, where_computed
 from .families import Family, Role
 
 WHOLE_IMAGE = ("ref_latents", "ref_latents_method", "attention_mask")  # conditions that a full pass alone can take
@@ -46,11 +46,11 @@ class Pass:
 
 
 class Run:
-    def __init__(self, base: Any, family: Family, canvas: Canvas, policy: Policy):
+    def __init__(self, base: Any, family: Family, canvas: Canvas, policy: Policy, place: Place = where_computed):
         self.base, self.family, self.canvas, self.policy = base, family, canvas, policy
         self.transformer = base.diffusion_model
         self.roles: list[Role] = family.roles(self.transformer)
-        self.kept = KeptKV()
+        self.kept = KeptKV(place)
         self.places: dict[Any, list[Tensor]] = {}
         self.full_text: dict[Any, int] = {}
         self.refreshed: dict[Any, int] = {}
