@@ -29,6 +29,18 @@ FLUX = {
     "qkv_bias": True,
     "guidance_embed": True,
 }
+QWEN = {
+    "image_model": "qwen_image",
+    "patch_size": 2,
+    "in_channels": 64,
+    "out_channels": 16,
+    "num_layers": 2,
+    "attention_head_dim": 32,
+    "num_attention_heads": 2,
+    "joint_attention_dim": TEXT,
+    "pooled_projection_dim": 8,
+    "axes_dims_rope": (8, 12, 12),
+}
 LUMINA = {
     "image_model": "lumina2",
     "patch_size": 2,
@@ -73,9 +85,15 @@ def pooled() -> dict[str, Any]:
     return {"pooled_output": torch.randn(1, 8)}
 
 
+def reference(*time: int) -> dict[str, Any]:
+    """A picture to edit from, as Kontext and Qwen-Image-Edit take it; of another size than the canvas."""
+    return {**pooled(), "reference_latents": [torch.randn(1, 16, *time, 12, 10)]}
+
+
 STOCK: dict[str, Stock] = {
     "flux": Stock("Flux", FLUX, extra=pooled),
     "flux-fill": Stock("FluxInpaint", FLUX | {"in_channels": 96}, extra=pooled),
+    "flux-kontext": Stock("Flux", FLUX, extra=reference),
     "flux2": Stock(
         "Flux2",
         FLUX
@@ -100,21 +118,8 @@ STOCK: dict[str, Stock] = {
         | {"image_model": "chroma", "in_channels": 64, "out_channels": 64, "in_dim": 64, "out_dim": 64, "hidden_dim": 32, "n_layers": 2},
         extra=pooled,
     ),
-    "qwen-image": Stock(
-        "QwenImage",
-        {
-            "image_model": "qwen_image",
-            "patch_size": 2,
-            "in_channels": 64,
-            "out_channels": 16,
-            "num_layers": 2,
-            "attention_head_dim": 32,
-            "num_attention_heads": 2,
-            "joint_attention_dim": TEXT,
-            "pooled_projection_dim": 8,
-            "axes_dims_rope": (8, 12, 12),
-        },
-    ),
+    "qwen-image": Stock("QwenImage", QWEN),
+    "qwen-image-edit": Stock("QwenImage", QWEN, extra=lambda: reference(1)),
     "lumina2": Stock("Lumina2", LUMINA),
     "z-image": Stock(
         "ZImage",
@@ -141,13 +146,16 @@ STOCK: dict[str, Stock] = {
 }
 
 
-def make_stock(name: str, seed: int = 0) -> Any:
-    """MODEL with random weights, in float32 on the CPU, as a loader would return it."""
+def make_stock(name: str, seed: int = 0, text: int = TEXT) -> Any:
+    """MODEL with random weights, in float32 on the CPU, as a loader would return it; `text`: width of SD3's prompts."""
     import comfy.model_patcher
     import comfy.supported_models
 
     stock = STOCK[name]
     config = getattr(comfy.supported_models, stock.config)(stock.transformer | newer_settings(stock))
+    if text != TEXT:
+        layer = {"in_features": text, "out_features": 128}
+        config.unet_config["context_embedder_config"] = {"target": "torch.nn.Linear", "params": layer}
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, device=torch.device("cpu"))
     generator = torch.Generator().manual_seed(seed)
