@@ -90,9 +90,15 @@ def reference(*time: int) -> dict[str, Any]:
     return {**pooled(), "reference_latents": [torch.randn(1, 16, *time, 12, 10)]}
 
 
+def control() -> dict[str, Any]:
+    """A control picture, as Flux Canny and Depth take it beside the noise: one for both prompts."""
+    return {**pooled(), "concat_latent_image": torch.randn(1, 16, 24, 24, generator=torch.Generator().manual_seed(2))}
+
+
 STOCK: dict[str, Stock] = {
     "flux": Stock("Flux", FLUX, extra=pooled),
     "flux-fill": Stock("FluxInpaint", FLUX | {"in_channels": 96}, extra=pooled),
+    "flux-canny": Stock("Flux", FLUX | {"in_channels": 32}, extra=control),
     "flux-kontext": Stock("Flux", FLUX, extra=reference),
     "flux2": Stock(
         "Flux2",

@@ -50,16 +50,19 @@ def wants_fill(model: Any) -> bool:
 
 
 def concat_of(model: Any, masked: Tensor | None, mask: Tensor | None, latent: Tensor) -> Tensor | None:
-    """Channels [B, C', h, w] beside the latent [B, C, h, w]: the host's own, from masked image [B, C, h, w] and mask [B, H, W]."""
+    """Channels [B, C', h, w] beside the latent [B, C, h, w]: the host's own, from masked image [B, C, h, w] and mask [B, 1, H, W]."""
     values: dict[str, Any] = {"noise": latent, "device": latent.device, "concat_latent_image": latent if masked is None else masked}
     if mask is not None:
-        values["concat_mask"] = mask[:, None].float()
+        values["concat_mask"] = mask
     return model.model.concat_cond(**values)
+
+
+CONCATENATED = ("concat_latent_image", "concat_mask")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all holes of an edit share."""
+    """What all holes of an edit share. `channels`: pictures to concatenate that came with the prompt, as control LoRAs need them."""
 
     model: Any
     family: Family
@@ -69,6 +72,7 @@ class Job:
     settings: Any
     timing: Any
     denoise: float
+    channels: dict[str, Tensor]
 
 
 def hole_sampler(model: Any, context: Context, positive: list, negative: list, settings: Any, timing: Any) -> Sample:
@@ -76,10 +80,11 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
     assert family is not None
     host.check_steps(settings)
     policy = POLICIES[context.reuse or "balanced"]
+    channels = {name: value for _, values in positive for name, value in values.items() if name in CONCATENATED}
     positive, negative = with_size(positive, context), with_size(negative, context)
 
     def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
-        job = Job(model, family, policy, positive, negative, settings, timing, denoise)
+        job = Job(model, family, policy, positive, negative, settings, timing, denoise, channels)
         everything = grid_noise(context, settings.seed)
         if denoise >= 1:  # as the host starts a masked run; it matters where the highest noise level is not noise alone (PixArt)
             start = context.hole.gather(patchify(context.latent, context.grid.patch))
@@ -125,7 +130,9 @@ def run_once(job: Job, context: Context, noise: Tensor, hole_noise: Tensor, star
     timed = base.latent_format.latent_dimensions == 3
     clean = flat(base.process_latent_in(context.latent.unsqueeze(2) if timed else context.latent))
     whole = Whole(context.hole.index[0][context.hole.valid[0]], grid.rows, grid.cols, grid.patch)
-    canvas = Canvas(clean, noise, whole, concat_of(job.model, context.masked, context.mask, clean))
+    given = job.channels
+    masked, mask = given.get("concat_latent_image", context.masked), given.get("concat_mask", context.mask[:, None].float())
+    canvas = Canvas(clean, noise, whole, concat_of(job.model, masked, mask, clean))
     run = Run(base, job.family, canvas, job.policy, place)
     patched = hooked(job.model, run)
     strips = (to_strip(x, grid.patch) for x in (hole_noise, start))
@@ -153,4 +160,4 @@ def with_size(conditioning: list, context: Context) -> list:
     """Conditioning of the whole picture's size, without what would be squeezed onto a strip."""
     host.check_whole_image_conditions(conditioning)
     sized = node_helpers.conditioning_set_values(conditioning, {"width": context.grid.width, "height": context.grid.height})
-    return [[text, {k: v for k, v in values.items() if k not in ("concat_latent_image", "concat_mask")}] for text, values in sized]
+    return [[text, {k: v for k, v in values.items() if k not in CONCATENATED}] for text, values in sized]
