@@ -89,6 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--hole", type=float, default=0.1)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
     pack = load_pack()
@@ -96,8 +97,8 @@ def main(argv: list[str] | None = None) -> int:
     with torch.inference_mode():
         for name in args.families:
             rows += measure(pack, name, args)
-    for row in rows:
-        print(json.dumps(row))
+            for row in rows[-len(METHODS) :]:
+                print(json.dumps({key: value for key, value in row.items() if key != "runs"}), flush=True)
     if args.json:
         args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
     return 0
@@ -107,10 +108,13 @@ def load_pack() -> ModuleType:
     """ComfyUI and this pack inside this process; ComfyUI's folder comes first, as its `nodes.py` is not our folder of that name."""
     folder = os.environ.get("COMFYUI_PATH") or str(pinned_folder())
     sys.path[:] = [folder, *(entry for entry in sys.path if entry and Path(entry).resolve() != ROOT), str(ROOT)]
-    import comfy.options  # noqa: F401
+    import comfy.options
     from comfy.cli_args import args
 
     args.cpu = not torch.cuda.is_available()
+    import comfy.utils
+
+    comfy.utils.PROGRESS_BAR_ENABLED = False
     spec = importlib.util.spec_from_file_location("lazydiffusion_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
     assert spec and spec.loader
     module = sys.modules["lazydiffusion_pack"] = importlib.util.module_from_spec(spec)
@@ -133,56 +137,73 @@ def make_model(shape: Shape) -> Any:
 
 
 def measure(pack: ModuleType, name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Stock sampling on all tokens, then `balanced` and `fast`: same model, noise, sampler and steps."""
-    import comfy.sample
+    """Stock sampling on all tokens, `balanced` and `fast` in turn: same model, noise and sampler. Medians over the rounds.
 
-    core = lambda module: importlib.import_module(f"{pack.__name__}.{module}")  # noqa: E731
-    edit, host, tokens = core("nodes.stock.edit"), core("nodes.host"), core("lazy_core.tokens")
-    shape, model = SHAPES[name], make_model(SHAPES[name])
-    torch.manual_seed(0)
-    conditions = {"width": args.size, "height": args.size} | {key: torch.randn(1, 768) for key in shape.conditions}
-    cond = [[torch.randn(1, *shape.text), conditions]]
-    latents = torch.randn(1, shape.channels, args.size // 8, args.size // 8)
-    picture, mask = torch.rand(1, 3, args.size, args.size), hole("compact", args.hole, args.size)[None]
-    make = core("lazy_core.pipeline").encode_canvas
-    rows, times = [], {}
+    All of stock's steps cost the same, so that a few of them tell what `--steps` take.
+    """
+    case = Case(pack, SHAPES[name], args)
+    runs: dict[str, list[list[float]]] = {method: [] for method in METHODS}
+    for method in METHODS:
+        case.run(method, 1)  # warms up
+    for _ in range(args.rounds):
+        for method, steps in METHODS.items():
+            runs[method].append(case.run(method, min(steps, args.steps)))
+    edits = {method: [sum(steps) * args.steps / len(steps) for steps in each] for method, each in runs.items()}
+    steps = {method: [median(steps) for steps in each] for method, each in runs.items()}
+    row = {"family": name, "depth": SHAPES[name].depth, "size": args.size, "steps": args.steps, "text_tokens": SHAPES[name].text[0]}
+    return [
+        {
+            **row,
+            "method": method,
+            "hole_tokens": case.hole,
+            "all_tokens": case.total,
+            "edit_ms": round(median(edits[method]), 1),
+            "step_ms": round(median(steps[method]), 1),
+            "edit_ratio": round(median(a / b for a, b in zip(edits["stock"], edits[method], strict=True)), 2),
+            "step_ratio": round(median(a / b for a, b in zip(steps["stock"], steps[method], strict=True)), 2),
+            "runs": [[round(ms, 1) for ms in each] for each in runs[method]],
+        }
+        for method in METHODS
+    ]
 
-    def report(method: str, marks: list[float], context: Any) -> None:
-        steps = [1000 * (b - a) for a, b in pairwise(marks)]
-        times[method] = steps
-        rows.append(
-            {
-                "family": name,
-                "depth": shape.depth,
-                "method": method,
-                "size": args.size,
-                "steps": args.steps,
-                "hole_tokens": context.hole.count,
-                "all_tokens": context.hole.total,
-                "text_tokens": shape.text[0],
-                "edit_ms": round(sum(steps), 1),
-                "step_ms": round(median(steps), 1),
-                "edit_ratio": round(sum(times["stock"]) / sum(steps), 2),
-                "step_ratio": round(median(times["stock"]) / median(steps), 2),
-            }
-        )
 
-    for method in ("stock", "balanced", "fast"):
-        context = make(lambda _: latents, picture, mask, "benchmark", 8, 2, shape.channels, "fast" if method == "stock" else method)
-        for steps in (1, args.steps):  # the first warms up
-            timing = host.Timing()
-            settings = host.Settings(1, steps, 1.0, "euler", "simple")
-            if method == "stock":
-                noise = comfy.sample.prepare_noise(latents, 1)
-                callback = lambda i, x0, x, total, timing=timing: timing.mark(x0.device)  # noqa: E731
-                given = (model, noise, steps, 1.0, "euler", "simple", cond, cond, latents)
-                comfy.sample.sample(*given, callback=callback, disable_pbar=True, seed=1)
-            else:
-                strip = context.hole.gather(tokens.patchify(latents, 2))
-                edit.hole_sampler(model, context, cond, cond, settings, timing)(torch.randn_like(strip), strip, 1.0)
-        report(method, timing.marks, context)
-        print(rows[-1], flush=True)
-    return rows
+METHODS = {"stock": 4, "balanced": 1000, "fast": 1000}  # and how many steps of each are run, at most
+
+
+class Case:
+    """One model and canvas with random content."""
+
+    def __init__(self, pack: ModuleType, shape: Shape, args: argparse.Namespace):
+        core = lambda module: importlib.import_module(f"{pack.__name__}.{module}")  # noqa: E731
+        self.edit, self.host, self.tokens = core("nodes.stock.edit"), core("nodes.host"), core("lazy_core.tokens")
+        torch.manual_seed(0)
+        self.model, size = make_model(shape), args.size
+        conditions = {"width": size, "height": size} | {key: torch.randn(1, 768) for key in shape.conditions}
+        self.cond = [[torch.randn(1, *shape.text), conditions]]
+        self.latents = torch.randn(1, shape.channels, size // 8, size // 8)
+        picture, mask = torch.rand(1, 3, size, size), hole("compact", args.hole, size)[None]
+        encode = core("lazy_core.pipeline").encode_canvas
+        self.contexts = {
+            reuse: encode(lambda _: self.latents, picture, mask, "benchmark", 8, 2, shape.channels, reuse) for reuse in ("balanced", "fast")
+        }
+        self.hole, self.total = self.contexts["fast"].hole.count, self.contexts["fast"].hole.total
+
+    def run(self, method: str, steps: int) -> list[float]:
+        """-> ms of each step; what precedes the first, but for loading, counts to it."""
+        import comfy.model_management as mm
+        import comfy.sample
+
+        mm.load_models_gpu([self.model])
+        timing, settings = self.host.Timing(), self.host.Settings(1, steps, 1.0, "euler", "simple")
+        if method == "stock":
+            given = (self.model, comfy.sample.prepare_noise(self.latents, 1), steps, 1.0, "euler", "simple", self.cond, self.cond)
+            comfy.sample.sample(*given, self.latents, callback=lambda i, x0, x, total: timing.mark(x0.device), disable_pbar=True, seed=1)
+        else:
+            context = self.contexts[method]
+            strip = context.hole.gather(self.tokens.patchify(self.latents, 2))
+            sample = self.edit.hole_sampler(self.model, context, self.cond, self.cond, settings, timing)
+            sample(torch.randn_like(strip), strip, 1.0)
+        return [1000 * (b - a) for a, b in pairwise(timing.marks)]
 
 
 if __name__ == "__main__":

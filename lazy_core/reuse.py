@@ -51,7 +51,7 @@ class Policy:
 
 POLICIES: dict[Reuse, Policy] = {
     "fast": Policy(anchor=0.3),
-    "balanced": Policy(refresh=(0.0, 0.15, 0.45)),
+    "balanced": Policy(refresh=(0.0, 0.3)),
     "exact": Policy(refresh=None),
 }
 

@@ -9,10 +9,11 @@ class LazyDiffusionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from .context import LazyEncodeContext
         from .decode import LazyDecode
-        from .host import register_model_folder
+        from .host import register_model_folder, report_version
         from .loader import LazyModelLoader
         from .mask import LazyMaskDilate
         from .sketch import LazySketchCondition
 
+        report_version()
         register_model_folder()  # not in on_load: ComfyUI 0.3.75 never calls it
         return [LazyModelLoader, LazyMaskDilate, LazyEncodeContext, LazySketchCondition, LazyDecode]

@@ -24,6 +24,7 @@ import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
 import comfy.utils
+import comfyui_version
 import folder_paths
 import latent_preview
 import node_helpers
@@ -52,6 +53,16 @@ FOLDER = "lazydiffusion"
 SHIPPED = Path(__file__).parent.parent / "models"
 SAMPLERS: list[str] = comfy.samplers.KSampler.SAMPLERS
 SCHEDULERS: list[str] = comfy.samplers.KSampler.SCHEDULERS
+
+
+TESTED = ("0.3.75", "0.33.0")  # ComfyUI versions that the whole test-suite ran against
+
+
+def report_version() -> None:
+    """One line in the server's log, so that a report of a problem says what ran."""
+    tested = " and ".join(TESTED)
+    known = "" if comfyui_version.__version__ in TESTED else " This one was not."
+    logging.info(f"LazyDiffusion: ComfyUI {comfyui_version.__version__}; tested with {tested}.{known}")
 
 
 def free_memory() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -109,3 +110,13 @@ def test_what_was_refused_leaves_no_trace(lazy: Lazy, context: Any):
     told = lazy.encode(CANVAS, HOLE)[1]
     assert (told["encoder_ran"], told["encoder_runs"]) == (False, runs)
     assert torch.equal(lazy.decode(context)[0], before)
+
+
+@pytest.mark.parametrize(("version", "known"), [("0.3.75", True), ("0.99.0", False)])
+def test_the_log_names_the_versions(lazy: Lazy, version: str, known: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    host = importlib.import_module(f"{lazy.pack.__name__}.nodes.host")
+    monkeypatch.setattr(host.comfyui_version, "__version__", version)
+    with caplog.at_level("INFO"):
+        host.report_version()
+    assert f"ComfyUI {version}; tested with " in caplog.text
+    assert ("This one was not" not in caplog.text) == known
