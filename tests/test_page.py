@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from comfy_client import ComfyClient
+from templates import COMPLETE, NEED_FILES, TEMPLATES, files_of, graph_of
 from webpage import WebPage, chromium_browser, shown_pictures
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ pytestmark = pytest.mark.browser
 OpenPage = Callable[..., AbstractContextManager[WebPage]]
 
 ROOT = Path(__file__).resolve().parent.parent
-TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 NODES = ("LazyModelLoader", "LazyMaskDilate", "LazyEncodeContext", "LazySketchCondition", "LazyDecode")
 TOKENS = r"\d+ of 256 tokens"
 TIME = r"\d+(\.\d)? m?s"
@@ -56,7 +56,7 @@ def assert_notes(notes: list[str], pattern: str) -> None:
 
 
 def test_template_browser_shows_each_template_with_its_thumbnail(open_page: OpenPage) -> None:
-    assert len(TEMPLATES) == 4
+    assert len(TEMPLATES) == 7
     with open_page() as page:
         cards = page.browse_templates()
         assert sorted(card.get_attribute("data-testid") or "" for card in cards.all()) == [
@@ -69,7 +69,7 @@ def test_template_browser_shows_each_template_with_its_thumbnail(open_page: Open
             assert address.startswith("blob:")  # the page's placeholder for a missing thumbnail has an address of its own
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", COMPLETE)
 def test_template_opens_runs_and_shows_its_pictures(name: str, open_page: OpenPage, fresh: Iterator[int]) -> None:
     twin = json.loads((ROOT / "tests" / "api" / f"{name}.json").read_text(encoding="utf-8"))
     with open_page() as page:
@@ -84,6 +84,33 @@ def test_template_opens_runs_and_shows_its_pictures(name: str, open_page: OpenPa
         assert set(pictures) == {256}
         assert_notes(page.notes("LazyDecode"), DECODED)
         assert_notes(page.notes("LazyEncodeContext"), f"{RAN}|{REUSED}")
+
+
+@pytest.mark.parametrize("name", NEED_FILES)
+def test_template_without_its_files_says_which_are_missing(
+    name: str, open_page: OpenPage, server: ComfyClient, host: Path, fresh: Iterator[int]
+) -> None:
+    server.upload_image("example.png", (host / "input" / "example.png").read_bytes())  # every ComfyUI has it, but for the tests' own folder
+    nodes = graph_of(name)["nodes"]
+    models = [model for node in nodes for model in node["properties"].get("models", ())]
+    with open_page() as page:
+        page.open_template(name)
+        assert page.missing_models() == [f"{model['directory']} / {model['name']}" for model in models]
+        page.close_missing_models()
+        assert page.toasts() == []
+        assert page.prompt().keys() == {str(node["id"]) for node in nodes if node["type"] != "MarkdownNote"}
+
+        page.press_run()
+        page.page.locator(".comfy-error-report").wait_for()
+        refused = re.findall(r"- (.*): \w+: '(.*)' not in \[", page.error_text())  # each complaint: no other value is wrong
+        assert len(refused) == page.error_text().count("\n- ")
+        assert sorted(refused) == sorted(("Value not in list", file) for node in nodes for file in files_of(node))
+        page.close_error()
+        assert page.toasts() == []
+
+        page.open_template("1_first_edit")
+        page.set_widget("LazyDecode", "seed", next(fresh))
+        assert page.run() == [256, 256, 256]
 
 
 def test_note_says_whether_the_encoder_ran_and_is_not_saved(open_page: OpenPage, fresh: Iterator[int]) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from comfy_client import ComfyClient
+from templates import COMPLETE, NEED_FILES, TEMPLATES, files_of, graph_of
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "web" / "docs"
-TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
 LANGUAGES = {"en": ".md", "zh": "/zh.md"}
 POLARITY = {"en": r"1 (\(white\) )?= hole", "zh": r"1(（白）)? ?= ?空洞"}
+FOLDERS = {"UNETLoader": "diffusion_models", "DualCLIPLoader": "text_encoders", "CLIPLoader": "text_encoders", "VAELoader": "vae"}
 MASK = {"en": r"\bmask\b", "zh": "遮罩"}
 
 
@@ -98,11 +99,46 @@ def test_masks_polarity_is_repeated_where_a_mask_is_explained(language: str) -> 
             assert re.search(POLARITY[language], page), f"{name} ({language}) speaks of a mask and does not say that 1 is the hole"
 
 
-@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
-def test_template_uses_no_files_and_only_nodes_that_are_there(path: Path, server: ComfyClient) -> None:
-    graph = json.loads(path.read_text(encoding="utf-8"))
-    types = {node["type"] for node in graph["nodes"]} - {"MarkdownNote"}
+def types_of(name: str) -> set[str]:
+    return {node["type"] for node in graph_of(name)["nodes"]} - {"MarkdownNote"}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_template_uses_only_nodes_that_are_there(name: str, server: ComfyClient) -> None:
+    types = types_of(name)
     assert types <= server.object_info().keys()
-    assert not {name for name in types if name.startswith("Load")}, "a template must run where nothing was uploaded"
-    assert {"LazyModelLoader", "LazyEncodeContext", "LazyDecode"} <= types
-    assert (path.with_suffix(".jpg")).is_file()
+    assert {"LazyEncodeContext", "LazyDecode"} <= types
+    assert (ROOT / "workflows" / f"{name}.jpg").is_file()
+
+
+@pytest.mark.parametrize("name", COMPLETE)
+def test_template_runs_where_nothing_was_uploaded(name: str) -> None:
+    assert "LazyModelLoader" in types_of(name)
+    assert not {kind for kind in types_of(name) if kind.startswith("Load")}
+
+
+@pytest.mark.parametrize("name", NEED_FILES)
+def test_template_for_other_checkpoints_starts_from_the_hosts_own_picture(name: str, host: Path) -> None:
+    [picture] = [node["widgets_values"][0] for node in graph_of(name)["nodes"] if node["type"] == "LoadImage"]
+    assert (host / "input" / picture).is_file()
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_template_names_every_file_to_download(name: str) -> None:
+    """In a note, below its folder and with its address, and where the page looks for what is missing."""
+    nodes = graph_of(name)["nodes"]
+    note = "\n".join(node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote")
+    sections = dict(re.findall(r"\*\*ComfyUI/models/(\w+)\*\*\n((?:- .*\n)+)", note))
+    loaders = [node for node in nodes if files_of(node)]
+    assert [node["type"] for node in loaders] == [kind for kind in FOLDERS if kind in types_of(name)]
+    assert bool(loaders) == (name in NEED_FILES)
+    for node in loaders:
+        models = node["properties"]["models"]
+        assert [model["name"] for model in models] == files_of(node)
+        for model in models:
+            assert model["directory"] == FOLDERS[node["type"]]
+            page, path = model["url"].split("/resolve/main/")
+            assert re.fullmatch(r"https://huggingface\.co/[\w.-]+/[\w.-]+", page)
+            assert path.split("/")[-1] == model["name"]
+            lines = sections[model["directory"]].splitlines()
+            assert any(line.startswith(f"- [{model['name']}]({model['url']})") and f"]({page})" in line for line in lines)

@@ -114,3 +114,27 @@ def test_a_sparse_step_on_its_own_steps_keys_and_values_is_exact(lazy: Lazy, nam
     print(f"{name}: sparse steps on {context.hole.count} of {context.hole.total} tokens, relative error {error:.1e}")
     assert counted["sparse"] == counted["full"] > 0
     assert error < 1e-4
+
+
+@pytest.mark.parametrize(("name", "shift", "guidance"), [("flux-fill", None, 30.0), ("z-image", 5.0, None), ("qwen-image", 5.0, None)])
+def test_exact_with_the_stock_nodes_of_the_shipped_workflows(lazy: Lazy, name: str, shift: float | None, guidance: float | None):
+    """Other noise levels by ModelSamplingAuraFlow, guidance, no negative prompt."""
+    import node_helpers
+    from comfy_extras.nodes_model_advanced import ModelSamplingAuraFlow
+
+    model, other = make_stock(name), make_stock(name)
+    if shift is not None:
+        model, other = (ModelSamplingAuraFlow().patch_aura(each, shift)[0] for each in (model, other))
+    positive = conditioning(name, 3)
+    if guidance is not None:
+        positive = node_helpers.conditioning_set_values(positive, {"guidance": guidance})
+    negative = [[torch.zeros_like(text), values] for text, values in conditioning(name, 3)]
+    image, mask = canvas_and_holes(*SIZES["wide"])
+    context, _ = lazy.encode(image, mask, model=model, vae=vae_of(name), reuse="exact")
+    given = {"model": model, "vae": vae_of(name), "positive": positive, "negative": negative}
+    _, latent = lazy.decode(context, **given, seed=SEED, steps=STEPS, cfg=2.5)
+    fill = {} if context.masked is None else {"concat_latent_image": context.masked, "concat_mask": context.mask[:, None].float()}
+    expected = hole_of(host_run(other, context, positive, negative, 2.5, fill), context)
+    assert (hole_of(latent, context) - expected).abs().max() < 1e-4 * expected.abs().max()
+    plain = hole_of(host_run(make_stock(name), context, conditioning(name, 3), negative, 2.5, fill), context)
+    assert (plain - expected).abs().max() > 1e-3 * expected.abs().max()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -91,7 +92,10 @@ class WebPage:
 
     def open_template(self, name: str, label: str = "LazyDiffusion") -> None:
         self.browse_templates(label).and_(self.page.get_by_test_id(f"template-workflow-{name}")).click()
-        self.page.wait_for_function("app.graph.nodes.some(node => node.type === 'LazyDecode')")
+        self.page.wait_for_function(
+            "name => app.extensionManager.workflow.activeWorkflow?.filename === name && app.graph.nodes.some(n => n.type === 'LazyDecode')",
+            arg=name,
+        )
         self.page.locator(".workflow-template-selector-dialog").wait_for(state="detached")
 
     def prompt(self) -> dict[str, Any]:
@@ -102,6 +106,16 @@ class WebPage:
     def toasts(self) -> list[str]:
         """The page's small warnings, for example of a workflow file that it finds malformed."""
         return self.page.locator(".p-toast-message-content").all_inner_texts()
+
+    def missing_models(self) -> list[str]:
+        """The page's dialog about a workflow's missing files -> "folder / file" of each."""
+        listed = self.page.locator(".comfy-missing-models")
+        listed.wait_for()
+        return re.findall(r"^\w+ / .+$", listed.inner_text(), re.MULTILINE)
+
+    def close_missing_models(self) -> None:
+        self.page.keyboard.press("Escape")
+        self.page.locator(".comfy-missing-models").wait_for(state="detached")
 
     def switch_tab(self, name: str) -> None:
         """Back to an opened workflow."""
