@@ -27,6 +27,9 @@ REUSES: tuple[Reuse, ...] = get_args(Reuse)
 class Policy:
     """When all tokens are computed.
 
+    A pass at the first step's noise level would see nothing of the canvas: of a flow model's visible tokens only noise is left
+    there. So what the first steps reuse comes from the `anchor`, where the canvas shows through.
+
     `refresh`: at which shares of the steps, 0 (the first) to 1, a step computes all tokens; None is every step. `anchor`: the share
     of the steps at whose noise level one pass over the canvas alone precedes the first step; the hole then shows its smooth fill.
     `grow`: tokens around the hole that are generated with it and then thrown away, so that the hole's edge is not its network's edge.
@@ -40,7 +43,7 @@ class Policy:
         """Which of `steps` steps compute all tokens: fewer in a short schedule, and the first where nothing is known before it."""
         if self.refresh is None:
             return frozenset(range(steps))
-        most = max(1, round(len(self.refresh) * min(1.0, steps / 20)))
+        most = round(len(self.refresh) * min(1.0, steps / 20))
         first = {0} if self.anchor is None else set()
         return frozenset(first | {min(int(share * steps), steps - 1) for share in self.refresh[:most]})
 
@@ -51,7 +54,7 @@ class Policy:
 
 POLICIES: dict[Reuse, Policy] = {
     "fast": Policy(anchor=0.3),
-    "balanced": Policy(refresh=(0.0, 0.3)),
+    "balanced": Policy(refresh=(0.5,), anchor=0.3),
     "exact": Policy(refresh=None),
 }
 

@@ -30,7 +30,7 @@ import latent_preview
 import node_helpers
 import torch
 from comfy.cli_args import args as host_args
-from comfy.ldm.modules.attention import optimized_attention
+from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -118,6 +118,11 @@ def host_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, keys: Tensor | N
     if keys is not None or (q.device.type == "cpu" and not chosen_attention()):
         return sdpa(q, k, v, heads, keys)
     return optimized_attention(q, k, v, heads)
+
+
+def attention_for_few(function: Any, q: Tensor) -> Any:
+    """The attention for few queries, instead of the host's `function`: on a CPU its default saves memory that they do not need."""
+    return attention_pytorch if q.device.type == "cpu" and not chosen_attention() else function
 
 
 class Reuse:

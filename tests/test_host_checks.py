@@ -113,7 +113,9 @@ def test_what_was_refused_leaves_no_trace(lazy: Lazy, context: Any):
 
 
 @pytest.mark.parametrize(("version", "known"), [("0.3.75", True), ("0.99.0", False)])
-def test_the_log_names_the_versions(lazy: Lazy, version: str, known: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+def test_the_log_names_the_versions(
+    lazy: Lazy, version: str, known: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     host = importlib.import_module(f"{lazy.pack.__name__}.nodes.host")
     monkeypatch.setattr(host.comfyui_version, "__version__", version)
     with caplog.at_level("INFO"):

@@ -18,6 +18,7 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 RUN_MS = 240_000  # a queued workflow on a slow CPU
 PAGE_MS = 120_000  # the page itself
+TEMPLATES_DIALOG = "[role=dialog]:has(nav)"
 
 # Widths of the pictures that the preview nodes show, 0 where there is none (yet): the classic page paints them, Nodes 2.0 has elements.
 PICTURES = """() => app.graph.nodes.filter(node => ["SaveImage", "PreviewImage", "MaskPreview"].includes(node.type)).map(node => {
@@ -84,7 +85,7 @@ class WebPage:
     def browse_templates(self, label: str = "LazyDiffusion") -> Locator:
         """The template browser at our category -> its cards."""
         self.page.locator(".templates-tab-button").click()
-        dialog = self.page.locator(".workflow-template-selector-dialog")
+        dialog = self.page.locator(TEMPLATES_DIALOG)
         dialog.locator("nav").get_by_text(label, exact=True).click()
         cards = dialog.locator("[data-testid^=template-workflow-]:not([data-testid=template-workflows-content])")
         cards.filter(has_text="1_first_edit").first.wait_for()
@@ -96,7 +97,7 @@ class WebPage:
             "name => app.extensionManager.workflow.activeWorkflow?.filename === name && app.graph.nodes.some(n => n.type === 'LazyDecode')",
             arg=name,
         )
-        self.page.locator(".workflow-template-selector-dialog").wait_for(state="detached")
+        self.page.locator(TEMPLATES_DIALOG).wait_for(state="detached")
 
     def prompt(self) -> dict[str, Any]:
         """What the page would queue, in the API's format, without titles."""
@@ -159,7 +160,8 @@ class WebPage:
     # Runs
 
     def press_run(self) -> None:
-        self.page.get_by_test_id("queue-button").locator("button").first.click()
+        # Newer pages put the mark on the button itself.
+        self.page.locator("button[data-testid=queue-button], [data-testid=queue-button] button").first.click()
 
     def run(self) -> list[int]:
         """Press Run and wait for its end -> the widths of the pictures that the preview nodes show. Fails if the page shows an error."""
@@ -196,6 +198,7 @@ class WebPage:
                 node.pos = [(700 - app.canvas.ds.offset[0]), (400 - app.canvas.ds.offset[1])];
                 app.canvas.ds.scale = 1;
                 app.canvas.selectNode(node, false);
+                app.canvas.centerOnNode(node);
                 app.canvas.setDirty(true, true); }""",
             node_type,
         )

@@ -12,6 +12,7 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor
 
+from .. import host
 from .run import Run
 
 KEY = "lazydiffusion"
@@ -38,7 +39,8 @@ def hooked(model: Any, run: Run) -> Any:
     before: Callable[..., Tensor] = options.get("optimized_attention_override", lambda function, *a, **k: function(*a, **k))
 
     def attention(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        return run.attend(lambda *a, **k: before(function, *a, **k), *args, **kwargs)
+        chosen = host.attention_for_few(function, args[0]) if run.is_sparse else function
+        return run.attend(lambda *a, **k: before(chosen, *a, **k), *args, **kwargs)
 
     def apply(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
         with pixart_hooks(run, attention) if run.family.positions == "pixart" else nullcontext():

@@ -111,6 +111,11 @@ class Run:
         finally:
             self.under_way = None
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the pass under way computes the hole's tokens alone."""
+        return self.under_way is not None and not self.under_way.full
+
     # -- latents ----------------------------------------------------------------------------------------------------
     def noised(self, x: Tensor, t: Tensor) -> Tensor:
         """The canvas at noise level t [B] -> [B, C, h, w] for all conditionings in x [B, ...]."""
