@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from lazy_core.editor import LazyEditor
 
 from .classifier import load_judge, predict
 from .record import summary
-from .scenes import Scenes, SpriteSheet, compose
+from .scenes import Recipe, Scenes, SpriteSheet, cat, compose
 
 HELD_OUT = 9_000_000  # seeds from here on belong to evaluation
 
@@ -64,14 +65,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def compose_many(sheet: SpriteSheet, count: int) -> Scenes:
-    parts = [compose(sheet, min(32, count - i), 256, torch.Generator().manual_seed(HELD_OUT + i)) for i in range(0, count, 32)]
-    return Scenes(*(torch.cat([getattr(part, name) for part in parts]) for name in Scenes.__dataclass_fields__))
+    seeds = range(0, count, 32)
+    return cat([compose(sheet, min(32, count - i), 256, torch.Generator().manual_seed(HELD_OUT + i), Recipe.held_out()) for i in seeds])
 
 
 def small_holes(scenes: Scenes, count: int) -> Scenes:
-    """Without the few full-canvas masks: there a crop of the hole says little about one object."""
-    keep = (scenes.mask.mean((1, 2, 3)) < 0.6).nonzero().flatten()[:count]
-    return Scenes(*(getattr(scenes, name)[keep] for name in Scenes.__dataclass_fields__))
+    """Without the few huge masks: there a crop of the hole says little about one object."""
+    return scenes.take((scenes.mask.mean((1, 2, 3)) < 0.6).nonzero().flatten()[:count])
 
 
 def enlarged(scenes: Scenes, side: int) -> Scenes:
@@ -81,7 +81,7 @@ def enlarged(scenes: Scenes, side: int) -> Scenes:
         return scenes
     pad = (missing // 2, missing - missing // 2) * 2
     image, empty = (F.pad(picture, pad, mode="replicate") for picture in (scenes.image, scenes.empty))
-    return Scenes(image, empty, F.pad(scenes.mask, pad), scenes.label)
+    return replace(scenes, image=image, empty=empty, mask=F.pad(scenes.mask, pad))
 
 
 def edit(editor: LazyEditor, scenes: Scenes, prompts: list[str], start: int, args: argparse.Namespace) -> Tensor:
