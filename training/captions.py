@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 import torch.nn as nn
@@ -69,7 +70,7 @@ def tokenizer_for(names: list[dict], length: int, known: Tokenizer | None = None
 def grow_embedding(model: LazyDiffusion, words: int) -> LazyDiffusion:
     """The model with room for `words` tokens: known rows are copied, new ones drawn as `initialise` does. In place."""
     assert model.text is not None and model.config.text is not None
-    table = model.text.token
+    table = cast(nn.Embedding, model.text.token)
     if table.num_embeddings >= words:
         return model
     larger = nn.Embedding(words, table.embedding_dim, dtype=table.weight.dtype, device=table.weight.device)

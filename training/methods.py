@@ -17,11 +17,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from lazy_core.checkpoint import load_model
-from lazy_core.composite import composite
+from lazy_core.composite import Blend, composite
 from lazy_core.context import Context
 from lazy_core.editor import LazyEditor
 from lazy_core.geometry import Grid
-from lazy_core.masks import latent_mask, prefill, threshold
+from lazy_core.masks import latent_mask, prefill, threshold, token_mask
 from lazy_core.pipeline import lazy_decode
 from lazy_core.positions import grid_coordinates
 from lazy_core.tokens import HoleTokens
@@ -74,18 +74,27 @@ class MethodEditor:
             raise ValueError(f"{path} was trained for '{method}', expected one of {', '.join(METHODS)}.")
         return cls(cast(Method, method), editor, int(checkpoint.metadata.get(SIZE_KEY, 256)))
 
-    def edit(self, image: Tensor, mask: Tensor, prompts: list[str], seed: int, steps: int, cfg: float) -> Tensor:
-        """Images [B, 3, H, W] in 0..1 under masks [B, 1, H, W] (1 = hole), a prompt for each -> edited images, feathered."""
+    def edit(self, image: Tensor, mask: Tensor, prompts: list[str], seed: int, steps: int, cfg: float, blend: Blend = "none") -> Tensor:
+        """Images [B, 3, H, W] in 0..1 under masks [B, 1, H, W] (1 = hole), a prompt for each -> edited images."""
         if self.method == "lazy":
-            return self.editor.decode(self.editor.encode(image, mask[:, 0]), prompts, seed, steps, cfg)
+            return self.editor.decode(self.editor.encode(image, mask[:, 0]), prompts, seed, steps, cfg, blend=blend)
         if self.method == "image":
-            return self.regenerate(image, mask, prompts, seed, steps, cfg)
+            return self.regenerate(image, mask, prompts, seed, steps, cfg, blend)
         boxes, side = crop_boxes(mask), self.size // 2
-        squares = self.regenerate(cut(image, boxes, side), cut(mask, boxes, side, grow=True), prompts, seed, steps, cfg)
-        return composite(image, put_back(image, squares, boxes), threshold(mask[:, 0]), "feather")
+        squares = self.regenerate(cut(image, boxes, side), cut(mask, boxes, side, grow=True), prompts, seed, steps, cfg, "none")
+        return composite(image, put_back(image, squares, boxes), threshold(mask[:, 0]), blend)
+
+    def tokens(self, mask: Tensor) -> Tensor:
+        """How many tokens the decoder denoises for each of the masks [B, 1, H, W]: [B]."""
+        config = self.editor.model.config
+        height, width = (self.size // 2, self.size // 2) if self.method == "crop" else mask.shape[-2:]
+        grid = Grid(height, width, config.latent_scale, config.patch_size)
+        if self.method == "lazy":
+            return token_mask(threshold(mask[:, 0]), grid).sum(1)
+        return torch.full((len(mask),), grid.tokens)
 
     @torch.inference_mode()
-    def regenerate(self, image: Tensor, mask: Tensor, prompts: list[str], seed: int, steps: int, cfg: float) -> Tensor:
+    def regenerate(self, image: Tensor, mask: Tensor, prompts: list[str], seed: int, steps: int, cfg: float, blend: Blend) -> Tensor:
         """All tokens are denoised and decoded, the hole's pixels kept."""
         editor, hole = self.editor, threshold(mask[:, 0])
         config, device = editor.model.config, editor.device
@@ -97,4 +106,4 @@ class MethodEditor:
         known = encoder(latent.to(device), latent_mask(hole, grid).to(device), tokens.to(device), coordinates).float().cpu()
         context = Context(editor.identity, grid, image, hole, latent, tokens, known)
         sample = editor.sampler(context, prompts, steps, cfg)
-        return lazy_decode(context, sample, editor.to_latent, editor.to_image, seed)[0]
+        return lazy_decode(context, sample, editor.to_latent, editor.to_image, seed, blend=blend)[0]
