@@ -138,10 +138,15 @@ def test_vocabulary_grows_without_moving_known_words():
     assert all(grown.token_to_id(word) == number for word, number in known.get_vocab().items())
     assert all(grown.token_to_id("[UNK]") not in grown.encode(caption).ids for caption in all_captions(NAMES))
     model = LazyDiffusion(PRESETS["tiny"])
-    before = model.text.token.weight.clone()
+    before = table_of(model).clone()
     grown_model = grow_embedding(model, 100)
-    assert grown_model.text.token.weight.shape == (100, 32) and torch.equal(grown_model.text.token.weight[:64], before)
-    assert grown_model.config.text.vocabulary == 100 and 0.3 < grown_model.text.token.weight[64:].std() < 0.7
+    assert table_of(grown_model).shape == (100, 32) and torch.equal(table_of(grown_model)[:64], before)
+    assert grown_model.config.text is not None and grown_model.config.text.vocabulary == 100
+    assert 0.3 < table_of(grown_model)[64:].std() < 0.7
+
+
+def table_of(model: LazyDiffusion) -> torch.Tensor:
+    return model.get_parameter("text.token.weight")
 
 
 # -- methods -----------------------------------------------------------------------------------------------------------
@@ -204,7 +209,7 @@ def test_figures():
     same, moved = figures.frechet(a, a), figures.frechet(a + 2, b)
     assert same[0] == pytest.approx(0, abs=1e-6) and 25 < moved[1] < moved[0] < moved[2] < 40  # 8 dimensions moved by 2: 32
     assert figures.recall(a, a)[0] == 1 and figures.recall(a + 20, b)[0] == 0 and figures.recall(b, a)[0] > 0.8
-    value, low, high = figures.interval(torch.tensor([1.0, 0.0] * 50))
+    value, low, high = figures.average(torch.tensor([1.0, 0.0] * 50))
     assert value == 0.5 and 0.38 < low < 0.45 and 0.55 < high < 0.62 and figures.interval(torch.zeros(0)) is None
     mask = torch.zeros(1, 1, 32, 32)
     mask[..., 8:24, 8:24] = 1

@@ -15,9 +15,12 @@ EDGE = 3  # px inside the mask where colours are compared
 
 
 def interval(values: Tensor, draws: int = DRAWS) -> Figure | None:
-    """Mean of [n] and its interval; None for no values."""
-    if not len(values):
-        return None
+    """`average`; None for no values."""
+    return average(values, draws) if len(values) else None
+
+
+def average(values: Tensor, draws: int = DRAWS) -> Figure:
+    """Mean of [n] and its interval."""
     values = values.double()
     return rounded(values.mean(), values[resampled(len(values), draws)].mean(1))
 
@@ -66,11 +69,11 @@ def square_root(matrix: Tensor) -> Tensor:
     return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 
 
-def recall(features: Tensor, reference: Tensor, neighbours: int = 3) -> Figure | None:
+def recall(features: Tensor, reference: Tensor, neighbours: int = 3) -> Figure:
     """Share of reference pictures [m, F] within reach of some generated one [n, F] (Kynkaanniemi et al. 2019): variety."""
     own = torch.cdist(features, features)
     reach = own.kthvalue(min(neighbours + 1, len(own)), 1).values
-    return interval((torch.cdist(reference, features) <= reach).any(1))
+    return average((torch.cdist(reference, features) <= reach).any(1))
 
 
 def seam(image: Tensor, mask: Tensor) -> Tensor:
