@@ -74,7 +74,7 @@ def test_whole_way(data, tmp_path):
 
     editor = LazyEditor.load(model / "model.safetensors")
     assert editor.model.config.preset == "tiny" and len(editor.model.config.latent_rgb or ()) == 4
-    classifier.main(["--data", str(data), "--out", str(judge), "--steps", "2"])
+    classifier.main(["--data", str(data), "--out", str(judge), "--steps", "2", "--held-out", "32"])
     report = tmp_path / "report.json"
     arguments = ["--model", str(model / "model.safetensors"), "--judge", str(judge), "--data", str(data), "--json", str(report)]
     evaluate.main([*arguments, "--edits", "24", "--steps", "1", "--grid", str(tmp_path / "grid.png")])

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--preset", default="fluent-small", choices=[k for k, v in PRESETS.items() if v.vae])
     parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
     parser.add_argument("--out", type=Path, default=Path("training/runs/vae"))
-    parser.add_argument("--init", type=Path, default=None, help="weights to start from")
+    parser.add_argument("--init", type=Path, default=None, help="weights to start from; their mean and deviation stay")
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--minutes", type=float, default=None, help="stop by the clock instead, schedule included")
     parser.add_argument("--batch", type=int, default=16)
@@ -79,8 +79,8 @@ def train(args: argparse.Namespace) -> None:
             quality = psnr(averaged, held_out)
             bar.set_postfix(loss=f"{loss.item():.4f}", psnr=f"{quality:.2f} dB")
             record.add(step, psnr=quality)
-            save(averaged, held_out, args.out)
-    save(averaged, held_out, args.out)
+            save(averaged, None if args.init else held_out, args.out)
+    save(averaged, None if args.init else held_out, args.out)
     record.add(step, psnr=psnr(averaged, held_out))
     record.finish(steps=step)
 
@@ -126,11 +126,12 @@ def psnr(vae: TinyVAE, image: Tensor) -> float:
 
 
 @torch.no_grad()
-def save(vae: TinyVAE, image: Tensor, folder: Path) -> None:
-    """Measure the latents' mean and deviation, then write `vae.safetensors`."""
-    latent = torch.cat([vae.encoder(part) for part in image.split(16)])
-    vae.mean.copy_(latent.mean((0, 2, 3), keepdim=True))
-    vae.std.copy_(latent.std((0, 2, 3), keepdim=True))
+def save(vae: TinyVAE, image: Tensor | None, folder: Path) -> None:
+    """Write the file; measure the latents' mean and deviation on `image` first, if given (a model trained on them wants the old ones)."""
+    if image is not None:
+        latent = torch.cat([vae.encoder(part) for part in image.split(16)])
+        vae.mean.copy_(latent.mean((0, 2, 3), keepdim=True))
+        vae.std.copy_(latent.std((0, 2, 3), keepdim=True))
     save_file({k: v.contiguous() for k, v in vae.state_dict().items()}, folder / "vae.safetensors", metadata={"config": repr(vae.config)})
 
 

@@ -1,77 +1,203 @@
-"""`python -m training.evaluate`: held-out edits of a checkpoint, named by the judge against real sprites in the same holes."""
+"""`python -m training.evaluate`: LazyDiffusion, RegenerateImage and RegenerateCrop on the same held-out edits, beside the real sprites.
+
+Scenes of seeds that training never draws; a quarter of their objects are in a style that training never showed them in. Half of
+the scenes show the style inside the crop around the mask (near), half only outside it (far). Methods take turns batch by batch.
+"""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
 from torch import Tensor
 from tqdm import tqdm
 
-from lazy_core.editor import LazyEditor
+from lazy_core.composite import composite
+from lazy_core.masks import threshold
 
-from .classifier import load_judge, predict
+from .classifier import Classifier, crops, load_judge, predict, style_crops, style_path
+from .figures import colour_shift, frechet, interval, ratio, recall, seam
+from .methods import MethodEditor
+from .pictures import grid_picture
 from .record import summary
-from .scenes import Scenes, SpriteSheet, compose
+from .scenes import FAR, NEAR, UNKNOWN, Recipe, Scenes, SpriteSheet, cat, compose
 
-HELD_OUT = 9_000_000  # seeds from here on belong to evaluation
+SEEDS = {"validation": 7_000_000, "test": 9_000_000}  # seeds from here on belong to the evaluation of a split
+REFERENCE = 500_000  # so much further on those of the real pictures that distances are measured to
+BATCH = 8
+FIGURES = ("prompt_accuracy", "style_agreement_near", "style_agreement_far", "frechet", "recall", "seam", "colour_shift", "ms")
+UNSEEN = ("prompt_accuracy_unseen", "style_agreement_unseen")
 
 
-def main(argv: list[str] | None = None) -> int:
+def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=summary(__doc__))
-    parser.add_argument("--model", type=Path, default=Path("models/fluent-small.safetensors"))
+    parser.add_argument("--model", "--models", type=Path, nargs="+", default=[Path("models/fluent-small.safetensors")])
     parser.add_argument("--judge", type=Path, default=Path("training/judge.safetensors"))
     parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
-    parser.add_argument("--edits", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--edits", type=int, default=None, help="default: 500, on a GPU 2000")
+    parser.add_argument("--steps", type=int, default=None, help="default: 20")
     parser.add_argument("--cfg", type=float, default=3.0)
     parser.add_argument("--canvas", type=int, default=256, help="px; above 256 the same scenes lie in a larger canvas")
     parser.add_argument("--language", choices=["en", "zh"], default="en")
-    parser.add_argument("--grid", type=Path, default=None, help="write a picture of the first 24 edits, uncurated")
+    parser.add_argument("--split", choices=["validation", "test"], default="test")
+    parser.add_argument("--quick", action="store_true", help="24 edits of 6 steps: a look in under a minute, not a measurement")
+    parser.add_argument("--grid", type=Path, default=None, help="write a picture of the first edits, uncurated")
+    parser.add_argument("--grid-edits", type=int, default=24)
     parser.add_argument("--json", type=Path, default=None)
     args = parser.parse_args(argv)
+    args.seed = SEEDS[args.split]
+    args.device = "cuda" if torch.cuda.is_available() else "cpu"
+    args.edits = args.edits or (24 if args.quick else 2000 if args.device == "cuda" else 500)
+    args.steps = args.steps or (6 if args.quick else 20)
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
     sheet = SpriteSheet.load(args.data)
-    editor = LazyEditor.load(args.model)
-    judge = load_judge(args.judge, len(sheet))
-    scenes = small_holes(compose_many(sheet, args.edits + args.edits // 8), args.edits)
-    scenes = enlarged(scenes, args.canvas)
+    editors = [MethodEditor.load(path, args.device) for path in args.model]
+    judges = Judges.load(args.judge, sheet)
+    scenes = enlarged(known(sheet, args.edits, args.seed, args.split), args.canvas)
     prompts = [sheet.names[int(label)][args.language][0] for label in scenes.label]
-    results = torch.cat([edit(editor, scenes, prompts, i, args) for i in tqdm(range(0, args.edits, 8), desc="edits")])
-    right = (predict(judge, results, scenes.mask) == scenes.label).float()
-    real = (predict(judge, scenes.image, scenes.mask) == scenes.label).float()
-    figures = {
-        "edits": args.edits,
-        "objects": len(sheet),
-        "prompt_accuracy": interval(right),
-        "real_sprites": interval(real),
-        "chance": 1 / len(sheet),
-        "canvas": scenes.image.shape[-1],
-        "hole_fraction": float(scenes.mask.mean()),
-    }
-    print("each [value, 95 % low, high]:")
-    for name in ("prompt_accuracy", "real_sprites"):
-        print(f"  {name:16} {figures[name]}")
-    print(f"  {'chance':16} {figures['chance']:.4f}")
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+    hashes = f"data {digest(args.data)}, scenes {scenes_digest(scenes)}"
+    print(f"{args.edits} edits of {args.steps} steps, {args.split} split, seeds from {args.seed}; {hashes}; {args.device}")
+    runs = [Run.real(scenes), *edit_all(editors, args, scenes, prompts)]
+    reference = known(sheet, min(2 * args.edits, 2000), args.seed + REFERENCE, args.split)
+    features = judges.features(reference.image, reference.mask)
+    rows = [judges.row(run, scenes, features) for run in runs]
+    report(rows, args, sheet, scenes)
     if args.grid:
-        grid_picture(scenes, results, prompts).save(args.grid)
+        pictures = {run.name: run.image for run in runs[1:]}
+        grid_picture(scenes, {**pictures, "real": scenes.image}, prompts, args.grid_edits).save(args.grid)
     return 0
 
 
-def compose_many(sheet: SpriteSheet, count: int) -> Scenes:
-    parts = [compose(sheet, min(32, count - i), 256, torch.Generator().manual_seed(HELD_OUT + i)) for i in range(0, count, 32)]
-    return Scenes(*(torch.cat([getattr(part, name) for part in parts]) for name in Scenes.__dataclass_fields__))
+@dataclass
+class Run:
+    """Edits by one method: `image` as a user gets it (feathered), `raw` with the hole pasted as it is, both [B, 3, H, W]."""
+
+    method: str
+    name: str
+    image: Tensor
+    raw: Tensor
+    tokens: Tensor
+    ms: list[float] = field(default_factory=list)
+
+    @classmethod
+    def real(cls, scenes: Scenes) -> Run:
+        return cls("real", "real", scenes.image, scenes.image, torch.zeros(len(scenes.label)), [0.0])
 
 
-def small_holes(scenes: Scenes, count: int) -> Scenes:
-    """Without the few full-canvas masks: there a crop of the hole says little about one object."""
-    keep = (scenes.mask.mean((1, 2, 3)) < 0.6).nonzero().flatten()[:count]
-    return Scenes(*(getattr(scenes, name)[keep] for name in Scenes.__dataclass_fields__))
+def edit_all(editors: list[MethodEditor], args: argparse.Namespace, scenes: Scenes, prompts: list[str]) -> list[Run]:
+    """Every method on every batch in turn; the canvas has the hole's content removed, as a user's would have something else there."""
+    raws: list[list[Tensor]] = [[] for _ in editors]
+    times: list[list[float]] = [[] for _ in editors]
+    for editor in editors:
+        editor.edit(scenes.empty[:1], scenes.mask[:1], prompts[:1], 0, 1, args.cfg)  # warm-up
+    for start in tqdm(range(0, args.edits, BATCH), desc="edits"):
+        part = slice(start, start + BATCH)
+        for i, editor in enumerate(editors):
+            begun = time.monotonic()
+            raws[i].append(editor.edit(scenes.empty[part], scenes.mask[part], prompts[part], args.seed + start, args.steps, args.cfg))
+            times[i].append(1000 * (time.monotonic() - begun) / len(raws[i][-1]))
+    runs = []
+    for i, editor in enumerate(editors):
+        raw = torch.cat(raws[i])
+        image = composite(scenes.empty, raw, threshold(scenes.mask[:, 0]), "feather")
+        name = editor.method if [e.method for e in editors].count(editor.method) == 1 else f"{editor.method} {args.model[i].stem}"
+        runs.append(Run(editor.method, name, image, raw, editor.tokens(scenes.mask).float(), times[i]))
+    return runs
+
+
+@dataclass(frozen=True)
+class Judges:
+    objects: Classifier
+    styles: Classifier | None
+
+    @classmethod
+    def load(cls, path: Path, sheet: SpriteSheet) -> Judges:
+        """The style judge where the data has styles and it was trained."""
+        several = len(sheet.styles) > 1 and style_path(path).exists()
+        return cls(load_judge(path, len(sheet)), load_judge(style_path(path), len(sheet.styles)) if several else None)
+
+    @torch.no_grad()
+    def features(self, image: Tensor, mask: Tensor) -> Tensor:
+        return torch.cat([self.objects.features(crops(i, m)) for i, m in zip(image.split(64), mask.split(64), strict=True)])
+
+    def row(self, run: Run, scenes: Scenes, reference: Tensor) -> dict[str, Any]:
+        """All figures of one method, each [value, low, high]; None where no edit, or no judge, can tell."""
+        right, unseen = predict(self.objects, run.image, scenes.mask) == scenes.label, scenes.unseen
+        features = self.features(run.image, scenes.mask)
+        row: dict[str, Any] = {"method": run.method, "name": run.name, "prompt_accuracy": interval(right)}
+        agree = None
+        if self.styles is not None:
+            agree = predict(self.styles, run.image, scenes.mask, style_crops) == scenes.style
+            row["style_agreement"] = interval(agree)
+        row["style_agreement_near"] = None if agree is None else interval(agree[scenes.seen == NEAR])
+        row["style_agreement_far"] = None if agree is None else interval(agree[scenes.seen == FAR])
+        row["prompt_accuracy_unseen"] = interval(right[unseen])
+        row["style_agreement_unseen"] = None if agree is None else interval(agree[unseen])
+        row["frechet"], row["recall"] = frechet(features, reference), recall(features, reference)
+        row["seam"] = ratio(seam(run.raw, scenes.mask), seam(scenes.image, scenes.mask))
+        row["colour_shift"] = interval(colour_shift(run.raw, scenes.image, scenes.mask))
+        row["ms"], row["tokens"] = interval(torch.tensor(run.ms)), round(float(run.tokens.mean()), 1)
+        return row
+
+
+def report(rows: list[dict[str, Any]], args: argparse.Namespace, sheet: SpriteSheet, scenes: Scenes) -> None:
+    """The table on the screen, and `--json`; the keys of a single model's evaluation stay where they were."""
+    print(f"{'each with its 95 % interval':26}" + "".join(f"{row['name']:>26}" for row in rows))
+    for name in (*FIGURES[:3], *UNSEEN, *FIGURES[3:]):
+        print(f"{name:26}" + "".join(f"{shown(row[name]):>26}" for row in rows))
+    print(f"{'tokens':26}" + "".join(f"{row['tokens']:>26}" for row in rows))
+    if args.json is None:
+        return
+    figures = {
+        "edits": args.edits,
+        "objects": len(sheet),
+        "styles": list(sheet.styles),
+        "prompt_accuracy": rows[1]["prompt_accuracy"],
+        "real_sprites": rows[0]["prompt_accuracy"],
+        "chance": 1 / len(sheet),
+        "canvas": scenes.image.shape[-1],
+        "hole_fraction": float(scenes.mask.mean()),
+        "near": int((scenes.seen == NEAR).sum()),
+        "far": int((scenes.seen == FAR).sum()),
+        "unseen": int(scenes.unseen.sum()),
+        "steps": args.steps,
+        "cfg": args.cfg,
+        "seed": args.seed,
+        "split": args.split,
+        "data": digest(args.data),
+        "scenes": scenes_digest(scenes),
+        "device": args.device,
+        "rows": [*rows[1:], rows[0]],
+    }
+    args.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def shown(figure: list[float] | None) -> str:
+    if figure is None:
+        return "-"
+    digits = 3 if abs(figure[0]) < 10 else 1
+    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*figure, d=digits)
+
+
+def known(sheet: SpriteSheet, count: int, seed: int, split: str) -> Scenes:
+    """`count` scenes, as many near as far as far as chance allows; none of a huge mask, where a crop says little about one object."""
+    recipe, parts, found = Recipe.held_out(split), [], 0  # type: ignore[arg-type]
+    while found < count:
+        scenes = compose(sheet, 32, 256, torch.Generator().manual_seed(seed), recipe)
+        parts.append(scenes.take(((scenes.mask.mean((1, 2, 3)) < 0.6) & (scenes.seen != UNKNOWN)).nonzero().flatten()))
+        found, seed = found + len(parts[-1].label), seed + 1
+    return cat(parts).take(slice(0, count))
 
 
 def enlarged(scenes: Scenes, side: int) -> Scenes:
@@ -81,39 +207,17 @@ def enlarged(scenes: Scenes, side: int) -> Scenes:
         return scenes
     pad = (missing // 2, missing - missing // 2) * 2
     image, empty = (F.pad(picture, pad, mode="replicate") for picture in (scenes.image, scenes.empty))
-    return Scenes(image, empty, F.pad(scenes.mask, pad), scenes.label)
+    return replace(scenes, image=image, empty=empty, mask=F.pad(scenes.mask, pad))
 
 
-def edit(editor: LazyEditor, scenes: Scenes, prompts: list[str], start: int, args: argparse.Namespace) -> Tensor:
-    """Edits `start` to `start` + 8: the canvas has the hole's content removed, as a user's would have something else there."""
-    part = slice(start, start + 8)
-    context = editor.encode(scenes.empty[part], scenes.mask[part, 0])
-    return editor.decode(context, prompts[part], seed=HELD_OUT + start, steps=args.steps, cfg=args.cfg)
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def interval(values: Tensor, draws: int = 2000) -> list[float]:
-    """Mean and its 95 % bootstrap interval."""
-    generator = torch.Generator().manual_seed(0)
-    means = values[torch.randint(len(values), (draws, len(values)), generator=generator)].mean(1)
-    return [round(float(x), 4) for x in (values.mean(), means.quantile(0.025), means.quantile(0.975))]
-
-
-def grid_picture(scenes: Scenes, results: Tensor, prompts: list[str], count: int = 24, columns: int = 6) -> Image.Image:
-    """Pairs of canvas (hole grey) and result, the prompt below."""
-    side, text = 176, 16
-    picture = Image.new("RGB", (columns * (2 * side + 8), -(-count // columns) * (side + text + 6)), "white")
-    draw = ImageDraw.Draw(picture)
-    for i in range(count):
-        x, y = i % columns * (2 * side + 8), i // columns * (side + text + 6)
-        canvas = scenes.empty[i] * (1 - scenes.mask[i]) + 0.5 * scenes.mask[i]
-        for j, image in enumerate((canvas, results[i])):
-            picture.paste(to_picture(image).resize((side, side), Image.Resampling.LANCZOS), (x + j * side, y))
-        draw.text((x + 4, y + side + 2), prompts[i], fill="black")
-    return picture
-
-
-def to_picture(image: Tensor) -> Image.Image:
-    return Image.fromarray((image.movedim(0, -1) * 255).round().to(torch.uint8).numpy())
+def scenes_digest(scenes: Scenes) -> str:
+    """Of what is asked for; pixels may differ in their last bits between machines."""
+    parts = torch.cat([scenes.mask.sum((1, 2, 3)).long(), scenes.label, scenes.style, scenes.seen])
+    return hashlib.sha256(parts.numpy().tobytes()).hexdigest()[:16]
 
 
 if __name__ == "__main__":

@@ -12,18 +12,21 @@ from lazy_core.geometry import Grid
 from lazy_core.masks import latent_mask, prefill, threshold, token_mask
 from lazy_core.vae import TinyVAE
 
+from .brushes import crop_boxes
+from .methods import Method, cut
 from .scenes import SpriteSheet, compose
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Latents of scenes with and without the hole's content [B, C, h, w], latent mask [B, 1, h, w], hole tokens [B, N], labels [B]."""
+    """Latents of B scenes with and without the hole's content [B, C, h, w], mask [B, 1, h, w], hole tokens [B, N], labels and looks [B]."""
 
     target: Tensor
     canvas: Tensor
     mask: Tensor
     hole: Tensor
     label: Tensor
+    look: Tensor
 
     def take(self, index: Tensor) -> Encoded:
         return Encoded(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
@@ -39,14 +42,22 @@ def cat(parts: list[Encoded]) -> Encoded:
 
 @torch.no_grad()
 def encode_scenes(
-    sheet: SpriteSheet, vae: TinyVAE | None, config: LazyConfig, count: int, size: int, generator: torch.Generator
+    sheet: SpriteSheet, vae: TinyVAE | None, config: LazyConfig, count: int, size: int, generator: torch.Generator, method: Method = "lazy"
 ) -> Encoded:
-    """Compose and encode; without a VAE the latent is the image in -1..1. Half precision, as it is stored."""
+    """Compose and encode; without a VAE the latent is the image in -1..1. Half precision, as it is stored.
+
+    For `crop` what is encoded is the square around each mask, brought to half the canvas's side.
+    """
     scenes = compose(sheet, count, size, generator)
+    image, mask = scenes.image, scenes.mask
+    if method == "crop":
+        size //= 2
+        boxes = crop_boxes(mask)
+        image, mask = cut(image, boxes, size), cut(mask, boxes, size, grow=True)
     grid = Grid(size, size, config.latent_scale, config.patch_size)
-    hole = threshold(scenes.mask[:, 0])
-    target, canvas = to_latent(vae, torch.cat([scenes.image, prefill(scenes.image, hole)])).half().chunk(2)
-    return Encoded(target, canvas, latent_mask(hole, grid).half(), token_mask(hole, grid), scenes.label)
+    hole = threshold(mask[:, 0])
+    target, canvas = to_latent(vae, torch.cat([image, prefill(image, hole)])).half().chunk(2)
+    return Encoded(target, canvas, latent_mask(hole, grid).half(), token_mask(hole, grid), scenes.label, scenes.look)
 
 
 def to_latent(vae: TinyVAE | None, image: Tensor) -> Tensor:

@@ -1,52 +1,55 @@
 """`python -m training.prepare`: fetch the pinned packages, cut the sprites, write `sprites.safetensors`.
 
-Sprites: Microsoft's Fluent 3D emoji (MIT), npm package `@lobehub/fluent-emoji-3d`. Names: PyPI package `emoji`
-(BSD-3-Clause), in English and Chinese. Both are pinned by version and sha256; nothing else is downloaded.
+Sprites: Microsoft's Fluent emoji (MIT) in three drawing styles, three npm packages ([drawings.py](drawings.py)). Names: PyPI
+package `emoji` (BSD-3-Clause), in English and Chinese. All are pinned by version and sha256; nothing else is downloaded
+but the SVG renderer `resvg-py`, pinned by version.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import json
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
+from .drawings import SPRITE_SIZE, STYLES, Style, read_style
 from .objects import CODE_POINTS, SYNONYMS, character
 from .record import summary
 
-SPRITE_SIZE = 128
-SPRITES = (
-    "@lobehub/fluent-emoji-3d",
-    "1.1.0",
-    "lobehub-fluent-emoji-3d-1.1.0.tgz",
-    "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
-)
 NAMES = ("emoji", "2.15.0", "emoji-2.15.0-py3-none-any.whl", "205296793d66a89d88af4688fa57fd6496732eb48917a87175a023c8138995eb")
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.prepare", description=summary(__doc__))
     parser.add_argument("--data", type=Path, default=Path("training/data"), help="folder to write into (default: %(default)s)")
-    data = parser.parse_args(argv).data
+    parser.add_argument(
+        "--styles",
+        nargs="+",
+        default=[s.name for s in STYLES],
+        choices=[s.name for s in STYLES],
+        help="3d alone is what the first model saw",
+    )
+    args = parser.parse_args(argv)
+    data, chosen = args.data, [style for style in STYLES if style.name in args.styles]
     data.mkdir(parents=True, exist_ok=True)
     names = read_names(fetch_names(data))
-    sprites = read_sprites(fetch_sprites(data))
+    sprites = torch.stack([read_style(style, fetch_style(style, data), data / "tools") for style in chosen])
     path = data / "sprites.safetensors"
-    save_file(
-        {"sprites": sprites}, path, metadata={"names": json.dumps(names, ensure_ascii=False), "licence": "MIT (Fluent Emoji, Microsoft)"}
-    )
-    print(f"{path}: {len(names)} objects of {SPRITE_SIZE} x {SPRITE_SIZE} px, sha256 {sha256(path)[:16]}")
+    metadata = {
+        "names": json.dumps(names, ensure_ascii=False),
+        "styles": json.dumps([style.name for style in chosen]),
+        "licence": "MIT (Fluent Emoji, Microsoft)",
+    }
+    save_file({"sprites": sprites}, path, metadata=metadata)
+    size = f"{SPRITE_SIZE} x {SPRITE_SIZE} px"
+    print(f"{path}: {len(names)} objects in {len(chosen)} styles of {size}, sha256 {sha256(path)[:16]}")
     return 0
 
 
@@ -54,9 +57,9 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def fetch_sprites(data: Path) -> Path:
-    package, version, filename, digest = SPRITES
-    return fetch(data / filename, digest, ["npm", "pack", "--silent", f"{package}@{version}", "--pack-destination", str(data)])
+def fetch_style(style: Style, data: Path) -> Path:
+    command = ["npm", "pack", "--silent", f"{style.package}@{style.version}", "--pack-destination", str(data)]
+    return fetch(data / style.filename, style.sha256, command)
 
 
 def fetch_names(data: Path) -> Path:
@@ -97,24 +100,6 @@ def official(table: dict[str, Any], code: str, language: str) -> str:
     entry = table[character(code)]
     name = entry if isinstance(entry, str) else entry[language]
     return name.strip(":").replace("_", " ").lower()
-
-
-def read_sprites(tarball: Path) -> torch.Tensor:
-    """-> [S, 4, 128, 128] uint8, RGB premultiplied by alpha (so that resampling draws no dark fringe)."""
-    sprites = []
-    with tarfile.open(tarball) as archive:
-        for code in CODE_POINTS:
-            member = archive.extractfile(f"package/assets/{code}.webp")
-            if member is None:
-                raise SystemExit(f"{tarball.name} holds no package/assets/{code}.webp. Delete it and run again.")
-            rgba = np.asarray(Image.open(io.BytesIO(member.read())).convert("RGBA"), dtype=np.float32)
-            alpha = rgba[..., 3:] / 255
-            planes = np.concatenate([rgba[..., :3] * alpha, rgba[..., 3:]], axis=2)
-            resized = [
-                np.asarray(Image.fromarray(planes[..., i]).resize((SPRITE_SIZE, SPRITE_SIZE), Image.Resampling.BOX)) for i in range(4)
-            ]
-            sprites.append(torch.from_numpy(np.stack(resized)).round().to(torch.uint8))
-    return torch.stack(sprites)
 
 
 if __name__ == "__main__":

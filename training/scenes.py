@@ -1,7 +1,8 @@
 """Scenes composed of sprites, in batches and on any device: the paper's training triple (canvas, entity mask, caption).
 
-A scene is a background, up to three other objects with shadows, and one target object in front of them. Its
-mask is drawn as a person would: the silhouette grown by a brush, a box, an ellipse, or a loose blob.
+A scene is a background, up to four other objects with shadows, and one target object in front of them. Drawing style, light,
+tint and scale are the scene's own: every object follows them and no caption says them, so the hole's must be read from the
+context. Half of the scenes keep the others out of the square crop around the mask ("far"): only the rest of the canvas tells.
 """
 
 from __future__ import annotations
@@ -9,76 +10,218 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
-OTHERS = 3
+from .brushes import CropBox, crop_boxes, inside, user_masks
+from .draw import Draw, backgrounds
+
+OTHERS = 4
+CANDIDATES = 10  # places tried for each of the others
+UNKNOWN, NEAR, FAR = 0, 1, 2  # where another object of the scene can be seen: see `Scenes.seen`
+PLAIN, SMALL, BIG, TWO = 0, 1, 2, 3  # what a caption may say of the target beside its name: see `Scenes.look`
+Split = Literal["train", "validation", "test", "all"]
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """`image` [B, 3, H, W] in 0..1 with the target object, `empty` the same without it, `mask` [B, 1, H, W] (1 = hole), `label` [B]."""
+    """B scenes: `image` [B, 3, H, W] in 0..1 with the target object and `empty` without it, equal outside `mask` [B, 1, H, W] (1 = hole).
+
+    `label` [B] names the object; S (one past the last) where nothing is put back. `style` [B]; `look` [B] is PLAIN, SMALL, BIG or TWO.
+    `seen` [B]: NEAR where another object is visible in the crop around the mask (`brushes.crop_boxes`), FAR where one is
+    visible on the canvas but none of its pixels in that crop, else UNKNOWN. `unseen` [B]: a pair that never occurs in training.
+    """
 
     image: Tensor
     empty: Tensor
     mask: Tensor
     label: Tensor
+    style: Tensor
+    look: Tensor
+    seen: Tensor
+    unseen: Tensor
+
+    def take(self, index: Tensor | slice) -> Scenes:
+        return Scenes(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+
+def cat(parts: list[Scenes]) -> Scenes:
+    return Scenes(*(torch.cat([getattr(part, name) for part in parts]) for name in Scenes.__dataclass_fields__))
 
 
 @dataclass(frozen=True)
 class SpriteSheet:
-    """Premultiplied RGBA sprites [S, 4, s, s] in 0..1 and their names."""
+    """Premultiplied RGBA sprites [Y, S, 4, s, s] in 0..1 of S objects in Y styles, and the names of both."""
 
     sprites: Tensor
     names: list[dict]
+    styles: tuple[str, ...] = ("3d",)
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> SpriteSheet:
+        """Files of one style hold [S, 4, s, s], as the first model's did."""
         with safe_open(str(path), "pt", device=str(device)) as file:
-            return cls(file.get_tensor("sprites").float() / 255, json.loads(file.metadata()["names"]))
+            sprites, metadata = file.get_tensor("sprites").float() / 255, file.metadata()
+        styles = tuple(json.loads(metadata.get("styles", '["3d"]')))
+        return cls(sprites.view(len(styles), -1, *sprites.shape[-3:]), json.loads(metadata["names"]), styles)
 
     def __len__(self) -> int:
-        return len(self.sprites)
+        return len(self.names)
+
+    def pairs(self, split: Split) -> Tensor:
+        """[Y, S] bool: which objects occur in which style, see `pair_split`; "all" is every pair."""
+        kinds = pair_split(len(self.styles), len(self)).to(self.sprites.device)
+        return torch.ones_like(kinds, dtype=torch.bool) if split == "all" else kinds == ("train", "validation", "test").index(split)
 
 
-def compose(sheet: SpriteSheet, count: int, size: int, generator: torch.Generator) -> Scenes:
+def pair_split(styles: int, objects: int) -> Tensor:
+    """[Y, S]: 0 = training, 1 = validation, 2 = test. One object in eight is withheld in each style but the first.
+
+    Which ones is fixed, whatever the seed; the first style is what the model that one may start from has seen in full.
+    """
+    index = torch.arange(objects)
+    rows = [torch.zeros_like(index)]
+    rows += [torch.where(index % 8 == 3 * y % 8, 1 + index // 8 % 2, 0) for y in range(1, styles)]
+    return torch.stack(rows)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to compose: whose (object, style) pairs, the shares of removals and of two objects, of far scenes and of withheld pairs."""
+
+    split: Split = "train"
+    removals: float = 0.08
+    twos: float = 0.05
+    far: float = 0.5
+    withheld: float = 0.0
+    everything: float = 0.02
+
+    @classmethod
+    def held_out(cls, split: Split = "test") -> Recipe:
+        """Single objects; a quarter of them in a style that training never showed them in."""
+        return cls(split, removals=0.0, twos=0.0, withheld=0.25, everything=0.0)
+
+
+OBJECTS = Recipe("all", removals=0.0, twos=0.0, everything=0.0)  # for judges: every object in every style
+
+
+def compose(sheet: SpriteSheet, count: int, size: int, generator: torch.Generator, recipe: Recipe | None = None) -> Scenes:
     """Draw `count` scenes of `size` x `size` px. The generator's device is the sheet's."""
-    draw = Draw(generator)
-    image = backgrounds(draw, count, size)
-    light = draw.uniform(count, 2, low=-1, high=1) * torch.tensor([1.0, 0.5], device=draw.device) + torch.tensor(
-        [0.0, 0.6], device=draw.device
-    )
-    others = draw.integers(count, high=OTHERS + 2).clamp(max=OTHERS)
-    for index in range(OTHERS):
-        box = placements(draw, count, low=0.18, high=0.44)
-        layer = place(sheet.sprites[draw.integers(count, high=len(sheet))], box, size)
-        image = paint(image, layer * (index < others).view(-1, 1, 1, 1), light)
-    box, label = placements(draw, count, low=0.24, high=0.44), draw.integers(count, high=len(sheet))
-    layer = place(sheet.sprites[label], box, size)
-    return Scenes(paint(image, layer, light), image, user_masks(draw, layer[:, 3:], box), label)
+    recipe, draw = recipe or Recipe(), Draw(generator)
+    style, objects, unseen = cast_of(sheet, draw, count, recipe)
+    scale = scales(draw, count)
+    sprite, look = target_sprite(sheet.sprites[style, objects[:, 0]], scale, draw, recipe)
+    box = placements(draw, scale)
+    layer = place(sprite, box, size)
+    mask = user_masks(draw, layer[:, 3:], box, recipe.everything)
+    crop = crop_boxes(mask)
+    light, length = lights(draw, count), scale * draw.uniform(count, 1, low=0.1, high=0.24)
+    image, others = backgrounds(draw, count, size), torch.zeros_like(mask)
+    for other, where, shown in neighbours(draw, scale, box, crop, size, recipe):
+        drawn = place(sheet.sprites[style, objects[:, other]], where, size) * shown.view(-1, 1, 1, 1)
+        image, others = paint(image, drawn, light * length), torch.maximum(others, drawn[:, 3:])
+    tint = tints(draw, count)
+    removed = draw.uniform(count) < recipe.removals
+    painted = paint(image, layer, light * length, fade(mask))
+    painted = torch.where((mask > 0.5) & ~removed.view(-1, 1, 1, 1), painted, image)
+    label = torch.where(removed, len(sheet), objects[:, 0])
+    look = torch.where(removed, PLAIN, look)
+    return Scenes(painted * tint, image * tint, mask, label, style, look, visible(others, mask, crop), unseen & ~removed)
 
 
-class Draw:
-    """Random numbers of one generator, on its device."""
+def cast_of(sheet: SpriteSheet, draw: Draw, count: int, recipe: Recipe) -> tuple[Tensor, Tensor, Tensor]:
+    """-> style [B], objects [B, 1 + OTHERS] all different where the sheet has enough, target first, and `unseen` [B] bool."""
+    common = sheet.pairs("all" if recipe.split == "all" else "train").float()
+    style = draw.integers(count, high=len(sheet.styles))
+    rare = sheet.pairs(recipe.split).nonzero()
+    withheld = draw.uniform(count) < (recipe.withheld if recipe.split in ("validation", "test") and len(rare) else 0.0)
+    pick = rare[draw.integers(count, high=max(len(rare), 1))] if len(rare) else torch.zeros(count, 2, dtype=torch.int64, device=draw.device)
+    style = torch.where(withheld, pick[:, 0], style)
+    few = int((common > 0).sum(1).min()) < 1 + OTHERS
+    objects = torch.multinomial(common[style], 1 + OTHERS, few, generator=draw.generator)
+    objects[:, 0] = torch.where(withheld, pick[:, 1], objects[:, 0])
+    return style, objects, withheld
 
-    def __init__(self, generator: torch.Generator):
-        self.generator, self.device = generator, generator.device
 
-    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        return torch.rand(shape, generator=self.generator, device=self.device) * (high - low) + low
-
-    def integers(self, *shape: int, high: int) -> Tensor:
-        return torch.randint(high, shape, generator=self.generator, device=self.device)
+def scales(draw: Draw, count: int) -> Tensor:
+    """The side [B, 1] of a scene's objects as a share of the canvas: mostly a fifth to a half, now and then 0.12 to 0.7."""
+    usual, wide = draw.uniform(count, 1, low=0.2, high=0.42), 0.12 * 5.8 ** draw.uniform(count, 1)
+    return torch.where(draw.uniform(count, 1) < 0.15, wide, usual)
 
 
-def placements(draw: Draw, count: int, low: float, high: float) -> Tensor:
-    """[B, 3]: centre x, centre y and side of a box inside the unit square."""
-    side = draw.uniform(count, 1, low=low, high=high)
-    centre = side / 2 + draw.uniform(count, 2) * (1 - side)
-    return torch.cat([centre, side], 1)
+def target_sprite(sprite: Tensor, scale: Tensor, draw: Draw, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """-> the sprites [B, 4, s, s], now and then two of them in the place of one, and what a caption may say: `look` [B]."""
+    two = (draw.uniform(len(sprite)) < recipe.twos) & (scale[:, 0] > 0.25)
+    side = sprite.shape[-1] * 5 // 8
+    small, rest = F.interpolate(sprite, (side, side), mode="bilinear", antialias=True), sprite.shape[-1] - side
+    back, front = F.pad(small, (0, rest, 0, rest)), F.pad(small, (rest, 0, rest, 0))
+    pair = back * (1 - front[:, 3:]) + front
+    look = torch.where(scale[:, 0] < 0.19, SMALL, torch.where(scale[:, 0] > 0.44, BIG, PLAIN))
+    return torch.where(two.view(-1, 1, 1, 1), pair, sprite), torch.where(two, TWO, look)
+
+
+def placements(draw: Draw, side: Tensor) -> Tensor:
+    """Sides [B, 1] -> [B, 3]: centre x, centre y and side of a box inside the unit square."""
+    return torch.cat([side / 2 + draw.uniform(len(side), 2) * (1 - side), side], 1)
+
+
+def neighbours(draw: Draw, scale: Tensor, box: Tensor, crop: CropBox, size: int, recipe: Recipe) -> list[tuple[int, Tensor, Tensor]]:
+    """Up to OTHERS objects of about the scene's scale: (number, box [B, 3], shown [B] bool), apart from each other and from the target.
+
+    In far scenes none touches the crop around the mask, in the rest the first one does.
+    """
+    count, device = len(scale), draw.device
+    number = 1 + draw.integers(count, high=OTHERS)
+    number = torch.where(draw.uniform(count) < 0.06, 0, number)
+    far = draw.uniform(count) < recipe.far
+    square = torch.stack([crop.left + crop.side / 2, crop.top + crop.side / 2, crop.side], 1).float() / size  # [B, 3]
+    placed, result = [box], []
+    for other in range(1, OTHERS + 1):
+        side = (scale * draw.uniform(count, 1, low=0.85, high=1.15)).clamp(max=0.6)
+        sides = side[:, None].expand(-1, CANDIDATES, -1)
+        centres = sides / 2 + draw.uniform(count, CANDIDATES, 2) * (1 - sides)
+        boxes = torch.cat([centres, sides], 2)  # [B, CANDIDATES, 3]
+        crowded = sum((overlap(boxes, other_box[:, None], 0.85) for other_box in placed), torch.zeros(boxes.shape[:2], device=device))
+        touching = overlap(boxes, square[:, None], 1.0) > 0
+        wanted = torch.where(far[:, None], ~touching, touching) if other == 1 else ~touching | ~far[:, None]
+        best = (2.0 * wanted - crowded).argmax(1)
+        row = torch.arange(count, device=device)
+        shown = (other <= number) & (~far | ~touching[row, best]) & (crowded[row, best] < 0.5)
+        result.append((other, boxes[row, best], shown))
+        placed.append(boxes[row, best] * shown[:, None] + torch.tensor([-9.0, -9.0, 0.1], device=device) * ~shown[:, None])
+    return result
+
+
+def overlap(a: Tensor, b: Tensor, shrink: float) -> Tensor:
+    """Shared area of boxes [..., 3] (centre x, y, side; sides times `shrink`), as a share of the smaller one."""
+    reach = (a[..., 2:] + b[..., 2:]) * shrink / 2 - (a[..., :2] - b[..., :2]).abs()
+    least = torch.minimum(a[..., 2], b[..., 2]) * shrink
+    return reach.clamp_min(0).minimum(least[..., None]).prod(-1) / least**2
+
+
+def visible(others: Tensor, mask: Tensor, crop: CropBox) -> Tensor:
+    """NEAR, FAR or UNKNOWN for each scene, from the other objects' alpha [B, 1, H, W] outside the mask."""
+    shown = (others * (1 - mask) > 0.1).float()
+    within = inside(crop, mask.shape[-1])
+    near, anywhere = (shown * within).sum((1, 2, 3)), shown.mean((1, 2, 3))
+    clear = near > 0.03 * crop.side.float() ** 2
+    return torch.where(clear, NEAR, torch.where((near == 0) & (anywhere > 0.004), FAR, UNKNOWN))
+
+
+def lights(draw: Draw, count: int) -> Tensor:
+    """Directions [B, 2] in which shadows fall: mostly down, from hard left to hard right."""
+    sideways = draw.uniform(count, 1, low=-1, high=1)
+    return torch.cat([sideways, draw.uniform(count, 1, low=0.3, high=1)], 1)
+
+
+def tints(draw: Draw, count: int) -> Tensor:
+    """Colour of a scene's light [B, 3, 1, 1]: white in half of the scenes."""
+    colour = 1 - 0.35 * draw.uniform(count, 3, 1, 1) * (draw.uniform(count, 1, 1, 1) < 0.5)
+    return colour / colour.amax(1, keepdim=True)
 
 
 def place(sprite: Tensor, box: Tensor, size: int) -> Tensor:
@@ -91,64 +234,24 @@ def place(sprite: Tensor, box: Tensor, size: int) -> Tensor:
     return F.grid_sample(sprite, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def paint(image: Tensor, layer: Tensor, light: Tensor) -> Tensor:
-    """Premultiplied `layer` over `image` with a soft shadow that falls in the scene's light direction [B, 2]."""
+def fade(mask: Tensor) -> Tensor:
+    """[B, 1, H / 4, W / 4]: 0 outside the mask [B, 1, H, W] and at its edge, 1 well inside: a put-back object's shadow ends in its hole."""
+    inner = -F.max_pool2d(-mask, 4)
+    for _ in range(2):
+        inner = torch.minimum(F.avg_pool2d(inner, 5, 1, 2, count_include_pad=False), inner)
+    return inner
+
+
+def paint(image: Tensor, layer: Tensor, shift: Tensor, where: Tensor | None = None) -> Tensor:
+    """Premultiplied `layer` over `image` with a soft shadow `shift` [B, 2] away (canvas = 2), only `where` [B, 1, H/4, W/4]."""
     size = image.shape[-1]
     coarse = F.avg_pool2d(layer[:, 3:], 4)
     for _ in range(2):
         coarse = F.avg_pool2d(coarse, 5, 1, 2)
     theta = torch.eye(2, 3, device=image.device).repeat(len(image), 1, 1)
-    theta[:, :, 2] = -light * 0.06
-    grid = F.affine_grid(theta, [len(image), 1, size, size], align_corners=False)
+    theta[:, :, 2] = -shift
+    grid = F.affine_grid(theta, [len(image), 1, *coarse.shape[-2:]], align_corners=False)
     shadow = F.grid_sample(coarse, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    shadow = F.interpolate(shadow if where is None else shadow * where, size=(size, size), mode="bilinear", align_corners=False)
     image = image * (1 - 0.45 * shadow)
     return (image * (1 - layer[:, 3:]) + layer[:, :3]).clamp(0, 1)
-
-
-def backgrounds(draw: Draw, count: int, size: int) -> Tensor:
-    """Plain colours, gradients, horizons, soft patterns and cloudy noise, [B, 3, size, size]."""
-    device = draw.device
-    y, x = torch.meshgrid(*[torch.linspace(0, 1, size, device=device)] * 2, indexing="ij")
-    a, b, c = (draw.uniform(count, 3, 1, 1, low=0.1) * 0.65 + draw.uniform(count, 1, 1, 1, high=0.33) for _ in range(3))
-    b = a + (b - a) * draw.uniform(count, 1, 1, 1, high=0.6)
-    angle, where = draw.uniform(count, 1, 1, 1, high=6.2832), draw.uniform(count, 1, 1, 1, low=0.35, high=0.75)
-    along = ((x - 0.5) * angle.cos() + (y - 0.5) * angle.sin()) * 0.7 + 0.5
-    gradient = a + (b - a) * along
-    floor = c * (0.75 + 0.35 * (y - where)) * (y > where) + gradient * (y <= where)
-    frequency = draw.uniform(count, 1, 1, 1, low=3, high=8)
-    across = (y - 0.5) * angle.cos() - (x - 0.5) * angle.sin()
-    stripes = ((along * frequency * 6.2832).sin() * 4).clamp(-1, 1)
-    checks = stripes * ((across * frequency * 6.2832).sin() * 4).clamp(-1, 1)
-    clouds = F.interpolate(draw.uniform(count, 3, 5, 5, low=-1, high=1), size=(size, size), mode="bicubic", align_corners=True)
-    strength = draw.uniform(count, 1, 1, 1, low=0.02, high=0.08)
-    plain = a.expand_as(gradient)
-    kinds = torch.stack(
-        [plain, gradient, floor, floor, gradient + stripes * strength, gradient + checks * strength, gradient + clouds * 0.15]
-    )
-    kind = draw.integers(count, high=len(kinds))
-    return kinds[kind, torch.arange(count, device=device)].clamp(0, 1)
-
-
-def user_masks(draw: Draw, alpha: Tensor, box: Tensor) -> Tensor:
-    """Masks [B, 1, H, W] that cover the object `alpha`: grown silhouettes, boxes, ellipses, loose blobs, now and then everything."""
-    count, _, size, _ = alpha.shape
-    y, x = torch.meshgrid(*[(torch.arange(size, device=draw.device) + 0.5) / size] * 2, indexing="ij")
-    solid = (alpha > 0.02).float()
-    brushes = torch.stack([grow(solid, radius) for radius in (size // 64, size // 32, size // 16)])
-    grown = brushes[draw.integers(count, high=len(brushes)), torch.arange(count, device=draw.device)]
-    margin = 1 + draw.uniform(count, 2, 1, 1, high=0.6) ** 2
-    dx, dy = ((p - box[:, i, None, None]) / box[:, 2, None, None] * 2 / margin[:, i] for i, p in enumerate((x, y)))
-    square = ((dx.abs() < 1) & (dy.abs() < 1)).float()[:, None]
-    ellipse = (dx**2 + dy**2 < 1.35).float()[:, None]
-    blob = F.interpolate(draw.uniform(count, 1, 6, 6), size=(size, size), mode="bicubic", align_corners=True)
-    loose = torch.maximum(ellipse, (blob > 0.75).float() * (dx**2 + dy**2 < 4).float()[:, None])
-    choice = draw.uniform(count, 1, 1, 1)
-    mask = torch.where(choice < 0.45, grown, torch.where(choice < 0.68, square, torch.where(choice < 0.9, ellipse, loose)))
-    everything = draw.uniform(count, 1, 1, 1) < 0.02
-    return torch.where(everything, torch.ones_like(mask), torch.maximum(mask, solid))
-
-
-def grow(mask: Tensor, radius: int) -> Tensor:
-    """Square dilation, one axis after the other: the cost follows the radius, not its square."""
-    wide = F.max_pool2d(mask, (1, 2 * radius + 1), 1, (0, radius))
-    return F.max_pool2d(wide, (2 * radius + 1, 1), 1, (radius, 0))

@@ -17,6 +17,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from torch import Tensor
 from tqdm import tqdm
 
@@ -29,21 +30,26 @@ from lazy_core.tokens import HoleTokens, patchify
 from lazy_core.vae import TinyVAE
 
 from .autoencoder import channels_last
-from .captions import CaptionTable, tokenizer_for
+from .captions import CaptionTable, grow_embedding, tokenizer_for
+from .methods import METHOD_KEY, METHODS, SIZE_KEY, everything
+from .objective import draws_for, noise_levels, optimizers, velocity_loss
 from .pool import Encoded, bucketed, cat, encode_scenes, to_latent
 from .record import Record, learning_rate, progress_fraction, summary
 from .scenes import SpriteSheet, compose
 
 LICENCE = "MIT"
-PROVENANCE = "Trained from scratch by this project's training/ on scenes composed of Microsoft's Fluent 3D emoji (MIT)."
-SIGMA_FLOOR = 0.2  # the velocity loss weights by 1 / sigma^2; below this it would only fit the autoencoder's residue
+PROVENANCE = "Trained from scratch by this project's training/ on scenes composed of Microsoft's Fluent emoji (MIT)."
+
+
+VAE = Path("training/runs/vae/vae.safetensors")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.train", description=summary(__doc__))
     parser.add_argument("--preset", default="fluent-small", choices=[k for k, v in PRESETS.items() if v.text])
+    parser.add_argument("--method", default="lazy", choices=METHODS, help="lazy, or a baseline: all tokens of the image, or of a crop")
     parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
-    parser.add_argument("--vae", type=Path, default=Path("training/runs/vae/vae.safetensors"))
+    parser.add_argument("--vae", type=Path, default=None, help=f"default: {VAE}, or the one inside --init")
     parser.add_argument("--out", type=Path, default=Path("training/runs/model"))
     parser.add_argument("--init", type=Path, default=None, help="checkpoint whose weights to start from")
     parser.add_argument("--size", type=int, default=256, help="canvas in px")
@@ -83,12 +89,13 @@ class Trainer:
         self.sheet = SpriteSheet.load(args.data, self.device)
         preset = PRESETS[args.preset]
         assert preset.text is not None
-        self.tokenizer = tokenizer_for(self.sheet.names, preset.text.length)
+        self.model, self.tokenizer = self.build(preset)
+        self.config = self.model.config
         self.captions = CaptionTable(self.sheet.names, self.tokenizer, self.device)
-        self.model, self.config = self.build(preset)
         self.average = torch.optim.swa_utils.AveragedModel(self.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(args.ema))
         self.optimizers = optimizers(self.model, args.optimizer, args.lr)
-        self.grid = Grid(args.size, args.size, self.config.latent_scale, self.config.patch_size)
+        side = args.size // 2 if args.method == "crop" else args.size
+        self.grid = Grid(side, side, self.config.latent_scale, self.config.patch_size)
         self.coordinates = grid_coordinates(self.grid, self.config, self.device)
         self.progress = Progress()
         args.out.mkdir(parents=True, exist_ok=True)
@@ -98,26 +105,32 @@ class Trainer:
             for block in (*self.model.transformer.context_encoder.blocks, *self.model.transformer.decoder.blocks):
                 block.compile(dynamic=True)
 
-    def build(self, config: LazyConfig) -> tuple[LazyDiffusion, LazyConfig]:
-        """A fresh model around the trained VAE, or the whole of `--init`; the VAE is never trained here."""
+    def build(self, config: LazyConfig) -> tuple[LazyDiffusion, Tokenizer]:
+        """A fresh model around the trained VAE, or the whole of `--init` with new words added; the VAE is never trained here."""
+        assert config.text is not None
         if self.args.init:
-            model, _ = load_model(self.args.init)
+            model, checkpoint = load_model(self.args.init)
+            tokenizer = tokenizer_for(self.sheet.names, config.text.length, Tokenizer.from_str(checkpoint.tokenizer or ""))
+            if self.args.vae and model.vae is not None:
+                model.vae.load_state_dict(load_file(self.args.vae))
         else:
+            tokenizer = tokenizer_for(self.sheet.names, config.text.length)
             vae = self.load_vae(config)
             if vae is not None:
                 config = replace(config, latent_rgb=preview_factors(self.sheet, vae))
             model = LazyDiffusion(config)
             initialise(model, torch.Generator().manual_seed(self.args.seed))
             model.vae = vae
+        model = grow_embedding(model, tokenizer.get_vocab_size())
         if model.vae is not None:
             channels_last(model.vae.requires_grad_(False))
-        return model.to(self.device), model.config
+        return model.to(self.device), tokenizer
 
     def load_vae(self, config: LazyConfig) -> TinyVAE | None:
         if config.vae is None:
             return None
         vae = TinyVAE(config.vae)
-        vae.load_state_dict(load_file(self.args.vae))
+        vae.load_state_dict(load_file(self.args.vae or VAE))
         return vae.to(self.device)
 
     # -- the loop -------------------------------------------------------------------------------------------------
@@ -157,14 +170,15 @@ class Trainer:
                 sizes = pool.hole.sum(1)
 
     def encode(self, count: int) -> Encoded:
-        return encode_scenes(self.sheet, self.model.vae, self.config, count, self.args.size, self.generator)
+        args = self.args
+        return encode_scenes(self.sheet, self.model.vae, self.config, count, args.size, self.generator, args.method)
 
     def step(self, batch: Encoded, rate: float) -> Tensor:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["peak"]
         hole = HoleTokens.of(batch.hole)
-        ids = self.captions.draw(batch.label, self.generator)
+        ids = self.captions.draw(batch.label, self.generator, look=batch.look)
         with torch.autocast(self.device.type, torch.bfloat16):
             loss = self.edit_loss(batch, hole, ids)
         loss.backward()
@@ -176,23 +190,24 @@ class Trainer:
         return loss.detach()
 
     def edit_loss(self, batch: Encoded, hole: HoleTokens, ids: Tensor) -> Tensor:
-        """Velocity loss over the hole's tokens, `draws` noise levels per scene."""
-        draws, model = draws_for(hole.count, self.grid.tokens, self.args.draws), self.model
+        """Velocity loss over the tokens that the method generates, `draws` noise levels per scene."""
+        args, model = self.args, self.model
         assert model.text is not None
+        draws = draws_for(hole.count, (args.size // self.grid.token_pixels) ** 2, args.draws)
+        kept = hole if args.method == "lazy" else everything(batch.hole)
         coordinates = self.coordinates + self.shift()
-        context = model.transformer.context_encoder(batch.canvas.float(), batch.mask.float(), hole, coordinates)
-        places = hole.gather(coordinates.expand(len(ids), -1, -1))
-        target = hole.gather(patchify(batch.target.float(), self.config.patch_size))
+        context = model.transformer.context_encoder(batch.canvas.float(), batch.mask.float(), kept, coordinates)
+        places = kept.gather(coordinates.expand(len(ids), -1, -1))
+        target = kept.gather(patchify(batch.target.float(), self.config.patch_size))
         repeat = lambda x: x.repeat_interleave(draws, 0)  # noqa: E731
-        target, valid = repeat(target), repeat(hole.valid)
+        target, valid = repeat(target), repeat(kept.valid)
         sigma = noise_levels(len(ids), draws, self.generator)
         level = sigma.view(-1, 1, 1)
         noise = torch.randn(target.shape, generator=self.generator, device=target.device)
         x = (1 - level) * target + level * noise
-        keys = None if hole.padding is None else repeat(hole.padding)
+        keys = None if kept.padding is None else repeat(kept.padding)
         output = model.transformer.decoder(x, repeat(context), repeat(places), sigma * 1000, repeat(model.text(ids)), keys)
-        error = (output.float() - target).square().mean(-1) / sigma.clamp_min(SIGMA_FLOOR).square()[:, None]
-        return (error * valid).sum() / valid.sum()
+        return velocity_loss(output, target, sigma, valid, None if args.method == "lazy" else repeat(batch.hole))
 
     def shift(self) -> Tensor:
         """A share `--shift` of the steps sees the grid moved by up to its own size: larger canvases then meet no unknown position.
@@ -209,9 +224,8 @@ class Trainer:
         """The averaged model as a checkpoint of ours, and everything that a resumed run needs; each replaced in one move."""
         out = self.args.out
         averaged: LazyDiffusion = self.average.module  # type: ignore[assignment]
-        save_checkpoint(
-            out / "model.new.safetensors", averaged, self.tokenizer.to_str(), torch.float16, licence=LICENCE, provenance=PROVENANCE
-        )
+        notes = {"licence": LICENCE, "provenance": PROVENANCE, METHOD_KEY: self.args.method, SIZE_KEY: str(self.args.size)}
+        save_checkpoint(out / "model.new.safetensors", averaged, self.tokenizer.to_str(), torch.float16, **notes)
         os.replace(out / "model.new.safetensors", out / "model.safetensors")
         state = {
             "model": self.model.state_dict(),
@@ -245,37 +259,6 @@ def preview_factors(sheet: SpriteSheet, vae: TinyVAE) -> tuple[tuple[float, floa
     latent = to_latent(vae, scenes.image).movedim(1, -1).flatten(0, 2)
     colour = (F.avg_pool2d(scenes.image, 8) * 2 - 1).movedim(1, -1).flatten(0, 2)
     return tuple(tuple(round(x, 4) for x in row) for row in torch.linalg.lstsq(latent, colour).solution.tolist())
-
-
-def draws_for(hole: int, tokens: int, most: int) -> int:
-    """Noise levels per scene: `most` up to holes of a fifth of the canvas, then fewer, so that no step costs much more than others."""
-    return max(1, min(most, round(most * tokens / 5 / max(hole, 1))))
-
-
-def noise_levels(scenes: int, draws: int, generator: torch.Generator) -> Tensor:
-    """Logit-normal sigmas [scenes * draws], stratified over a scene's draws (Esser et al. 2024, section 3.1).
-
-    The mean leans to noise (0.6): shapes are decided there, and shapes are what a short training lacks.
-    """
-    device = generator.device
-    quantile = (torch.rand(scenes, draws, generator=generator, device=device) + torch.arange(draws, device=device)) / draws
-    return torch.special.ndtri(quantile.clamp(1e-4, 1 - 1e-4)).add(0.6).sigmoid().flatten()
-
-
-def optimizers(model: nn.Module, kind: str, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices (Jordan et al. 2024), AdamW for everything else; `peak` is what the schedule scales."""
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    hidden = [p for name, p in trained if kind == "muon" and ".blocks." in name and p.dim() == 2 and "table" not in name]
-    chosen = {id(p) for p in hidden}
-    rest = [p for _, p in trained if id(p) not in chosen]
-    result: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
-    if hidden:
-        # Three Newton-Schulz steps orthogonalise well enough; five cost a quarter of a CPU's whole step.
-        result.append(torch.optim.Muon(hidden, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw", ns_steps=3))
-    for optimizer in result:
-        for group in optimizer.param_groups:
-            group["peak"] = lr
-    return result
 
 
 if __name__ == "__main__":

@@ -1,0 +1,232 @@
+"""Scenes whose style only the context tells, captions that never say it, the two baselines, and the figures of an evaluation."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from lazy_core.checkpoint import read_checkpoint, save_checkpoint
+from lazy_core.config import PRESETS
+from lazy_core.model import LazyDiffusion, initialise
+from lazy_core.text import build_tokenizer
+from training import classifier, drawings, evaluate, figures, train
+from training.brushes import CropBox, bounds, crop_boxes, inside
+from training.captions import NOTHING, all_captions, captions_of, grow_embedding, plural, tokenizer_for
+from training.methods import METHODS, MethodEditor, cut, put_back
+from training.objective import velocity_loss
+from training.scenes import FAR, NEAR, OBJECTS, TWO, Draw, Recipe, SpriteSheet, cast_of, compose, pair_split
+
+WORDS = ["dot", "bar", "box", "arch", "cross", "ring", "cone", "leaf", "star", "moon", "drop", "gate", "sun", "kite", "bell", "fan"]
+NAMES = [{"code": str(i), "en": [word], "zh": [chr(0x4E00 + i)]} for i, word in enumerate(WORDS)]
+STYLES = ("3d", "flat", "ink")
+
+
+def sheet(colours=((0.9, 0.1, 0.1), (0.1, 0.9, 0.1), (0.1, 0.1, 0.9))) -> SpriteSheet:
+    """16 squares of different widths in three styles, which are colours here."""
+    x = torch.linspace(-1, 1, 32).abs()
+    alpha = torch.stack([(x < 0.5 + 0.03 * i).float().expand(32, 32) for i in range(16)])
+    sprites = [torch.cat([torch.tensor(c).view(1, 3, 1, 1) * alpha[:, None], alpha[:, None]], 1) for c in colours]
+    return SpriteSheet(torch.stack(sprites), NAMES, STYLES)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("styles") / "sprites.safetensors"
+    metadata = {"names": json.dumps(NAMES), "styles": json.dumps(STYLES)}
+    save_file({"sprites": (sheet().sprites * 255).round().to(torch.uint8)}, path, metadata=metadata)
+    return path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """An untrained model that knows the words of eight of the objects."""
+    model = LazyDiffusion(PRESETS["tiny"])
+    initialise(model, torch.Generator().manual_seed(0))
+    path = tmp_path_factory.mktemp("init") / "init.safetensors"
+    save_checkpoint(path, model, build_tokenizer(["a", *WORDS[:8]], 16).to_str())
+    return path
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+def test_sheet_of_one_style_and_of_three(data, tmp_path):
+    three = SpriteSheet.load(data)
+    assert three.sprites.shape == (3, 16, 4, 32, 32) and len(three) == 16 and three.styles == STYLES
+    save_file({"sprites": torch.zeros(2, 4, 8, 8, dtype=torch.uint8)}, tmp_path / "old", metadata={"names": json.dumps(NAMES[:2])})
+    old = SpriteSheet.load(tmp_path / "old")
+    assert old.sprites.shape == (1, 2, 4, 8, 8) and old.styles == ("3d",)
+    assert len(compose(old, 2, 64, torch.Generator().manual_seed(0)).label) == 2
+
+
+def test_withheld_pairs_never_occur_in_training():
+    split = pair_split(3, 64)
+    assert not split[0].any()  # the style that the first model saw in full
+    assert [[int((row == kind).sum()) for kind in (1, 2)] for row in split[1:]] == [[4, 4], [4, 4]]
+    bright = sheet()
+    withheld = ~bright.pairs("train")
+    assert (
+        torch.equal(withheld, bright.pairs("validation") | bright.pairs("test"))
+        and not (bright.pairs("validation") & bright.pairs("test")).any()
+    )
+    marked = SpriteSheet(torch.where(withheld[:, :, None, None, None], 1.0, 0.0).expand_as(bright.sprites).contiguous(), NAMES, STYLES)
+    train_scenes = compose(marked, 96, 64, torch.Generator().manual_seed(1))  # only withheld pairs are visible in this sheet
+    assert torch.equal(train_scenes.image, train_scenes.empty) and not train_scenes.unseen.any() and not train_scenes.seen.any()
+    style, objects, unseen = cast_of(bright, Draw(torch.Generator().manual_seed(2)), 2000, Recipe.held_out())
+    assert 0.2 < unseen.float().mean() < 0.3 and bright.pairs("test")[style[unseen], objects[unseen, 0]].all()
+    assert bright.pairs("train")[style[:, None], objects[:, 1:]].all() and bright.pairs("train")[style[~unseen], objects[~unseen, 0]].all()
+    assert all(len(set(row)) == 5 for row in objects.tolist())
+
+
+def test_far_scenes_show_the_style_outside_the_crop_only():
+    recipe = Recipe.held_out()
+    one, two = (
+        compose(sheet(c), 96, 128, torch.Generator().manual_seed(4), recipe) for c in (((1.0, 0.0, 0.0),) * 3, ((0.0, 1.0, 0.0),) * 3)
+    )
+    assert torch.equal(one.mask, two.mask) and torch.equal(one.seen, two.seen)
+    objects = (one.empty - two.empty).abs().amax(1, keepdim=True) * (1 - one.mask)  # other objects are where the colour matters
+    within = objects * inside(crop_boxes(one.mask), 128)
+    near, far = one.seen == NEAR, one.seen == FAR
+    assert near.sum() > 15 and far.sum() > 15
+    assert within[far].max() < 0.12 and (objects[far].amax((1, 2, 3)) > 0.3).all()
+    assert (within[near].amax((1, 2, 3)) > 0.3).all()
+
+
+def test_nothing_changes_outside_the_mask_and_removals_put_nothing_back():
+    scenes = compose(sheet(), 96, 64, torch.Generator().manual_seed(5), Recipe(removals=0.4, twos=0.3))
+    assert torch.equal(scenes.image * (1 - scenes.mask), scenes.empty * (1 - scenes.mask))
+    removed = scenes.label == 16
+    assert 20 < removed.sum() < 60 and torch.equal(scenes.image[removed], scenes.empty[removed])
+    assert (scenes.image[~removed] != scenes.empty[~removed]).flatten(1).any(1).all()
+    assert (scenes.look == TWO).any() and not scenes.look[removed].any()
+    area = compose(sheet(), 400, 64, torch.Generator().manual_seed(6), OBJECTS).mask.mean((1, 2, 3))
+    assert area.min() < 0.03 and area.max() > 0.6
+
+
+def test_crop_boxes():
+    mask = torch.zeros(3, 1, 64, 64)
+    mask[0, 0, 30:40, 20:40] = 1
+    mask[1, 0, :2, :2] = 1
+    mask[2] = 1
+    assert bounds(mask).tolist() == [[20, 30, 40, 40], [0, 0, 2, 2], [0, 0, 64, 64]]
+    crop = crop_boxes(mask)
+    assert crop.side.tolist() == [30, 12, 64] and crop.left.tolist() == [15, 0, 0] and crop.top.tolist() == [20, 0, 0]
+    assert ((inside(crop, 64) * mask) == mask).all()
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    same = CropBox(*(torch.tensor([value]) for value in (5, 7, 32)))
+    assert torch.allclose(put_back(image, cut(image, same, 32), same), image, atol=1e-6)
+    assert cut(mask[:1], CropBox(*(torch.tensor([v]) for v in (0, 0, 64))), 16, grow=True).sum() >= 15
+
+
+# -- captions ----------------------------------------------------------------------------------------------------------
+def test_captions_never_name_the_style():
+    texts = " ".join(all_captions(NAMES)).split()
+    assert not {"3d", "flat", "ink", "style", "fluent"} & set(texts)
+    assert "two dots" in captions_of(NAMES[0], TWO) and "a dot" not in captions_of(NAMES[0], TWO)
+    assert [plural(name) for name in ("maple leaf", "cherries", "fox", "bus", "teddy", "gray mouse")][:5] == [
+        *("maple leaves", "cherries", "foxes", "buses", "teddies"),
+    ]
+    assert "empty background" in NOTHING["en"] and "空白背景" in NOTHING["zh"]
+
+
+def test_vocabulary_grows_without_moving_known_words():
+    known = build_tokenizer(["a", "dot", "zebra"], 16)
+    grown = tokenizer_for(NAMES, 16, known)
+    assert all(grown.token_to_id(word) == number for word, number in known.get_vocab().items())
+    assert all(grown.token_to_id("[UNK]") not in grown.encode(caption).ids for caption in all_captions(NAMES))
+    model = LazyDiffusion(PRESETS["tiny"])
+    before = table_of(model).clone()
+    grown_model = grow_embedding(model, 100)
+    assert table_of(grown_model).shape == (100, 32) and torch.equal(table_of(grown_model)[:64], before)
+    assert grown_model.config.text is not None and grown_model.config.text.vocabulary == 100
+    assert 0.3 < table_of(grown_model)[64:].std() < 0.7
+
+
+def table_of(model: LazyDiffusion) -> torch.Tensor:
+    return model.get_parameter("text.token.weight")
+
+
+# -- methods -----------------------------------------------------------------------------------------------------------
+def test_loss_counts_hole_and_rest_alike():
+    target, output = torch.zeros(1, 4, 2), torch.tensor([[[1.0], [0.0], [0.0], [2.0]]]).expand(-1, -1, 2)
+    everything, hole = torch.ones(1, 4, dtype=torch.bool), torch.tensor([[True, False, False, False]])
+    assert velocity_loss(output, target, torch.ones(1), everything).item() == pytest.approx(5 / 4)
+    assert velocity_loss(output, target, torch.ones(1), everything, hole).item() == pytest.approx(1 + 4 / 3)
+
+
+@pytest.fixture(scope="module")
+def trained(data, small, tmp_path_factory):
+    """A step of each method from the same weights."""
+    folder = tmp_path_factory.mktemp("methods")
+    for method in METHODS:
+        common = ["--preset", "tiny", "--data", str(data), "--init", str(small), "--out", str(folder / method), "--size", "64"]
+        train.main([*common, "--method", method, "--batch", "4", "--draws", "2", "--pool", "16", "--steps", "1", "--lr", "1e-3"])
+    return [folder / method / "model.safetensors" for method in METHODS]
+
+
+def test_methods_share_parameters_and_keep_what_is_not_masked(trained):
+    weights = [read_checkpoint(path).weights for path in trained]
+    assert all({k: v.shape for k, v in other.items()} == {k: v.shape for k, v in weights[0].items()} for other in weights[1:])
+    image, mask = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)), torch.zeros(2, 1, 64, 64)
+    mask[0, 0, 8:24, 8:24], mask[1, 0, 30:50, 20:44] = 1, 1
+    for path, method, tokens in zip(trained, METHODS, ([4, 6], [16, 16], [4, 4]), strict=True):
+        editor = MethodEditor.load(path)
+        assert editor.method == method and editor.size == 64
+        result = editor.edit(image, mask, ["a dot", "a bell"], seed=1, steps=2, cfg=2.0)
+        assert torch.equal(result * (1 - mask), image * (1 - mask)) and (result != image).any()
+        assert editor.tokens(mask).tolist() == tokens
+
+
+def test_method_of_an_older_checkpoint_is_lazy(small):
+    assert MethodEditor.load(small).method == "lazy"
+
+
+# -- evaluation --------------------------------------------------------------------------------------------------------
+def test_evaluation_of_three_methods(data, trained, tmp_path):
+    judge, report = tmp_path / "judge.safetensors", tmp_path / "report.json"
+    classifier.main(["--data", str(data), "--out", str(judge), "--steps", "2", "--held-out", "16"])
+    assert (tmp_path / "style_judge.safetensors").exists()
+    arguments = ["--models", *map(str, trained), "--judge", str(judge), "--data", str(data), "--json", str(report)]
+    evaluate.main([*arguments, "--edits", "16", "--steps", "1", "--grid", str(tmp_path / "grid.png"), "--grid-edits", "6"])
+    found = json.loads(report.read_text())
+    assert [row["method"] for row in found["rows"]] == ["lazy", "image", "crop", "real"] and found["edits"] == 16
+    assert found["near"] + found["far"] == 16 and found["near"] > 0 and found["far"] > 0
+    for row in found["rows"]:
+        for name in evaluate.FIGURES:
+            value, low, high = row[name]
+            assert low <= value <= high or name == "frechet"
+    real = found["rows"][-1]
+    assert real["seam"] == [1.0, 1.0, 1.0] and real["colour_shift"] == [0.0, 0.0, 0.0]
+    assert Image.open(tmp_path / "grid.png").size[0] > 500
+
+
+def test_figures():
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(300, 8, generator=generator) for _ in range(2))
+    same, moved = figures.frechet(a, a), figures.frechet(a + 2, b)
+    assert same[0] == pytest.approx(0, abs=1e-6) and 25 < moved[1] < moved[0] < moved[2] < 40  # 8 dimensions moved by 2: 32
+    assert figures.recall(a, a)[0] == 1 and figures.recall(a + 20, b)[0] == 0 and figures.recall(b, a)[0] > 0.8
+    value, low, high = figures.average(torch.tensor([1.0, 0.0] * 50))
+    assert value == 0.5 and 0.38 < low < 0.45 and 0.55 < high < 0.62 and figures.interval(torch.zeros(0)) is None
+    mask = torch.zeros(1, 1, 32, 32)
+    mask[..., 8:24, 8:24] = 1
+    flat = torch.full((1, 3, 32, 32), 0.5)
+    shifted = flat + 0.1 * mask
+    assert figures.seam(flat, mask).item() == 0 and figures.seam(shifted, mask).item() == pytest.approx(0.1, abs=1e-6)
+    assert figures.colour_shift(shifted, flat, mask).item() == pytest.approx(25.5, abs=1e-3)
+
+
+# -- drawings ----------------------------------------------------------------------------------------------------------
+def test_ink_is_drawn_on_paper():
+    lines = np.zeros((256, 256, 4), dtype=np.uint8)
+    lines[40:216, 40:216, 3] = 255
+    lines[60:196, 60:196, 3] = 0  # a frame
+    drawn = np.asarray(drawings.on_paper(Image.fromarray(lines)))
+    assert tuple(drawn[128, 128]) == (*drawings.PAPER, 255) and tuple(drawn[50, 50]) == (0, 0, 0, 255) and drawn[5, 5, 3] == 0
+    half = drawings.sprite(Image.new("RGBA", (256, 256), (200, 100, 50, 128)))
+    assert half.shape == (4, 128, 128) and half[:, 0, 0].tolist() == [100, 50, 25, 128]
+    icons = {"icons": {"x": {"body": "<path/>", "width": 8}}, "width": 32, "height": 32}
+    assert 'viewBox="0 0 8 32"' in drawings.iconify(icons, {"2764": "x"}, "2764-fe0f")

@@ -1,0 +1,87 @@
+"""Masks as people draw them, and the square crop around a mask that RegenerateCrop sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .draw import Draw
+
+CONTEXT = 1.5  # side of the crop, in longer sides of the mask's box
+LEAST = 3 / 16  # and never less than this share of the canvas
+
+
+@dataclass(frozen=True)
+class CropBox:
+    """Squares inside the canvas: `left`, `top` and `side` [B] in whole px."""
+
+    left: Tensor
+    top: Tensor
+    side: Tensor
+
+
+def bounds(mask: Tensor) -> Tensor:
+    """Masks [B, 1, H, W] -> [B, 4]: left, top, right, bottom in px, half open; the whole canvas for an empty mask."""
+    result = []
+    for axis in (2, 3):  # over rows: columns remain
+        line = mask[:, 0].amax(axis - 1) > 0.5  # [B, W or H]
+        length = line.shape[1]
+        first = line.float().argmax(1)
+        last = length - line.flip(1).float().argmax(1)
+        result.append((first, torch.where(line.any(1), last, length)))
+    (left, right), (top, bottom) = result
+    return torch.stack([left, top, right, bottom], 1)
+
+
+def crop_boxes(mask: Tensor) -> CropBox:
+    """The tight square around each mask [B, 1, H, W], CONTEXT times its box's longer side, moved and cut to fit the canvas."""
+    height, width = mask.shape[-2:]
+    least = round(LEAST * min(height, width))
+    left, top, right, bottom = bounds(mask).unbind(1)
+    longer = torch.maximum(right - left, bottom - top)
+    side = (longer * CONTEXT).ceil().long().clamp(least, min(height, width))
+    x = torch.minimum(((left + right - side) // 2).clamp_min(0), width - side)
+    y = torch.minimum(((top + bottom - side) // 2).clamp_min(0), height - side)
+    return CropBox(x, y, side)
+
+
+def inside(crop: CropBox, size: int) -> Tensor:
+    """[B, 1, size, size]: 1 within each crop."""
+    place = torch.arange(size, device=crop.side.device)
+    column, row = ((place >= start[:, None]) & (place < (start + crop.side)[:, None]) for start in (crop.left, crop.top))
+    return (row[:, :, None] & column[:, None, :]).float()[:, None]
+
+
+def user_masks(draw: Draw, alpha: Tensor, box: Tensor, everything: float = 0.02) -> Tensor:
+    """Masks [B, 1, H, W] that cover the object `alpha` [B, 1, H, W] in `box` [B, 3] (centre x, y, side in 0..1).
+
+    Grown silhouettes, boxes, ellipses, loose blobs, generous boxes, and in a share `everything` the whole canvas.
+    """
+    count, _, size, _ = alpha.shape
+    y, x = torch.meshgrid(*[(torch.arange(size, device=draw.device) + 0.5) / size] * 2, indexing="ij")
+    solid = (alpha > 0.02).float()
+    fine = grow(solid, size // 64)
+    medium = grow(fine, size // 64)
+    broad = grow(medium, size // 32)
+    brush = draw.integers(count, 1, 1, 1, high=3)
+    grown = torch.where(brush == 0, fine, torch.where(brush == 1, medium, broad))
+    margin = 1 + draw.uniform(count, 2, 1, 1, high=0.6) ** 2
+    margin = margin * torch.where(draw.uniform(count, 1, 1, 1) < 0.08, 1 + draw.uniform(count, 1, 1, 1, high=1.5), 1.0)
+    dx, dy = ((p - box[:, i, None, None]) / box[:, 2, None, None] * 2 / margin[:, i] for i, p in enumerate((x, y)))
+    square = ((dx.abs() < 1) & (dy.abs() < 1)).float()[:, None]
+    ellipse = (dx**2 + dy**2 < 1.35).float()[:, None]
+    blob = F.interpolate(draw.uniform(count, 1, 6, 6), size=(size, size), mode="bicubic", align_corners=True)
+    loose = torch.maximum(ellipse, (blob > 0.75).float() * (dx**2 + dy**2 < 4).float()[:, None])
+    choice = draw.uniform(count, 1, 1, 1)
+    mask = torch.where(choice < 0.45, grown, torch.where(choice < 0.68, square, torch.where(choice < 0.9, ellipse, loose)))
+    whole = draw.uniform(count, 1, 1, 1) < everything
+    return torch.where(whole, torch.ones_like(mask), torch.maximum(mask, solid))
+
+
+def grow(mask: Tensor, radius: int) -> Tensor:
+    """Square dilation, one axis after the other: the cost follows the radius, not its square."""
+    wide = F.max_pool2d(mask, (1, 2 * radius + 1), 1, (0, radius))
+    return F.max_pool2d(wide, (2 * radius + 1, 1), 1, (radius, 0))

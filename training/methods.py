@@ -1,0 +1,109 @@
+"""LazyDiffusion and the paper's two baselines: the same networks, the same recipe, other tokens.
+
+lazy: the decoder gets the hole's tokens. image (RegenerateImage): all tokens of the canvas. crop (RegenerateCrop): all tokens of
+a tight square around the mask, brought to half the canvas's side. Canvas and mask go through the same context encoder each
+time, so parameters are equal to the last one. Both baselines start from noise everywhere and keep the hole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from lazy_core.checkpoint import load_model
+from lazy_core.composite import Blend, composite
+from lazy_core.context import Context
+from lazy_core.editor import LazyEditor
+from lazy_core.geometry import Grid
+from lazy_core.masks import latent_mask, prefill, threshold, token_mask
+from lazy_core.pipeline import lazy_decode
+from lazy_core.positions import grid_coordinates
+from lazy_core.tokens import HoleTokens
+
+from .brushes import CropBox, crop_boxes
+
+Method = Literal["lazy", "image", "crop"]
+METHODS: tuple[Method, ...] = get_args(Method)
+METHOD_KEY, SIZE_KEY = "lazydiffusion.method", "lazydiffusion.canvas"  # in a checkpoint's metadata; absent: lazy, 256 px
+
+
+def everything(mask: Tensor) -> HoleTokens:
+    """All tokens of a grid [B, N] as if they were the hole's."""
+    return HoleTokens.of(torch.ones_like(mask, dtype=torch.bool))
+
+
+def cut(image: Tensor, boxes: CropBox, side: int, grow: bool = False) -> Tensor:
+    """Squares of [B, C, H, W] resized to [B, C, side, side]; `grow`: every pixel that a mask touches at all becomes 1."""
+    parts = []
+    for picture, x, y, width in zip(image, boxes.left.tolist(), boxes.top.tolist(), boxes.side.tolist(), strict=True):
+        part = picture[None, :, y : y + width, x : x + width]
+        parts.append(F.interpolate(part, (side, side), mode="bilinear", antialias=True)[0])
+    result = torch.stack(parts)
+    return (result > 0.01).float() if grow else result.clamp(0, 1)
+
+
+def put_back(canvas: Tensor, squares: Tensor, boxes: CropBox) -> Tensor:
+    """The inverse of `cut`: a new [B, 3, H, W] with each square resized into its place."""
+    result = canvas.clone()
+    for i, (x, y, width) in enumerate(zip(boxes.left.tolist(), boxes.top.tolist(), boxes.side.tolist(), strict=True)):
+        part = F.interpolate(squares[i : i + 1], (width, width), mode="bilinear", antialias=True)[0]
+        result[i, :, y : y + width, x : x + width] = part
+    return result
+
+
+@dataclass(frozen=True)
+class MethodEditor:
+    """A checkpoint with the method that it was trained for; `size` is the canvas in px that it was trained on."""
+
+    method: Method
+    editor: LazyEditor
+    size: int = 256
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> MethodEditor:
+        model, checkpoint = load_model(path)
+        editor = LazyEditor(model.to(device), Tokenizer.from_str(checkpoint.tokenizer or ""), checkpoint.identity)
+        method = checkpoint.metadata.get(METHOD_KEY, "lazy")
+        if method not in METHODS:
+            raise ValueError(f"{path} was trained for '{method}', expected one of {', '.join(METHODS)}.")
+        return cls(cast(Method, method), editor, int(checkpoint.metadata.get(SIZE_KEY, 256)))
+
+    def edit(self, image: Tensor, mask: Tensor, prompts: list[str], seed: int, steps: int, cfg: float, blend: Blend = "none") -> Tensor:
+        """Images [B, 3, H, W] in 0..1 under masks [B, 1, H, W] (1 = hole), a prompt for each -> edited images."""
+        if self.method == "lazy":
+            return self.editor.decode(self.editor.encode(image, mask[:, 0]), prompts, seed, steps, cfg, blend=blend)
+        if self.method == "image":
+            return self.regenerate(image, mask, prompts, seed, steps, cfg, blend)
+        boxes, side = crop_boxes(mask), self.size // 2
+        squares = self.regenerate(cut(image, boxes, side), cut(mask, boxes, side, grow=True), prompts, seed, steps, cfg, "none")
+        return composite(image, put_back(image, squares, boxes), threshold(mask[:, 0]), blend)
+
+    def tokens(self, mask: Tensor) -> Tensor:
+        """How many tokens the decoder denoises for each of the masks [B, 1, H, W]: [B]."""
+        config = self.editor.model.config
+        height, width = (self.size // 2, self.size // 2) if self.method == "crop" else mask.shape[-2:]
+        grid = Grid(height, width, config.latent_scale, config.patch_size)
+        if self.method == "lazy":
+            return token_mask(threshold(mask[:, 0]), grid).sum(1)
+        return torch.full((len(mask),), grid.tokens)
+
+    @torch.inference_mode()
+    def regenerate(self, image: Tensor, mask: Tensor, prompts: list[str], seed: int, steps: int, cfg: float, blend: Blend) -> Tensor:
+        """All tokens are denoised and decoded, the hole's pixels kept."""
+        editor, hole = self.editor, threshold(mask[:, 0])
+        config, device = editor.model.config, editor.device
+        grid = Grid(image.shape[-2], image.shape[-1], config.latent_scale, config.patch_size)
+        latent = editor.to_latent(prefill(grid.pad(image), grid.pad(hole[:, None].float())[:, 0] > 0))
+        tokens = everything(hole.new_ones(len(image), grid.tokens))
+        coordinates = grid_coordinates(grid, config, device)
+        encoder = editor.model.transformer.context_encoder
+        known = encoder(latent.to(device), latent_mask(hole, grid).to(device), tokens.to(device), coordinates).float().cpu()
+        context = Context(editor.identity, grid, image, hole, latent, tokens, known)
+        sample = editor.sampler(context, prompts, steps, cfg)
+        return lazy_decode(context, sample, editor.to_latent, editor.to_image, seed, blend=blend)[0]
