@@ -89,6 +89,11 @@ def test_server_that_ignores_terminate_is_killed(tmp_path: Path, monkeypatch: py
     assert ends_soon(pid)
 
 
+def heed_interrupts() -> None:
+    """A shell starts background jobs deaf to SIGINT, and their children inherit that: these tests may run in one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the children of a killed process")
 @pytest.mark.parametrize(("kill", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 0), (signal.SIGKILL, -signal.SIGKILL)])
 def test_serve_ends_its_server_however_it_is_ended(tmp_path: Path, kill: signal.Signals, code: int):
@@ -104,7 +109,14 @@ server.python_of = lambda folder: Path(sys.executable)
 sys.exit(cli.main(["serve"], ""))
 """
     variables = os.environ | {"LAZYDIFFUSION_HOME": str(tmp_path / "home")}
-    process = subprocess.Popen([sys.executable, "-c", program], env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
+    )
     assert process.stdout
     assert "http://127.0.0.1:" in process.stdout.readline()
     pid = int((host / "pid").read_text())
