@@ -140,6 +140,9 @@ def from_pixart(weights: dict[str, Tensor], config: LazyConfig) -> LazyTransform
     converted = convert_pixart(weights, config)
     converted["context_embedder.weight"] = torch.cat([torch.eye(width), torch.zeros(width, config.encoder_width)], 1)
     converted["context_embedder.bias"] = torch.zeros(width)
+    if config.edges:
+        converted["edge_embedder.weight"] = torch.zeros(config.encoder_width, config.token_pixels**2)
+        converted["edge_embedder.bias"] = torch.zeros(config.encoder_width)
     assign(model.decoder, converted, "the PixArt checkpoint")
     return model
 

@@ -38,6 +38,7 @@ class LazyConfig:
     drops) is the paper's; `flow_x0` is rectified flow whose network predicts the clean latent.
     `positions`: `pixart` takes PixArt-alpha's spacing of positions, `unit` spaces neighbours 1 apart at any size.
     `window`: tokens a side that the encoder reads around a hole on a canvas that is larger; None reads everything.
+    `edges`: the decoder also takes edge maps (lines to follow), added to the context; the encoder does not run again for one.
     `latent_rgb`: for each latent channel its share in (red, green, blue), -1..1, for step previews; None shows none.
     `vae` and `text` are None for a model that brings neither.
     """
@@ -58,10 +59,16 @@ class LazyConfig:
     positions: Literal["pixart", "unit"] = "pixart"
     latent_scale: int = 8
     window: int | None = None
+    edges: bool = False
     latent_rgb: tuple[tuple[float, float, float], ...] | None = None
     vae: VAEConfig | None = None
     text: TextConfig | None = None
     preset: str = field(default="", compare=False)
+
+    @property
+    def token_pixels(self) -> int:
+        """A token's side in px."""
+        return self.latent_scale * self.patch_size
 
     @property
     def out_channels(self) -> int:
@@ -100,6 +107,7 @@ _SMALL = LazyConfig(
     micro_conditioning=False,
     positions="unit",
     window=16,
+    edges=True,
     vae=VAEConfig(),
     text=TextConfig(),
     preset="fluent-small",

@@ -38,6 +38,7 @@ class LazyDecoder(nn.Module):
         token = config.patch_size**2
         self.x_embedder = build.linear(config.latent_channels * token, width)
         self.context_embedder = build.linear(width + config.encoder_width, width)
+        self.edge_embedder = build.linear(config.token_pixels**2, config.encoder_width) if config.edges else None
         self.t_embedder = ScalarEmbedder(build, width)
         self.t_block = nn.Sequential(nn.SiLU(), build.linear(width, 6 * width))
         self.y_embedder = Mlp(build, config.caption_width, width, width)
@@ -55,13 +56,15 @@ class LazyDecoder(nn.Module):
         caption: Tensor,
         keys: Tensor | None = None,
         size: tuple[int, int] | None = None,
+        edges: Tensor | None = None,
     ) -> Tensor:
         """Noisy tokens [B, K, C p p], context [B, K, E], coordinates [B, K, 2], timestep [B] 0..1000, caption [B, L, T] -> [B, K, C p p].
 
         `keys` [B, K] bool marks the tokens that are no padding; `size` (height, width) px feeds PixArt's micro-conditioning.
+        `edges` [B, K, P P] in 0..1 are lines to follow, for each token its P x P px; raises ValueError where the model takes none.
         The result means what `config.prediction` says; a learned variance is dropped.
         """
-        return self.step(tokens, timestep, self.prepare(context, coordinates, caption, keys, size))
+        return self.step(tokens, timestep, self.prepare(context, coordinates, caption, keys, size, edges=edges))
 
     def prepare(
         self,
@@ -71,12 +74,15 @@ class LazyDecoder(nn.Module):
         keys: Tensor | None = None,
         size: tuple[int, int] | None = None,
         packed: bool = False,
+        edges: Tensor | None = None,
     ) -> Prepared:
         """What `forward` computes from everything but tokens and timestep: once per edit instead of once per step.
 
         `packed`: steps leave out a batch's padding where it is a tenth of the tokens or more. All images must then be at
         one timestep, as they are in sampling.
         """
+        if edges is not None:
+            context = context + self.embed_edges(edges.to(context))
         packing = Packing.of(keys) if packed and keys is not None and float(keys.float().mean()) < 0.9 else None
         if packing is not None:
             context, coordinates = packing.pack(context), packing.pack(coordinates)  # [1, T, E], [1, T, 2]
@@ -100,6 +106,12 @@ class LazyDecoder(nn.Module):
             x = block(x, text, modulation, given.keys)  # [B, K, D]
         x = self.final_layer(x, time)  # [B, K, (2) C p p]
         return x[..., : tokens.shape[-1]]  # [B, K, C p p]
+
+    def embed_edges(self, edges: Tensor) -> Tensor:
+        """[B, K, P P] -> [B, K, E]"""
+        if self.edge_embedder is None:
+            raise ValueError("this model was not trained with edge maps. Draw a colour sketch instead, or take a model that was.")
+        return self.edge_embedder(edges)
 
     def size_embedding(self, size: tuple[int, int] | None, x: Tensor) -> Tensor | float:
         """Original size and aspect ratio, as PixArt-alpha was trained with at 1024 px (as in SDXL's micro-conditioning)."""

@@ -65,7 +65,7 @@ class LazyEditor:
         def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
             count = len(context.image)
             prompts = [prompt] * count if isinstance(prompt, str) else prompt
-            keys = context.hole.padding
+            keys, edges = (None if x is None else x.to(device) for x in (context.hole.padding, context.edges))
             places = hole_coordinates(context, self.model.transformer).to(device)
             denoiser = guided_denoiser(
                 self.model.transformer.decoder,
@@ -74,8 +74,9 @@ class LazyEditor:
                 self.caption(prompts),
                 self.caption([""]).expand(count, -1, -1),
                 cfg,
-                None if keys is None else keys.to(device),
+                keys,
                 (context.grid.height, context.grid.width),
+                edges,
             )
             levels = sigmas(config.prediction, steps, denoise).to(device)
             first = levels[0]

@@ -26,6 +26,7 @@ def guided_denoiser(
     cfg: float = 1.0,
     keys: Tensor | None = None,
     size: tuple[int, int] | None = None,
+    edges: Tensor | None = None,
 ) -> Denoiser:
     """The decoder under classifier-free guidance, both branches in one batch; `cfg` 1 or no `negative` runs one branch."""
     config: LazyConfig = decoder.config
@@ -35,7 +36,8 @@ def guided_denoiser(
         return torch.cat([x, x]) if both else x
 
     captions = torch.cat([caption, negative.expand_as(caption)]) if both and negative is not None else caption
-    given = decoder.prepare(double(context), double(coordinates), captions, None if keys is None else double(keys), size, packed=True)
+    marks, lines = (None if x is None else double(x) for x in (keys, edges))
+    given = decoder.prepare(double(context), double(coordinates), captions, marks, size, packed=True, edges=lines)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         scaled = x if config.prediction == "flow_x0" else x / (1 + sigma.view(-1, 1, 1) ** 2).sqrt()

@@ -1,8 +1,9 @@
-"""Sketch conditioning: a rough picture in the hole becomes the point where denoising starts (SDEdit, Meng et al. 2022)."""
+"""Sketch conditioning: a rough colour picture becomes the point where denoising starts (SDEdit, Meng et al. 2022); lines become a condition."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from torch import Tensor
 from .context import Context, Sketch
 from .masks import threshold
 from .tokens import patchify
+
+Kind = Literal["colour", "edges"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @torch.inference_mode()
@@ -20,6 +24,45 @@ def add_sketch(
 
     `strength` 0 ignores the sketch, 1 keeps it. `encode_image` is the VAE: [B, 3, H', W'] in 0..1 -> latent. Raises ValueError.
     """
+    check_sketch(context, sketch, strength, where)
+    if strength == 0 or context.hole.count == 0:
+        return context
+    filled = torch.where(region(context, where)[:, None], sketch.to(context.image), context.image)
+    latent = encode_image(context.grid.pad(filled))
+    return context.with_(sketch=Sketch(context.hole.gather(patchify(latent, context.grid.patch)), float(strength)))
+
+
+@torch.inference_mode()
+def add_edges(context: Context, drawing: Tensor, strength: float, where: Tensor | None = None) -> Context:
+    """Context with the lines of `drawing` [B or 1, 3, H, W] in 0..1 as a condition; only pixels of `where` [B or 1, H, W] count, if given.
+
+    Light lines on dark ground or dark lines on light ground: whichever is less of the drawing is line. `strength` 0 ignores
+    them, 1 follows them. Needs a model with `LazyConfig.edges`. Raises ValueError.
+    """
+    check_sketch(context, drawing, strength, where)
+    if context.reuse is not None:
+        raise ValueError("edges came for a stock checkpoint, which was not trained with them. Choose kind colour, or Load Lazy Model's.")
+    if strength == 0 or context.hole.count == 0:
+        return context
+    inside = region(context, where)[:, None].to(drawing)
+    lines = lines_of(drawing, inside) * inside * strength
+    return context.with_(edges=context.hole.gather(patchify(context.grid.pad(lines, value=0.0), context.grid.token_pixels)))
+
+
+def lines_of(drawing: Tensor, inside: Tensor) -> Tensor:
+    """Drawing [B or 1, 3, H, W] -> lines [B, 1, H, W], 1 on a line; `inside` [B, 1, H, W] says where to look which tone is the ground."""
+    tone = drawing.mean(1, keepdim=True).clamp(0, 1).expand_as(inside)
+    light = (tone * inside).sum((1, 2, 3), keepdim=True) > 0.5 * inside.sum((1, 2, 3), keepdim=True)
+    return torch.where(light, 1 - tone, tone)
+
+
+def region(context: Context, where: Tensor | None) -> Tensor:
+    """Where a sketch counts: [B, H, W] bool."""
+    return context.mask if where is None else context.mask & threshold(where)
+
+
+def check_sketch(context: Context, sketch: Tensor, strength: float, where: Tensor | None) -> None:
+    """Raises ValueError that says what to change."""
     if not 0 <= strength <= 1:
         raise ValueError(f"sketch strength is {strength}, expected 0 (ignore the sketch) to 1 (keep it).")
     if not torch.isfinite(sketch).all():
@@ -36,9 +79,3 @@ def add_sketch(
     for name, given in (("sketches", sketch), ("sketch masks", where)):
         if given is not None and len(given) not in (1, len(context.image)):
             raise ValueError(f"{len(given)} {name} came for a CONTEXT of {len(context.image)} images, expected one, or one for each.")
-    if strength == 0 or context.hole.count == 0:
-        return context
-    inside = context.mask if where is None else context.mask & threshold(where)
-    filled = torch.where(inside[:, None], sketch.to(context.image), context.image)
-    latent = encode_image(context.grid.pad(filled))
-    return context.with_(sketch=Sketch(context.hole.gather(patchify(latent, context.grid.patch)), float(strength)))

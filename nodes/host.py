@@ -147,6 +147,7 @@ class LazyDiffusionModel(LazyTransformer):
         lazy_tokens: Tensor | None = None,
         lazy_index: Tensor | None = None,
         lazy_keys: Tensor | None = None,
+        lazy_edges: Tensor | None = None,
         lazy_grid: Any = None,
         lazy_reuse: Reuse | None = None,
         transformer_options: Any = None,
@@ -160,7 +161,8 @@ class LazyDiffusionModel(LazyTransformer):
             cells = torch.stack([lazy_index // lazy_grid.cols, lazy_index % lazy_grid.cols], -1)  # [B, K, 2]
             places = cells * torch.tensor(spacing(lazy_grid, self.config), device=x.device)
             keys = None if lazy_keys is None else lazy_keys > 0
-            return self.decoder.prepare(lazy_tokens, places, context, keys, (lazy_grid.height, lazy_grid.width), packed=True)
+            size = (lazy_grid.height, lazy_grid.width)
+            return self.decoder.prepare(lazy_tokens, places, context, keys, size, packed=True, edges=lazy_edges)
 
         tokens = from_strip(x, self.config.patch_size)  # [B, K, C p p]
         batch = tuple((transformer_options or {}).get("uuids", ()))  # which conditionings this call carries, in order
@@ -182,7 +184,7 @@ class HostModel(comfy.model_base.BaseModel):
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         out = super().extra_conds(**kwargs)
-        for name in ("lazy_tokens", "lazy_index", "lazy_keys"):
+        for name in ("lazy_tokens", "lazy_index", "lazy_keys", "lazy_edges"):
             if kwargs.get(name) is not None:
                 out[name] = comfy.conds.CONDRegular(kwargs[name])
         for name in ("lazy_grid", "lazy_reuse"):
@@ -559,6 +561,7 @@ def with_context(conditioning: list, context: Context, reuse: Reuse | None) -> l
         "lazy_tokens": context.tokens,
         "lazy_index": context.seen.index,
         "lazy_keys": None if keys is None else keys.long(),
+        "lazy_edges": context.edges,
         "lazy_grid": context.seen.grid,
         "lazy_reuse": reuse,
         "width": context.grid.width,

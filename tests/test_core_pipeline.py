@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -18,7 +19,7 @@ from lazy_core.editor import LazyEditor
 from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.pipeline import hole_noise, lazy_decode
 from lazy_core.schedule import sigmas
-from lazy_core.sketch import add_sketch
+from lazy_core.sketch import add_edges, add_sketch
 from lazy_core.text import build_tokenizer
 from lazy_core.tokens import patchify
 
@@ -187,6 +188,56 @@ def test_sketch(editor):
         add_sketch(context, sketch, 1.5, editor.to_latent)
     with pytest.raises(ValueError, match=r"sketch is 32 x 64 px, expected the canvas's 64 x 64"):
         add_sketch(context, sketch[..., :32], 0.5, editor.to_latent)
+
+
+@pytest.fixture(scope="module")
+def tracer(checkpoint) -> LazyEditor:
+    """The same model with a place for edges, as if trained on them."""
+    plain = LazyEditor.load(checkpoint)
+    model = LazyDiffusion(replace(PRESETS["tiny"], edges=True)).eval()
+    weights = plain.model.state_dict()
+    added = {key: torch.randn_like(value) for key, value in model.state_dict().items() if key not in weights}
+    assert {key.rpartition(".")[0] for key in added} == {"transformer.decoder.edge_embedder"}
+    model.load_state_dict({**weights, **added})
+    return LazyEditor(model, plain.tokenizer, plain.identity)
+
+
+def test_edges(editor, tracer):
+    image, mask = torch.rand(1, 3, 61, 64), torch.zeros(1, 61, 64)
+    mask[0, 16:48, 16:60] = 1
+    drawing = torch.zeros(1, 3, 61, 64)
+    drawing[..., 20:40, 30] = 1
+    context = tracer.encode(image, mask)
+    assert add_edges(context, drawing, 0.0) is context
+    lined, inverse, half = (add_edges(context, x, s) for x, s in ((drawing, 1.0), (1 - drawing, 1.0), (drawing, 0.5)))
+    assert lined.edges is not None and inverse.edges is not None and half.edges is not None
+    assert torch.equal(lined.edges, inverse.edges), "dark on light and light on dark are the same lines"
+    assert torch.equal(half.edges, lined.edges / 2) and lined.edges.sum() == 20
+    token = context.hole.index[0].tolist().index(1 * context.grid.cols + 1)  # rows and columns 16 to 32
+    assert torch.equal(lined.edges[0, token].view(16, 16)[4:, 14], torch.ones(12))
+    results = [tracer.decode(known, "red apple", 3, 2, blend="none") for known in (context, lined, half)]
+    changed = [(result - results[0]).abs().mean() for result in results[1:]]
+    assert changed[0] > changed[1] > 0
+    assert all(torch.equal(result[:, :, mask[0] == 0], image[:, :, mask[0] == 0]) for result in results)
+    nothing = add_edges(context, drawing, 1.0, where=torch.zeros(1, 61, 64))
+    assert torch.equal(tracer.decode(nothing, "red apple", 3, 2), tracer.decode(add_edges(context, 0 * drawing, 1.0), "red apple", 3, 2))
+    with pytest.raises(ValueError, match="not trained with edge maps. Draw a colour sketch"):
+        editor.decode(add_edges(editor.encode(image, mask), drawing, 1.0), "red apple")
+    with pytest.raises(ValueError, match="stock checkpoint"):
+        add_edges(context.with_(reuse="fast"), drawing, 1.0)
+
+
+def test_edges_of_a_batch_of_different_holes(tracer):
+    """Packed, padded or one by one: each image follows its own lines."""
+    image, mask, drawing = torch.rand(2, 3, 64, 64), torch.zeros(2, 64, 64), torch.zeros(2, 3, 64, 64)
+    mask[0, :16, :16], mask[1] = 1, 1
+    drawing[0, :, 3:9, 8], drawing[1, :, :, 40] = 1, 1
+    both = tracer.decode(add_edges(tracer.encode(image, mask), drawing, 1.0), "apple", 1, 2)
+    plain = tracer.decode(tracer.encode(image, mask), "apple", 1, 2)
+    assert all((both[i] - plain[i]).abs().mean() > 1e-3 for i in range(2))
+    last = add_edges(tracer.encode(image, mask), drawing, 1.0)
+    alone = add_edges(tracer.encode(image[1:], mask[1:]), drawing[1:], 1.0)
+    assert last.edges is not None and alone.edges is not None and torch.equal(last.edges[1], alone.edges[0])
 
 
 def test_edge_padding_repeats_nothing_of_the_hole(editor):

@@ -82,6 +82,7 @@ SKETCH: list[tuple[dict[str, Any], str]] = [
     ({"sketch": CANVAS * NAN}, "sketch holds NaN.* Check the node that made it"),
     ({"sketch": CANVAS[:, :40]}, r"sketch is 64 x 40 px, expected .*64 x 48\. Resize the sketch"),
     ({"sketch_mask": HOLE[:, :40]}, r"sketch mask is 64 x 40 px, expected .*64 x 48\. Resize the sketch mask"),
+    ({"kind": "edges", "sketch": CANVAS[:, :40]}, r"sketch is 64 x 40 px, expected .*64 x 48\. Resize the sketch"),
     ({"sketch": batch(CANVAS, 2)}, "2 sketches .*3 images.*expected one"),
     ({"sketch_mask": batch(HOLE, 2)}, "2 sketch masks .*3 images.*expected one"),
 ]

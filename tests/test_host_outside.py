@@ -180,6 +180,30 @@ def test_a_sketch_leaves_everything_else_and_writes_into_nothing(lazy: Lazy, str
     assert torch.equal(results[0], lazy.decode(context, seed=1, steps=4)[0]) == (strength == 0)
 
 
+def test_edges_leave_everything_else_and_write_into_nothing(lazy: Lazy):
+    """Lines change the hole alone, the more the stronger; a colour sketch may come on top."""
+    rng = np.random.default_rng(10)
+    image = image_of(random_canvas(rng, 61, 83))
+    mask = mask_of(random_mask(rng, "disjoint", 61, 83))
+    drawing = torch.zeros_like(image)
+    drawing[:, 8:50, ::9] = 1
+    context, _ = lazy.encode(image, mask)
+    given = [image, mask, drawing, *context.tensors()]
+    copies = [tensor.clone() for tensor in given]
+    call = {"vae": lazy.vae, "sketch": drawing, "kind": "edges"}
+    lined = {s: lazy.call("LazySketchCondition", context=context, strength=s, **call).args[0] for s in (0.0, 0.3, 1.0)}
+    results = {s: lazy.decode(known, seed=1, steps=4)[0] for s, known in lined.items()}
+    for result in results.values():
+        check(image, result, mask)
+    assert all(torch.equal(now, copy) for now, copy in zip(given, copies, strict=True))
+    plain = lazy.decode(context, seed=1, steps=4)[0]
+    assert torch.equal(results[0.0], plain)
+    moved = [(results[s] - plain).abs().mean() for s in (0.3, 1.0)]
+    assert 0 < moved[0] < moved[1]
+    both = lazy.call("LazySketchCondition", context=lined[1.0], vae=lazy.vae, sketch=drawing, strength=0.3).args[0]
+    check(image, lazy.decode(both, seed=1, steps=4)[0], mask)
+
+
 @pytest.mark.parametrize("nudge", [lambda x: x.add_(1e-7), lambda x: x.mul_(1 - 1e-6)], ids=["add", "multiply"])
 def test_check_sees_the_smallest_change(nudge: Callable[[Tensor], Tensor]):
     """The tests above would fail if a single pixel outside moved in its last bit, or if the hole stayed as it was."""

@@ -52,6 +52,32 @@ def small(tmp_path_factory):
     return path
 
 
+# -- edges -------------------------------------------------------------------------------------------------------------
+def test_drawn_edges_follow_the_object_and_stay_in_the_mask():
+    exact, loose = (compose(sheet(), 24, 96, torch.Generator().manual_seed(5), Recipe(drawn=share, removals=0.2)) for share in (1.0, 0.5))
+    assert torch.equal(exact.image, loose.image), "what is drawn changes nothing else"
+    for scenes in (exact, loose):
+        assert (scenes.lines[scenes.mask < 0.5] == 0).all() and 0 <= scenes.lines.min() and scenes.lines.max() <= 1
+        removed = scenes.label == len(sheet())
+        assert (scenes.binding[removed] == 0).all() and (scenes.lines[scenes.binding == 0] == 0).all()
+    assert removed.any() and (exact.binding[~removed] > 0).all()
+    drawn = exact.binding > 0.9
+    step = (exact.image - exact.empty).abs().amax(1, keepdim=True) > 0.1
+    near = torch.nn.functional.max_pool2d(step.float(), 9, 1, 4) - (1 - torch.nn.functional.max_pool2d(1 - step.float(), 9, 1, 4))
+    share = (exact.lines * near).sum((1, 2, 3)) / exact.lines.sum((1, 2, 3))
+    assert drawn.sum() > 5 and share[drawn].mean() > 0.9, "lines run along the object's outline"
+
+
+def test_a_model_learns_to_take_edges(data, small, tmp_path):
+    """One from before edges gets a place for them that changes nothing at first; the training fills it."""
+    assert not read_checkpoint(small).config.edges
+    settings = ["--preset", "tiny", "--data", str(data), "--init", str(small), "--out", str(tmp_path), "--size", "64", "--batch", "4"]
+    train.main([*settings, "--draws", "1", "--pool", "16", "--steps", "3", "--ema", "0"])
+    trained = read_checkpoint(tmp_path / "model.safetensors")
+    assert trained.config.edges and trained.weights["transformer.decoder.edge_embedder.weight"].abs().max() > 0
+    assert {"loss", "naming"} == json.loads((tmp_path / "record.json").read_text())["curves"].keys()
+
+
 # -- data --------------------------------------------------------------------------------------------------------------
 def test_sheet_of_one_style_and_of_three(data, tmp_path):
     three = SpriteSheet.load(data)

@@ -19,7 +19,10 @@ from .scenes import SpriteSheet, compose
 
 @dataclass(frozen=True)
 class Encoded:
-    """Latents of B scenes with and without the hole's content [B, C, h, w], mask [B, 1, h, w], hole tokens [B, N], labels and looks [B]."""
+    """Latents of B scenes with and without the hole's content [B, C, h, w], mask [B, 1, h, w], hole tokens [B, N], labels, looks and styles [B].
+
+    `lines` [B, 1, H, W] in 0..255: edges to follow, as strong as they are exact; all 0 where none are drawn.
+    """
 
     target: Tensor
     canvas: Tensor
@@ -27,6 +30,8 @@ class Encoded:
     hole: Tensor
     label: Tensor
     look: Tensor
+    style: Tensor
+    lines: Tensor
 
     def take(self, index: Tensor) -> Encoded:
         return Encoded(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
@@ -49,15 +54,16 @@ def encode_scenes(
     For `crop` what is encoded is the square around each mask, brought to half the canvas's side.
     """
     scenes = compose(sheet, count, size, generator)
-    image, mask = scenes.image, scenes.mask
+    image, mask, lines = scenes.image, scenes.mask, scenes.lines * scenes.binding.view(-1, 1, 1, 1)
     if method == "crop":
         size //= 2
         boxes = crop_boxes(mask)
-        image, mask = cut(image, boxes, size), cut(mask, boxes, size, grow=True)
+        image, mask, lines = cut(image, boxes, size), cut(mask, boxes, size, grow=True), cut(lines, boxes, size)
     grid = Grid(size, size, config.latent_scale, config.patch_size)
     hole = threshold(mask[:, 0])
     target, canvas = to_latent(vae, torch.cat([image, prefill(image, hole)])).half().chunk(2)
-    return Encoded(target, canvas, latent_mask(hole, grid).half(), token_mask(hole, grid), scenes.label, scenes.look)
+    lines = (lines * 255).round().byte()
+    return Encoded(target, canvas, latent_mask(hole, grid).half(), token_mask(hole, grid), scenes.label, scenes.look, scenes.style, lines)
 
 
 def to_latent(vae: TinyVAE | None, image: Tensor) -> Tensor:

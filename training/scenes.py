@@ -34,6 +34,7 @@ class Scenes:
     `label` [B] names the object; S (one past the last) where nothing is put back. `style` [B]; `look` [B] is PLAIN, SMALL, BIG or TWO.
     `seen` [B]: NEAR where another object is visible in the crop around the mask (`brushes.crop_boxes`), FAR where one is
     visible on the canvas but none of its pixels in that crop, else UNKNOWN. `unseen` [B]: a pair that never occurs in training.
+    `lines` [B, 1, H, W], 1 on a line: the target as somebody might draw its edges, the less exactly the lower `binding` [B] (0..1; 0: not drawn).
     """
 
     image: Tensor
@@ -44,6 +45,8 @@ class Scenes:
     look: Tensor
     seen: Tensor
     unseen: Tensor
+    lines: Tensor
+    binding: Tensor
 
     def take(self, index: Tensor | slice) -> Scenes:
         return Scenes(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
@@ -91,7 +94,7 @@ def pair_split(styles: int, objects: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to compose: whose (object, style) pairs, the shares of removals and of two objects, of far scenes and of withheld pairs."""
+    """What to compose: whose (object, style) pairs, the shares of removals and of two objects, of far scenes, of withheld pairs, of drawn edges."""
 
     split: Split = "train"
     removals: float = 0.08
@@ -99,6 +102,7 @@ class Recipe:
     far: float = 0.5
     withheld: float = 0.0
     everything: float = 0.02
+    drawn: float = 0.4
 
     @classmethod
     def held_out(cls, split: Split = "test") -> Recipe:
@@ -130,7 +134,10 @@ def compose(sheet: SpriteSheet, count: int, size: int, generator: torch.Generato
     painted = torch.where((mask > 0.5) & ~removed.view(-1, 1, 1, 1), painted, image)
     label = torch.where(removed, len(sheet), objects[:, 0])
     look = torch.where(removed, PLAIN, look)
-    return Scenes(painted * tint, image * tint, mask, label, style, look, visible(others, mask, crop), unseen & ~removed)
+    binding = bindings(draw, count, recipe) * ~removed
+    lines = edge_drawing(draw, sprite, box, mask, binding)
+    seen = visible(others, mask, crop)
+    return Scenes(painted * tint, image * tint, mask, label, style, look, seen, unseen & ~removed, lines, binding)
 
 
 def cast_of(sheet: SpriteSheet, draw: Draw, count: int, recipe: Recipe) -> tuple[Tensor, Tensor, Tensor]:
@@ -232,6 +239,41 @@ def place(sprite: Tensor, box: Tensor, size: int) -> Tensor:
     theta[:, :, 2] = -(box[:, :2] * 2 - 1) / side[:, None]
     grid = F.affine_grid(theta, [len(box), 4, size, size], align_corners=False)
     return F.grid_sample(sprite, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def bindings(draw: Draw, count: int, recipe: Recipe) -> Tensor:
+    """How exactly the target's edges are drawn [B]: mostly well, 0 where they are not drawn."""
+    return (1 - draw.uniform(count) ** 2).clamp_min(0.05) * (draw.uniform(count) < recipe.drawn)
+
+
+def edge_drawing(draw: Draw, sprite: Tensor, box: Tensor, mask: Tensor, binding: Tensor) -> Tensor:
+    """Lines [B, 1, H, W] in 0..1 along the edges of `sprite` in `box`, within the mask; shaky and out of place by up to (1 - binding) / 8 of its side.
+
+    Some drawings show the outline alone, some what is inside as well; pens differ in width.
+    """
+    count, size = len(sprite), mask.shape[-1]
+    loose = (1 - binding)[:, None]
+    place_error = draw.uniform(count, 2, low=-1, high=1) * box[:, 2:] * loose / 8
+    size_error = 1 + draw.uniform(count, 1, low=-1, high=1) * loose / 8
+    layer = place(sprite, torch.cat([box[:, :2] + place_error, box[:, 2:] * size_error], 1), size)
+    inner = draw.uniform(count, 1, 1, 1, low=0.15, high=0.6)
+    outline = steps_of(layer[:, 3:]) > 0.3
+    within = (steps_of(layer[:, :3]) > inner) & (draw.uniform(count, 1, 1, 1) < 0.7)
+    lines = (outline | within).float()
+    broad = F.max_pool2d(lines, 3, 1, 1)
+    lines = torch.where(draw.uniform(count, 1, 1, 1) < 0.5, lines, broad)
+    shake = F.interpolate(draw.uniform(count, 2, 9, 9, low=-1, high=1), size=(size, size), mode="bicubic", align_corners=True)
+    shake = shake * (box[:, 2:] * (0.02 + loose / 16))[:, :, None, None]
+    even = F.affine_grid(torch.eye(2, 3, device=mask.device).repeat(count, 1, 1), [count, 1, size, size], align_corners=False)
+    lines = F.grid_sample(lines, even + shake.movedim(1, -1), mode="bilinear", padding_mode="zeros", align_corners=False)
+    return lines * (mask > 0.5) * (binding > 0).view(-1, 1, 1, 1)
+
+
+def steps_of(layer: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, 1, H, W]: the largest step to the next pixel, over channels, across or down."""
+    across = F.pad((layer[..., 1:] - layer[..., :-1]).abs(), (0, 1))
+    down = F.pad((layer[..., 1:, :] - layer[..., :-1, :]).abs(), (0, 0, 0, 1))
+    return torch.maximum(across, down).amax(1, keepdim=True)
 
 
 def fade(mask: Tensor) -> Tensor:

@@ -61,6 +61,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--fresh", type=int, default=2, help="scenes replaced per step")
     parser.add_argument("--shift", type=float, default=0.0, help="share of steps with moved positions, for canvases larger than --size")
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--style-weight", type=float, default=0.3, help="weight of naming the scene's style from the context's tokens")
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon")
     parser.add_argument("--compile", action="store_true", help="torch.compile the blocks: minutes to start, then a sixth faster on a CPU")
@@ -93,7 +94,8 @@ class Trainer:
         self.config = self.model.config
         self.captions = CaptionTable(self.sheet.names, self.tokenizer, self.device)
         self.average = torch.optim.swa_utils.AveragedModel(self.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(args.ema))
-        self.optimizers = optimizers(self.model, args.optimizer, args.lr)
+        self.head = nn.Linear(self.config.encoder_width, len(self.sheet.styles)).to(self.device)
+        self.optimizers = optimizers(nn.ModuleList([self.model, self.head]), args.optimizer, args.lr)
         side = args.size // 2 if args.method == "crop" else args.size
         self.grid = Grid(side, side, self.config.latent_scale, self.config.patch_size)
         self.coordinates = grid_coordinates(self.grid, self.config, self.device)
@@ -121,7 +123,7 @@ class Trainer:
             model = LazyDiffusion(config)
             initialise(model, torch.Generator().manual_seed(self.args.seed))
             model.vae = vae
-        model = grow_embedding(model, tokenizer.get_vocab_size())
+        model = with_edges(grow_embedding(model, tokenizer.get_vocab_size()))
         if model.vae is not None:
             channels_last(model.vae.requires_grad_(False))
         return model.to(self.device), tokenizer
@@ -142,12 +144,13 @@ class Trainer:
             done = progress_fraction(self.progress.step, args.steps, begun, args.minutes)
             if done >= 1:
                 break
-            loss = self.step(batch, learning_rate(1.0, done, warmup=0.03))
+            losses = self.step(batch, learning_rate(1.0, done, warmup=0.03))
             self.progress.step += 1
             self.progress.seconds = time.monotonic() - begun
             if self.progress.step % 20 == 0 or self.progress.step == 1:
-                self.record.add(self.progress.step, loss=loss.item())
-                bar.set_postfix(loss=f"{loss.item():.4f}", done=f"{100 * done:.1f}%")
+                figures = {name: loss.item() for name, loss in losses.items()}
+                self.record.add(self.progress.step, **figures)
+                bar.set_postfix({name: f"{value:.4f}" for name, value in figures.items()} | {"done": f"{100 * done:.1f}%"})
             if time.monotonic() - saved > 60 * args.save_minutes:
                 self.save()
                 saved = time.monotonic()
@@ -173,30 +176,31 @@ class Trainer:
         args = self.args
         return encode_scenes(self.sheet, self.model.vae, self.config, count, args.size, self.generator, args.method)
 
-    def step(self, batch: Encoded, rate: float) -> Tensor:
+    def step(self, batch: Encoded, rate: float) -> dict[str, Tensor]:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["peak"]
         hole = HoleTokens.of(batch.hole)
         ids = self.captions.draw(batch.label, self.generator, look=batch.look)
         with torch.autocast(self.device.type, torch.bfloat16):
-            loss = self.edit_loss(batch, hole, ids)
-        loss.backward()
+            losses = self.edit_loss(batch, hole, ids)
+        (losses["loss"] + self.args.style_weight * losses["naming"]).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.average.update_parameters(self.model)
-        return loss.detach()
+        return {name: loss.detach() for name, loss in losses.items()}
 
-    def edit_loss(self, batch: Encoded, hole: HoleTokens, ids: Tensor) -> Tensor:
-        """Velocity loss over the tokens that the method generates, `draws` noise levels per scene."""
+    def edit_loss(self, batch: Encoded, hole: HoleTokens, ids: Tensor) -> dict[str, Tensor]:
+        """Velocity loss over the tokens that the method generates, `draws` noise levels per scene; and `naming_loss`."""
         args, model = self.args, self.model
         assert model.text is not None
         draws = draws_for(hole.count, (args.size // self.grid.token_pixels) ** 2, args.draws)
         kept = hole if args.method == "lazy" else everything(batch.hole)
         coordinates = self.coordinates + self.shift()
         context = model.transformer.context_encoder(batch.canvas.float(), batch.mask.float(), kept, coordinates)
+        naming = self.naming_loss(context, kept, batch)
         places = kept.gather(coordinates.expand(len(ids), -1, -1))
         target = kept.gather(patchify(batch.target.float(), self.config.patch_size))
         repeat = lambda x: x.repeat_interleave(draws, 0)  # noqa: E731
@@ -206,8 +210,21 @@ class Trainer:
         noise = torch.randn(target.shape, generator=self.generator, device=target.device)
         x = (1 - level) * target + level * noise
         keys = None if kept.padding is None else repeat(kept.padding)
-        output = model.transformer.decoder(x, repeat(context), repeat(places), sigma * 1000, repeat(model.text(ids)), keys)
-        return velocity_loss(output, target, sigma, valid, None if args.method == "lazy" else repeat(batch.hole))
+        lines = kept.gather(patchify(batch.lines.float() / 255, self.config.token_pixels))
+        output = model.transformer.decoder(
+            x, repeat(context), repeat(places), sigma * 1000, repeat(model.text(ids)), keys, edges=repeat(lines)
+        )
+        loss = velocity_loss(output, target, sigma, valid, None if args.method == "lazy" else repeat(batch.hole))
+        return {"loss": loss, "naming": naming}
+
+    def naming_loss(self, context: Tensor, kept: HoleTokens, batch: Encoded) -> Tensor:
+        """Cross-entropy of the scene's style, named from the mean of the tokens that the decoder will get.
+
+        The diffusion loss alone teaches the encoder to look for far objects' style very late. The head is thrown away.
+        """
+        valid = kept.valid[..., None].to(context)
+        named = self.head((context * valid).sum(1) / valid.sum(1))
+        return F.cross_entropy(named.float(), batch.style)
 
     def shift(self) -> Tensor:
         """A share `--shift` of the steps sees the grid moved by up to its own size: larger canvases then meet no unknown position.
@@ -229,6 +246,7 @@ class Trainer:
         os.replace(out / "model.new.safetensors", out / "model.safetensors")
         state = {
             "model": self.model.state_dict(),
+            "head": self.head.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "generator": self.generator.get_state(),
@@ -244,6 +262,7 @@ class Trainer:
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
+        self.head.load_state_dict(state["head"])
         self.average.load_state_dict(state["average"])
         for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(values)
@@ -251,6 +270,16 @@ class Trainer:
         torch.set_rng_state(state["torch"].cpu())
         self.progress = Progress(**state["progress"])
         print(f"resumed {path} at step {self.progress.step}")
+
+
+def with_edges(model: LazyDiffusion) -> LazyDiffusion:
+    """The model with a place for edge maps, which starts at zero: it computes what it did."""
+    if model.config.edges:
+        return model
+    larger = LazyDiffusion(replace(model.config, edges=True))
+    initialise(larger)
+    larger.load_state_dict({**larger.state_dict(), **model.state_dict()})
+    return larger
 
 
 def preview_factors(sheet: SpriteSheet, vae: TinyVAE) -> tuple[tuple[float, float, float], ...]:
