@@ -35,8 +35,9 @@ class Context:
     `image` [B, 3, H, W] in 0..1 is the canvas as it came; `mask` [B, H, W] bool, True = hole (generate), False = keep;
     `latent` [B, C, h, w] the canvas encoded with its hole filled smoothly; `tokens` [B, K, E] the compressed context
     of the hole; `model` the identity of the checkpoint that made it; `view` is set where the canvas is larger than the
-    encoder's window; `edges` [B, K, P P] in 0..1 are lines that the hole's P x P px tokens shall follow. For a stock model `tokens` are empty [B, K, 0], `reuse` says how freely its steps may reuse what is known of
-    the canvas, and `masked` is the canvas encoded with a grey hole [B, C, h, w], for models that were trained to fill one.
+    encoder's window; `edges` [B, K, P P] in 0..1 are lines that the hole's P x P px tokens shall follow. For a stock model
+    `tokens` are empty [B, K, 0], `reuse` says how freely its steps may reuse what is known of the canvas, and `masked` is the
+    canvas encoded with a grey hole [B, C, h, w], for models that were trained to fill one.
     """
 
     model: str

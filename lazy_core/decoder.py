@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn as nn
@@ -19,7 +19,8 @@ class Prepared:
     """The part of a decoder pass that no step changes: context [B, K, E], positions [B, K, D], the text's keys and values per block.
 
     `size` is PixArt's micro-conditioning [1, D] or 0; `keys` [B, K] bool marks the tokens that are no padding, a `Packing`
-    says that context and positions are without padding, [1, T, ...], and steps shall be.
+    says that context and positions are without padding, [1, T, ...], and steps shall be. `words` [B, L] bool marks the text's
+    tokens that are no padding.
     """
 
     context: Tensor
@@ -27,6 +28,7 @@ class Prepared:
     text: tuple[TextKV, ...]
     size: Tensor | float
     keys: Tensor | Packing | None
+    words: Tensor | None = None
 
 
 class LazyDecoder(nn.Module):
@@ -57,14 +59,17 @@ class LazyDecoder(nn.Module):
         keys: Tensor | None = None,
         size: tuple[int, int] | None = None,
         edges: Tensor | None = None,
+        words: Tensor | None = None,
     ) -> Tensor:
         """Noisy tokens [B, K, C p p], context [B, K, E], coordinates [B, K, 2], timestep [B] 0..1000, caption [B, L, T] -> [B, K, C p p].
 
         `keys` [B, K] bool marks the tokens that are no padding; `size` (height, width) px feeds PixArt's micro-conditioning.
+        `words` [B, L] bool marks the caption's tokens that are no padding (training in batches; an edit's caption has none).
         `edges` [B, K, P P] in 0..1 are lines to follow, for each token its P x P px; raises ValueError where the model takes none.
         The result means what `config.prediction` says; a learned variance is dropped.
         """
-        return self.step(tokens, timestep, self.prepare(context, coordinates, caption, keys, size, edges=edges))
+        given = self.prepare(context, coordinates, caption, keys, size, edges=edges)
+        return self.step(tokens, timestep, replace(given, words=words))
 
     def prepare(
         self,
@@ -103,7 +108,7 @@ class LazyDecoder(nn.Module):
         time = self.t_embedder(timestep, x.dtype) + given.size  # [B, D]
         modulation = self.t_block(time).unflatten(1, (6, -1))  # [B, 6, D]
         for block, text in zip(self.blocks, given.text, strict=True):
-            x = block(x, text, modulation, given.keys)  # [B, K, D]
+            x = block(x, text, modulation, given.keys, given.words)  # [B, K, D]
         x = self.final_layer(x, time)  # [B, K, (2) C p p]
         return x[..., : tokens.shape[-1]]  # [B, K, C p p]
 

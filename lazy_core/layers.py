@@ -81,10 +81,11 @@ class CrossAttention(nn.Module):
         k, v = self.kv_linear(text).chunk(2, dim=-1)
         return k, v
 
-    def forward(self, x: Tensor, text: TextKV, packing: Packing | None = None) -> Tensor:
+    def forward(self, x: Tensor, text: TextKV, packing: Packing | None = None, words: Tensor | None = None) -> Tensor:
+        """`words` [B, L] bool marks the text's tokens that are no padding (without a `packing`); None: all of them."""
         q, (k, v) = self.q_linear(x), text
         if packing is None:
-            return self.proj(self.attention(q, k, v, self.heads))
+            return self.proj(self.attention(q, k, v, self.heads, words))
         return self.proj(sequence_by_sequence(self.attention, q, packing.lengths, k.split(1), v.split(1), self.heads))
 
 
@@ -111,7 +112,9 @@ class DecoderBlock(nn.Module):
         self.norm2, self.mlp = build.norm(width), Mlp(build, width, int(width * mlp_ratio), width)
         self.scale_shift_table = build.table(6, width)
 
-    def forward(self, x: Tensor, text: TextKV, modulation: Tensor, keys: Tensor | Packing | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, text: TextKV, modulation: Tensor, keys: Tensor | Packing | None = None, words: Tensor | None = None
+    ) -> Tensor:
         """Tokens x [B, K, D], the text's keys and values [B, L, D], modulation [B, 6, D] shared by all blocks -> [B, K, D].
 
         Under a `Packing` x is [1, T, D], and modulation [1, 6, D].
@@ -119,7 +122,7 @@ class DecoderBlock(nn.Module):
         parts = (self.scale_shift_table.to(x)[None] + modulation).chunk(6, dim=1)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = parts
         x = torch.addcmul(x, gate_attn, self.attn(modulate(self.norm1(x), shift_attn, scale_attn), keys))
-        x = x + self.cross_attn(x, text, keys if isinstance(keys, Packing) else None)
+        x = x + self.cross_attn(x, text, keys if isinstance(keys, Packing) else None, words)
         return torch.addcmul(x, gate_mlp, self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp)))
 
 

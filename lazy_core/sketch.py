@@ -1,4 +1,4 @@
-"""Sketch conditioning: a rough colour picture becomes the point where denoising starts (SDEdit, Meng et al. 2022); lines become a condition."""
+"""Sketch conditioning: rough colours become the point where denoising starts (SDEdit, Meng et al. 2022), lines a condition."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import replace
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -221,7 +221,7 @@ def test_edges(editor, tracer):
     assert all(torch.equal(result[:, :, mask[0] == 0], image[:, :, mask[0] == 0]) for result in results)
     nothing = add_edges(context, drawing, 1.0, where=torch.zeros(1, 61, 64))
     assert torch.equal(tracer.decode(nothing, "red apple", 3, 2), tracer.decode(add_edges(context, 0 * drawing, 1.0), "red apple", 3, 2))
-    with pytest.raises(ValueError, match="not trained with edge maps. Draw a colour sketch"):
+    with pytest.raises(ValueError, match=r"not trained with edge maps\. Draw a colour sketch"):
         editor.decode(add_edges(editor.encode(image, mask), drawing, 1.0), "red apple")
     with pytest.raises(ValueError, match="stock checkpoint"):
         add_edges(context.with_(reuse="fast"), drawing, 1.0)

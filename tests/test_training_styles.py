@@ -18,7 +18,7 @@ from training import classifier, drawings, evaluate, figures, train
 from training.brushes import CropBox, bounds, crop_boxes, inside
 from training.captions import NOTHING, all_captions, captions_of, grow_embedding, plural, tokenizer_for
 from training.methods import METHODS, MethodEditor, cut, put_back
-from training.objective import velocity_loss
+from training.objective import token_loss
 from training.scenes import FAR, NEAR, OBJECTS, TWO, Draw, Recipe, SpriteSheet, cast_of, compose, pair_split
 
 WORDS = ["dot", "bar", "box", "arch", "cross", "ring", "cone", "leaf", "star", "moon", "drop", "gate", "sun", "kite", "bell", "fan"]
@@ -179,8 +179,8 @@ def table_of(model: LazyDiffusion) -> torch.Tensor:
 def test_loss_counts_hole_and_rest_alike():
     target, output = torch.zeros(1, 4, 2), torch.tensor([[[1.0], [0.0], [0.0], [2.0]]]).expand(-1, -1, 2)
     everything, hole = torch.ones(1, 4, dtype=torch.bool), torch.tensor([[True, False, False, False]])
-    assert velocity_loss(output, target, torch.ones(1), everything).item() == pytest.approx(5 / 4)
-    assert velocity_loss(output, target, torch.ones(1), everything, hole).item() == pytest.approx(1 + 4 / 3)
+    assert token_loss(output, target, torch.ones(1), everything).item() == pytest.approx(5 / 4)
+    assert token_loss(output, target, torch.ones(1), everything, hole).item() == pytest.approx(1 + 4 / 3)
 
 
 @pytest.fixture(scope="module")

@@ -57,8 +57,13 @@ def all_captions(names: list[dict]) -> list[str]:
 
 
 def tokenizer_for(names: list[dict], length: int, known: Tokenizer | None = None) -> Tokenizer:
+    """Every word of the objects' captions."""
+    return tokenizer_of(all_captions(names), length, known)
+
+
+def tokenizer_of(captions: list[str], length: int, known: Tokenizer | None = None) -> Tokenizer:
     """Every word of the captions. `known` keeps its words and their ids; new ones follow, so its embedding's rows stay valid."""
-    words = words_of(build_tokenizer([], length), all_captions(names))
+    words = words_of(build_tokenizer([], length), captions)
     if known is None:
         return build_tokenizer(words, length)
     vocabulary = known.get_vocab()

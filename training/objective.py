@@ -1,25 +1,127 @@
-"""What a training step minimises, and with what: noise levels, the velocity loss over tokens, the optimizers."""
+"""What a training step minimises, and with what: examples with their noise, the loss over tokens, the optimizers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.optim import ZeroRedundancyOptimizer
+
+from lazy_core.config import Prediction
+from lazy_core.geometry import Grid
+from lazy_core.model import LazyDiffusion
+from lazy_core.schedule import ddpm_sigmas, timestep_of
+from lazy_core.tokens import HoleTokens, patchify
+
+from .methods import Method, everything
+from .pool import Encoded
 
 SIGMA_FLOOR = 0.2  # the velocity loss weights by 1 / sigma^2; below this it would only fit the autoencoder's residue
 
 
-def velocity_loss(output: Tensor, target: Tensor, sigma: Tensor, valid: Tensor, hole: Tensor | None = None) -> Tensor:
-    """Loss of clean tokens [B, K, D] predicted at `sigma` [B], over the `valid` ones [B, K].
+@dataclass(frozen=True)
+class Examples:
+    """A process's part of a step: B scenes, their captions, and `draws` noise levels for each.
+
+    `text` are ids [B, L], or embeddings [B, L, T] with `words` [B, L] bool where they are no padding; `sigma` [B draws];
+    `noise` [B draws, K, C p p] on the tokens that are generated.
+    """
+
+    scenes: Encoded
+    text: Tensor
+    words: Tensor | None
+    sigma: Tensor
+    noise: Tensor
+    draws: int
+
+    def to(self, device: torch.device) -> Examples:
+        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        scenes = {f.name: v.to(device) for f in fields(self.scenes) if (v := getattr(self.scenes, f.name)) is not None}
+        return replace(self, scenes=Encoded(**scenes), **moved)
+
+
+class Objective(nn.Module):
+    """Model and losses as one module, so that one forward pass is what processes share."""
+
+    def __init__(self, model: LazyDiffusion, method: Method, grid: Grid, styles: int = 1):
+        super().__init__()
+        self.model, self.method, self.size = model, method, (grid.height, grid.width)
+        self.head = nn.Linear(model.config.encoder_width, styles)
+        self.mean_count: Callable[[Tensor], Tensor] = lambda count: count
+
+    def forward(self, examples: Examples, coordinates: Tensor) -> dict[str, Tensor]:
+        """`loss` over the tokens that the method generates (`token_loss`), and `naming`: see `naming_loss`."""
+        config, scenes = self.model.config, examples.scenes
+        repeat = lambda x: x.repeat_interleave(examples.draws, 0)  # noqa: E731
+        kept = HoleTokens.of(scenes.hole) if self.method == "lazy" else everything(scenes.hole)
+        transformer = self.model.transformer
+        context = transformer.context_encoder(scenes.canvas.float(), scenes.mask.float(), kept, coordinates)
+        places = kept.gather(coordinates.expand(len(scenes.hole), -1, -1))
+        target = repeat(kept.gather(patchify(scenes.target.float(), config.patch_size)))
+        x, timestep = noised(config.prediction, target, examples.noise, examples.sigma)
+        caption = self.model.text(examples.text) if self.model.text is not None else examples.text
+        lines = None if scenes.lines is None else kept.gather(patchify(scenes.lines.float() / 255, config.token_pixels))
+        output = transformer.decoder(
+            x,
+            repeat(context),
+            repeat(places),
+            timestep,
+            repeat(caption),
+            None if kept.padding is None else repeat(kept.padding),
+            self.size,
+            edges=None if lines is None else repeat(lines),
+            words=None if examples.words is None else repeat(examples.words),
+        )
+        hole = None if self.method == "lazy" else repeat(scenes.hole)
+        wanted = target if config.prediction == "flow_x0" else examples.noise
+        weight = loss_weight(config.prediction, examples.sigma)
+        loss = token_loss(output, wanted, weight, repeat(kept.valid), hole, self.mean_count)
+        return {"loss": loss, "naming": self.naming_loss(context, kept, scenes.style)}
+
+    def naming_loss(self, context: Tensor, kept: HoleTokens, style: Tensor) -> Tensor:
+        """Cross-entropy of the scene's style, named from the mean of the tokens that the decoder will get.
+
+        The diffusion loss alone teaches the encoder to look for far objects' style very late. The head is thrown away.
+        """
+        valid = kept.valid[..., None].to(context)
+        named = self.head((context * valid).sum(1) / valid.sum(1))
+        return F.cross_entropy(named.float(), style)
+
+
+def noised(prediction: Prediction, clean: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Clean tokens [B, K, D] at `sigma` [B] -> what the decoder is given, and the timestep [B] that it is told."""
+    level = sigma.view(-1, 1, 1)
+    x = (1 - level) * clean + level * noise if prediction == "flow_x0" else (clean + level * noise) / (1 + level**2).sqrt()
+    return x, timestep_of(prediction, sigma)
+
+
+def loss_weight(prediction: Prediction, sigma: Tensor) -> Tensor:
+    """[B]: the velocity's error for networks that predict clean tokens; 1 for those that predict noise (DDPM's simple loss)."""
+    return sigma.clamp_min(SIGMA_FLOOR) ** -2 if prediction == "flow_x0" else torch.ones_like(sigma)
+
+
+def token_loss(
+    output: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    valid: Tensor,
+    hole: Tensor | None = None,
+    mean_count: Callable[[Tensor], Tensor] = lambda count: count,
+) -> Tensor:
+    """Squared error of tokens [B, K, D], times `weight` [B], averaged over the `valid` ones [B, K].
 
     `hole` [B, K] tells the hole's tokens from the rest where all are generated (the baselines). Both then count alike, one
     mean for each: sampling starts from noise everywhere, so the rest must be learned, but being the most and the easiest
-    tokens it would drown the hole.
+    tokens it would drown the hole. `mean_count` turns this process's number of tokens into the mean over all processes:
+    the mean of their losses is then the whole batch's.
     """
-    error = (output.float() - target).square().mean(-1) / sigma.clamp_min(SIGMA_FLOOR).square()[:, None]
-    if hole is None:
-        return (error * valid).sum() / valid.sum()
-    return sum((error * part).sum() / part.sum().clamp_min(1) for part in (valid & hole, valid & ~hole))  # type: ignore[return-value]
+    error = (output[..., : target.shape[-1]].float() - target).square().mean(-1) * weight[:, None]
+    parts = (valid,) if hole is None else (valid & hole, valid & ~hole)
+    return torch.stack([(error * part).sum() / mean_count(part.sum().float()).clamp_min(1) for part in parts]).sum()
 
 
 def draws_for(hole: int, tokens: int, most: int) -> int:
@@ -27,26 +129,43 @@ def draws_for(hole: int, tokens: int, most: int) -> int:
     return max(1, min(most, round(most * tokens / 5 / max(hole, 1))))
 
 
-def noise_levels(scenes: int, draws: int, generator: torch.Generator) -> Tensor:
-    """Logit-normal sigmas [scenes * draws], stratified over a scene's draws (Esser et al. 2024, section 3.1).
+def noise_levels(scenes: int, draws: int, generator: torch.Generator, prediction: Prediction = "flow_x0") -> Tensor:
+    """Sigmas [scenes * draws], stratified over a scene's draws: logit-normal (Esser et al. 2024, section 3.1); DDPM: uniform in steps.
 
-    The mean leans to noise (0.6): shapes are decided there, and shapes are what a short training lacks.
+    The logit-normal's mean leans to noise (0.6): shapes are decided there, and shapes are what a short training lacks.
     """
     device = generator.device
     quantile = (torch.rand(scenes, draws, generator=generator, device=device) + torch.arange(draws, device=device)) / draws
+    if prediction == "epsilon":
+        table = ddpm_sigmas().to(device)
+        return table[(quantile * len(table)).long().clamp(max=len(table) - 1)].flatten()
     return torch.special.ndtri(quantile.clamp(1e-4, 1 - 1e-4)).add(0.6).sigmoid().flatten()
 
 
-def optimizers(model: nn.Module, kind: str, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices (Jordan et al. 2024), AdamW for everything else; `peak` is what the schedule scales."""
+def noise_for(hole: Tensor, draws: int, width: int, generators: list[torch.Generator]) -> Tensor:
+    """Standard normal noise [B draws, K, width] on the tokens of each hole [B, N], from each sample's own generator; 0 on padding."""
+    counts = hole.sum(1).tolist()
+    noise = torch.zeros(len(counts) * draws, int(max(counts)), width)
+    for i, (count, generator) in enumerate(zip(counts, generators, strict=True)):
+        noise[i * draws : (i + 1) * draws, :count] = torch.randn(draws, count, width, generator=generator)
+    return noise
+
+
+def optimizers(model: nn.Module, kind: str, lr: float, shard: bool = False) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices (Jordan et al. 2024), AdamW for everything else; `peak` is what the schedule scales.
+
+    `shard`: each process keeps the state of its share of the parameters only (ZeRO stage 1, Rajbhandari et al. 2020).
+    """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     hidden = [p for name, p in trained if kind == "muon" and ".blocks." in name and p.dim() == 2 and "table" not in name]
     chosen = {id(p) for p in hidden}
     rest = [p for _, p in trained if id(p) not in chosen]
-    result: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
+    adamw = {"lr": lr, "betas": (0.9, 0.98), "weight_decay": 0.0}
+    result = [ZeroRedundancyOptimizer(rest, torch.optim.AdamW, **adamw) if shard else torch.optim.AdamW(rest, **adamw)]
     if hidden:
         # Three Newton-Schulz steps orthogonalise well enough; five cost a quarter of a CPU's whole step.
-        result.append(torch.optim.Muon(hidden, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw", ns_steps=3))
+        muon = {"lr": lr, "weight_decay": 0.0, "adjust_lr_fn": "match_rms_adamw", "ns_steps": 3}
+        result.append(ZeroRedundancyOptimizer(hidden, torch.optim.Muon, **muon) if shard else torch.optim.Muon(hidden, **muon))
     for optimizer in result:
         for group in optimizer.param_groups:
             group["peak"] = lr

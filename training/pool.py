@@ -1,4 +1,4 @@
-"""Scenes encoded once and trained on several times with fresh noise, captions and positions; a few are replaced all the time."""
+"""Scenes as latents, and batches of those whose holes are of similar size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from .scenes import SpriteSheet, compose
 
 @dataclass(frozen=True)
 class Encoded:
-    """Latents of B scenes with and without the hole's content [B, C, h, w], mask [B, 1, h, w], hole tokens [B, N], labels, looks and styles [B].
+    """Latents of B scenes with and without the hole's content [B, C, h, w], mask [B, 1, h, w], hole tokens [B, N], labels,
+    looks and styles [B].
 
     `lines` [B, 1, H, W] in 0..255: edges to follow, as strong as they are exact; all 0 where none are drawn.
     """
@@ -31,10 +32,10 @@ class Encoded:
     label: Tensor
     look: Tensor
     style: Tensor
-    lines: Tensor
+    lines: Tensor | None = None
 
     def take(self, index: Tensor) -> Encoded:
-        return Encoded(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+        return Encoded(*(None if (value := getattr(self, name)) is None else value[index] for name in self.__dataclass_fields__))  # type: ignore[arg-type]
 
     def put(self, index: Tensor, other: Encoded) -> None:
         for name in self.__dataclass_fields__:

@@ -34,7 +34,8 @@ class Scenes:
     `label` [B] names the object; S (one past the last) where nothing is put back. `style` [B]; `look` [B] is PLAIN, SMALL, BIG or TWO.
     `seen` [B]: NEAR where another object is visible in the crop around the mask (`brushes.crop_boxes`), FAR where one is
     visible on the canvas but none of its pixels in that crop, else UNKNOWN. `unseen` [B]: a pair that never occurs in training.
-    `lines` [B, 1, H, W], 1 on a line: the target as somebody might draw its edges, the less exactly the lower `binding` [B] (0..1; 0: not drawn).
+    `lines` [B, 1, H, W], 1 on a line: the target as somebody might draw its edges, the less exactly the lower `binding` [B] in
+    0..1; 0: not drawn.
     """
 
     image: Tensor
@@ -94,7 +95,7 @@ def pair_split(styles: int, objects: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to compose: whose (object, style) pairs, the shares of removals and of two objects, of far scenes, of withheld pairs, of drawn edges."""
+    """What to compose: whose (object, style) pairs, the shares of removals, twos, far scenes, withheld pairs, drawn edges."""
 
     split: Split = "train"
     removals: float = 0.08
@@ -247,9 +248,10 @@ def bindings(draw: Draw, count: int, recipe: Recipe) -> Tensor:
 
 
 def edge_drawing(draw: Draw, sprite: Tensor, box: Tensor, mask: Tensor, binding: Tensor) -> Tensor:
-    """Lines [B, 1, H, W] in 0..1 along the edges of `sprite` in `box`, within the mask; shaky and out of place by up to (1 - binding) / 8 of its side.
+    """Lines [B, 1, H, W] in 0..1 along the edges of `sprite` in `box`, within the mask; the less `binding`, the shakier.
 
-    Some drawings show the outline alone, some what is inside as well; pens differ in width.
+    They are out of place by up to (1 - binding) / 8 of the box's side. Some drawings show the outline alone, some what is
+    inside as well; pens differ in width.
     """
     count, size = len(sprite), mask.shape[-1]
     loose = (1 - binding)[:, None]

@@ -7,6 +7,7 @@ context encoder runs once per scene, the decoder on several noise levels of it, 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -19,23 +20,26 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from lazy_core.checkpoint import load_model, save_checkpoint
+from lazy_core.checkpoint import from_pixart, load_model, save_checkpoint
 from lazy_core.config import PRESETS, LazyConfig
 from lazy_core.geometry import Grid
 from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.positions import grid_coordinates
-from lazy_core.tokens import HoleTokens, patchify
 from lazy_core.vae import TinyVAE
 
 from .autoencoder import channels_last
-from .captions import CaptionTable, grow_embedding, tokenizer_for
-from .methods import METHOD_KEY, METHODS, SIZE_KEY, everything
-from .objective import draws_for, noise_levels, optimizers, velocity_loss
-from .pool import Encoded, bucketed, cat, encode_scenes, to_latent
+from .captions import CaptionTable, all_captions, grow_embedding, tokenizer_of
+from .methods import METHOD_KEY, METHODS, SIZE_KEY
+from .objective import Examples, Objective, optimizers
+from .pool import to_latent
 from .record import Record, learning_rate, progress_fraction, summary
+from .scene_source import PoolSettings, ScenePool
 from .scenes import SpriteSheet, compose
+from .shards import Shards, Share, Steps
+from .team import Team
 
 LICENCE = "MIT"
 PROVENANCE = "Trained from scratch by this project's training/ on scenes composed of Microsoft's Fluent emoji (MIT)."
@@ -46,16 +50,19 @@ VAE = Path("training/runs/vae/vae.safetensors")
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.train", description=summary(__doc__))
-    parser.add_argument("--preset", default="fluent-small", choices=[k for k, v in PRESETS.items() if v.text])
+    parser.add_argument("--preset", default="fluent-small", choices=list(PRESETS))
     parser.add_argument("--method", default="lazy", choices=METHODS, help="lazy, or a baseline: all tokens of the image, or of a crop")
-    parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
+    parser.add_argument(
+        "--data", type=Path, default=Path("training/data/sprites.safetensors"), help="sprites, or a folder of training.precompute"
+    )
     parser.add_argument("--vae", type=Path, default=None, help=f"default: {VAE}, or the one inside --init")
     parser.add_argument("--out", type=Path, default=Path("training/runs/model"))
     parser.add_argument("--init", type=Path, default=None, help="checkpoint whose weights to start from")
+    parser.add_argument("--init-pixart", type=Path, default=None, help="PixArt-alpha's weights for the decoder to start from")
     parser.add_argument("--size", type=int, default=256, help="canvas in px")
     parser.add_argument("--steps", type=int, default=10000)
     parser.add_argument("--minutes", type=float, default=None, help="stop by the clock instead, schedule included")
-    parser.add_argument("--batch", type=int, default=32, help="scenes a step")
+    parser.add_argument("--batch", type=int, default=32, help="scenes a step, of all processes together")
     parser.add_argument("--draws", type=int, default=4, help="noise levels per scene and step")
     parser.add_argument("--pool", type=int, default=8192, help="encoded scenes held in memory")
     parser.add_argument("--fresh", type=int, default=2, help="scenes replaced per step")
@@ -65,6 +72,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon")
     parser.add_argument("--compile", action="store_true", help="torch.compile the blocks: minutes to start, then a sixth faster on a CPU")
+    parser.add_argument("--shard-optimizer", action="store_true", help="many processes: each keeps its share of the optimizer's state")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read shards ahead")
+    parser.add_argument("--float32", action="store_true", help="no bfloat16 in the networks")
+    parser.add_argument("--licence", default=LICENCE, help="of the weights, for the checkpoint's metadata")
+    parser.add_argument("--provenance", default=PROVENANCE, help="of the weights, for the checkpoint's metadata")
+    parser.add_argument("--record-every", type=int, default=20, help="steps between entries of the record")
     parser.add_argument("--save-minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
@@ -82,108 +95,122 @@ class Progress:
 
 
 class Trainer:
+    """Model, data and optimizers of a run; `run` goes on from where an earlier run with the same `--out` stopped."""
+
     def __init__(self, args: argparse.Namespace):
-        self.args = args
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.args, self.team = args, Team()
+        self.device = self.team.device
         torch.manual_seed(args.seed)
-        self.generator = torch.Generator(self.device).manual_seed(args.seed)
-        self.sheet = SpriteSheet.load(args.data, self.device)
-        preset = PRESETS[args.preset]
-        assert preset.text is not None
-        self.model, self.tokenizer = self.build(preset)
+        self.shards = Shards.load(args.data) if args.data.is_dir() else None
+        if self.shards is not None and args.method == "crop":
+            raise ValueError("precomputed shards hold whole squares, which --method crop cannot cut. Train it on the scenes.")
+        if self.shards is None and self.team.size > 1:
+            raise ValueError("scenes are made by one process. Train several on precomputed shards (python -m training.precompute).")
+        self.sheet = None if self.shards else SpriteSheet.load(args.data, self.device)
+        self.model, self.tokenizer = self.build(PRESETS[args.preset])
         self.config = self.model.config
-        self.captions = CaptionTable(self.sheet.names, self.tokenizer, self.device)
-        self.average = torch.optim.swa_utils.AveragedModel(self.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(args.ema))
-        self.head = nn.Linear(self.config.encoder_width, len(self.sheet.styles)).to(self.device)
-        self.optimizers = optimizers(nn.ModuleList([self.model, self.head]), args.optimizer, args.lr)
-        side = args.size // 2 if args.method == "crop" else args.size
+        size = self.shards.latent["size"] if self.shards else args.size
+        side = size // 2 if args.method == "crop" else size
         self.grid = Grid(side, side, self.config.latent_scale, self.config.patch_size)
         self.coordinates = grid_coordinates(self.grid, self.config, self.device)
+        self.objective = Objective(self.model, args.method, self.grid, len(self.sheet.styles) if self.sheet else 1).to(self.device)
+        self.objective.mean_count = self.team.mean
+        self.source = self.open_source()
+        self.average = torch.optim.swa_utils.AveragedModel(self.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(args.ema))
+        self.optimizers = optimizers(self.objective, args.optimizer, args.lr, args.shard_optimizer)
         self.progress = Progress()
         args.out.mkdir(parents=True, exist_ok=True)
         self.resume()
-        self.record = Record(args.out / "record.json", vars(args))
+        self.wrapped = self.team.wrap(self.objective)
+        self.record = Record(args.out / "record.json", vars(args) | {"processes": self.team.size}) if self.team.rank == 0 else None
         if args.compile:
             for block in (*self.model.transformer.context_encoder.blocks, *self.model.transformer.decoder.blocks):
                 block.compile(dynamic=True)
 
-    def build(self, config: LazyConfig) -> tuple[LazyDiffusion, Tokenizer]:
+    def build(self, config: LazyConfig) -> tuple[LazyDiffusion, Tokenizer | None]:
         """A fresh model around the trained VAE, or the whole of `--init` with new words added; the VAE is never trained here."""
-        assert config.text is not None
-        if self.args.init:
-            model, checkpoint = load_model(self.args.init)
-            tokenizer = tokenizer_for(self.sheet.names, config.text.length, Tokenizer.from_str(checkpoint.tokenizer or ""))
-            if self.args.vae and model.vae is not None:
-                model.vae.load_state_dict(load_file(self.args.vae))
-        else:
-            tokenizer = tokenizer_for(self.sheet.names, config.text.length)
-            vae = self.load_vae(config)
-            if vae is not None:
-                config = replace(config, latent_rgb=preview_factors(self.sheet, vae))
+        args = self.args
+        known, model = None, None
+        if args.init:
+            model, checkpoint = load_model(args.init)
+            config, known = model.config, Tokenizer.from_str(checkpoint.tokenizer) if checkpoint.tokenizer else None
+        if self.shards:
+            self.shards.check(config)
+        tokenizer = self.words(config, known)
+        if model is None:
+            vae = load_vae(config, args.vae)
+            if vae is not None and self.sheet:
+                config = replace(config, latent_rgb=preview_factors(self.sheet, vae.to(self.device)))
             model = LazyDiffusion(config)
-            initialise(model, torch.Generator().manual_seed(self.args.seed))
+            initialise(model, torch.Generator().manual_seed(args.seed))
             model.vae = vae
-        model = with_edges(grow_embedding(model, tokenizer.get_vocab_size()))
+            if args.init_pixart:
+                model.transformer = from_pixart(pixart_weights(args.init_pixart), config)
+        elif args.vae and model.vae is not None:
+            model.vae.load_state_dict(load_file(args.vae))
+        if tokenizer is not None:
+            model = grow_embedding(model, tokenizer.get_vocab_size())
+        if self.sheet:
+            model = with_edges(model)
+        elif model.transformer.decoder.edge_embedder is not None:
+            model.transformer.decoder.edge_embedder.requires_grad_(False)  # shards bring no drawings
         if model.vae is not None:
             channels_last(model.vae.requires_grad_(False))
         return model.to(self.device), tokenizer
 
-    def load_vae(self, config: LazyConfig) -> TinyVAE | None:
-        if config.vae is None:
+    def words(self, config: LazyConfig, known: Tokenizer | None) -> Tokenizer | None:
+        """A tokenizer for all captions that the data may ask for; None for a model whose captions come as embeddings."""
+        if config.text is None:
             return None
-        vae = TinyVAE(config.vae)
-        vae.load_state_dict(load_file(self.args.vae or VAE))
-        return vae.to(self.device)
+        captions = self.shards.captions() if self.shards else all_captions(self.sheet.names if self.sheet else [])
+        return tokenizer_of(captions, config.text.length, known)
+
+    def open_source(self) -> Iterator[Examples]:
+        """Examples from step 0 on; `resume` opens it again further on."""
+        args, start = self.args, 0 if not hasattr(self, "progress") else self.progress.step
+        if self.shards is None:
+            assert self.sheet and self.tokenizer
+            settings = PoolSettings(args.size, args.method, args.batch, args.draws, args.pool, args.fresh)
+            captions = CaptionTable(self.sheet.names, self.tokenizer, self.device)
+            self.generator = torch.Generator(self.device).manual_seed(args.seed)
+            return ScenePool(self.sheet, self.model, captions, settings, self.generator).examples()
+        share = Share(args.batch, args.draws, args.seed, self.team.rank, self.team.size)
+        steps = Steps(self.shards, self.config, self.tokenizer, share, everything=args.method == "image")
+        return iter(DataLoader(steps, batch_size=None, sampler=itertools.count(start), num_workers=args.workers))  # type: ignore[arg-type]
 
     # -- the loop -------------------------------------------------------------------------------------------------
     def run(self) -> None:
         args, begun, saved = self.args, time.monotonic() - self.progress.seconds, time.monotonic()
-        bar = tqdm(self.batches(), desc=args.preset, unit="step", initial=self.progress.step)
-        self.model.train()
-        for batch in bar:
-            done = progress_fraction(self.progress.step, args.steps, begun, args.minutes)
-            if done >= 1:
-                break
-            losses = self.step(batch, learning_rate(1.0, done, warmup=0.03))
+        bar = tqdm(desc=args.preset, unit="step", initial=self.progress.step, disable=self.team.rank > 0)
+        self.objective.train()
+        while (done := self.done(begun)) < 1:
+            losses = self.step(next(self.source).to(self.device), learning_rate(1.0, done, warmup=0.03))
             self.progress.step += 1
             self.progress.seconds = time.monotonic() - begun
-            if self.progress.step % 20 == 0 or self.progress.step == 1:
-                figures = {name: loss.item() for name, loss in losses.items()}
-                self.record.add(self.progress.step, **figures)
+            bar.update()
+            if self.progress.step % args.record_every == 0 or self.progress.step == 1:
+                figures = {name: float(self.team.mean(loss)) for name, loss in losses.items()}
                 bar.set_postfix({name: f"{value:.4f}" for name, value in figures.items()} | {"done": f"{100 * done:.1f}%"})
-            if time.monotonic() - saved > 60 * args.save_minutes:
+                if self.record:
+                    self.record.add(self.progress.step, **figures)
+            if self.team.agrees(time.monotonic() - saved > 60 * args.save_minutes):
                 self.save()
                 saved = time.monotonic()
         self.save()
-        self.record.finish(steps=self.progress.step, batch=args.batch, draws=args.draws)
+        if self.record:
+            self.record.finish(steps=self.progress.step, batch=args.batch, draws=args.draws)
 
-    def batches(self) -> Iterator[Encoded]:
-        args = self.args
-        chunk = min(args.pool, 64 if self.device.type == "cpu" else 256)
-        fill = tqdm(range(args.pool // chunk), desc="encoding scenes")
-        pool = cat([self.encode(chunk) for _ in fill])
-        sizes = pool.hole.sum(1)
-        while True:
-            for index in bucketed(sizes, args.batch, 16, self.generator):
-                yield pool.take(index)
-            if args.fresh:
-                for _ in range(max(16 * args.fresh // chunk, 1)):
-                    slots = torch.randint(len(sizes), (min(chunk, 16 * args.fresh),), generator=self.generator, device=self.device)
-                    pool.put(slots, self.encode(len(slots)))
-                sizes = pool.hole.sum(1)
+    def done(self, begun: float) -> float:
+        """The part of the run that is over, 0..1; by process 0's clock."""
+        done = progress_fraction(self.progress.step, self.args.steps, begun, self.args.minutes)
+        return self.team.first(done) if self.args.minutes else done
 
-    def encode(self, count: int) -> Encoded:
-        args = self.args
-        return encode_scenes(self.sheet, self.model.vae, self.config, count, args.size, self.generator, args.method)
-
-    def step(self, batch: Encoded, rate: float) -> dict[str, Tensor]:
+    def step(self, examples: Examples, rate: float) -> dict[str, Tensor]:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["peak"]
-        hole = HoleTokens.of(batch.hole)
-        ids = self.captions.draw(batch.label, self.generator, look=batch.look)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            losses = self.edit_loss(batch, hole, ids)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=not self.args.float32):
+            losses = self.wrapped(examples, self.coordinates + self.shift())
         (losses["loss"] + self.args.style_weight * losses["naming"]).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
@@ -192,69 +219,42 @@ class Trainer:
         self.average.update_parameters(self.model)
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def edit_loss(self, batch: Encoded, hole: HoleTokens, ids: Tensor) -> dict[str, Tensor]:
-        """Velocity loss over the tokens that the method generates, `draws` noise levels per scene; and `naming_loss`."""
-        args, model = self.args, self.model
-        assert model.text is not None
-        draws = draws_for(hole.count, (args.size // self.grid.token_pixels) ** 2, args.draws)
-        kept = hole if args.method == "lazy" else everything(batch.hole)
-        coordinates = self.coordinates + self.shift()
-        context = model.transformer.context_encoder(batch.canvas.float(), batch.mask.float(), kept, coordinates)
-        naming = self.naming_loss(context, kept, batch)
-        places = kept.gather(coordinates.expand(len(ids), -1, -1))
-        target = kept.gather(patchify(batch.target.float(), self.config.patch_size))
-        repeat = lambda x: x.repeat_interleave(draws, 0)  # noqa: E731
-        target, valid = repeat(target), repeat(kept.valid)
-        sigma = noise_levels(len(ids), draws, self.generator)
-        level = sigma.view(-1, 1, 1)
-        noise = torch.randn(target.shape, generator=self.generator, device=target.device)
-        x = (1 - level) * target + level * noise
-        keys = None if kept.padding is None else repeat(kept.padding)
-        lines = kept.gather(patchify(batch.lines.float() / 255, self.config.token_pixels))
-        output = model.transformer.decoder(
-            x, repeat(context), repeat(places), sigma * 1000, repeat(model.text(ids)), keys, edges=repeat(lines)
-        )
-        loss = velocity_loss(output, target, sigma, valid, None if args.method == "lazy" else repeat(batch.hole))
-        return {"loss": loss, "naming": naming}
-
-    def naming_loss(self, context: Tensor, kept: HoleTokens, batch: Encoded) -> Tensor:
-        """Cross-entropy of the scene's style, named from the mean of the tokens that the decoder will get.
-
-        The diffusion loss alone teaches the encoder to look for far objects' style very late. The head is thrown away.
-        """
-        valid = kept.valid[..., None].to(context)
-        named = self.head((context * valid).sum(1) / valid.sum(1))
-        return F.cross_entropy(named.float(), batch.style)
-
     def shift(self) -> Tensor:
         """A share `--shift` of the steps sees the grid moved by up to its own size: larger canvases then meet no unknown position.
 
         Off by default: on a short run the network learns relative places much later with it.
         """
-        if torch.rand((), generator=self.generator, device=self.device) >= self.args.shift:
+        dice = torch.Generator().manual_seed(self.args.seed * 1_000_003 + self.progress.step)
+        if torch.rand((), generator=dice) >= self.args.shift:
             return torch.zeros(2, device=self.device)
         side = max(self.grid.rows, self.grid.cols)
-        return torch.randint(side + 1, (2,), generator=self.generator, device=self.device).float()
+        return torch.randint(side + 1, (2,), generator=dice).float().to(self.device)
 
     # -- files ----------------------------------------------------------------------------------------------------
     def save(self) -> None:
         """The averaged model as a checkpoint of ours, and everything that a resumed run needs; each replaced in one move."""
+        states = self.team.states(self.optimizers)
+        if self.team.rank > 0:
+            return self.team.wait()
         out = self.args.out
         averaged: LazyDiffusion = self.average.module  # type: ignore[assignment]
-        notes = {"licence": LICENCE, "provenance": PROVENANCE, METHOD_KEY: self.args.method, SIZE_KEY: str(self.args.size)}
-        save_checkpoint(out / "model.new.safetensors", averaged, self.tokenizer.to_str(), torch.float16, **notes)
+        notes = {"licence": self.args.licence, "provenance": self.args.provenance}
+        notes |= {METHOD_KEY: self.args.method, SIZE_KEY: str(self.args.size)}
+        words = self.tokenizer.to_str() if self.tokenizer else None
+        save_checkpoint(out / "model.new.safetensors", averaged, words, torch.float16, **notes)
         os.replace(out / "model.new.safetensors", out / "model.safetensors")
         state = {
             "model": self.model.state_dict(),
-            "head": self.head.state_dict(),
+            "head": self.objective.head.state_dict(),
             "average": self.average.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "generator": self.generator.get_state(),
-            "torch": torch.get_rng_state(),
+            "optimizers": states,
             "progress": vars(self.progress),
         }
+        if self.shards is None:
+            state["generator"] = self.generator.get_state()
         torch.save(state, out / "state.new.pt")
         os.replace(out / "state.new.pt", out / "state.pt")
+        self.team.wait()
 
     def resume(self) -> None:
         path = self.args.out / "state.pt"
@@ -262,14 +262,32 @@ class Trainer:
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
-        self.head.load_state_dict(state["head"])
+        self.objective.head.load_state_dict(state["head"])
         self.average.load_state_dict(state["average"])
         for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(values)
-        self.generator.set_state(state["generator"].cpu())
-        torch.set_rng_state(state["torch"].cpu())
         self.progress = Progress(**state["progress"])
-        print(f"resumed {path} at step {self.progress.step}")
+        self.source = self.open_source()
+        if self.shards is None:
+            self.generator.set_state(state["generator"].cpu())
+        if self.team.rank == 0:
+            print(f"resumed {path} at step {self.progress.step}")
+
+
+def load_vae(config: LazyConfig, path: Path | None) -> TinyVAE | None:
+    if config.vae is None:
+        return None
+    vae = TinyVAE(config.vae)
+    vae.load_state_dict(load_file(path or VAE))
+    return vae
+
+
+def pixart_weights(path: Path) -> dict[str, Tensor]:
+    """PixArt-alpha's original layout, as a .safetensors file or as its .pth (read without unpickling code)."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    return weights.get("state_dict", weights)
 
 
 def with_edges(model: LazyDiffusion) -> LazyDiffusion:

@@ -1,0 +1,72 @@
+"""An endless source of examples: a pool of encoded scenes, used several times with fresh noise; a few are replaced all the time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from lazy_core.model import LazyDiffusion
+
+from .captions import CaptionTable
+from .methods import Method
+from .objective import Examples, draws_for, noise_levels
+from .pool import Encoded, bucketed, cat, encode_scenes
+from .scenes import SpriteSheet
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """Canvas in px, scenes a step, noise levels for each, scenes held in memory, and how many of them a step replaces."""
+
+    size: int
+    method: Method
+    batch: int
+    draws: int
+    pool: int
+    fresh: int
+
+
+class ScenePool:
+    """An endless source of `Examples`, made on the training device as they are needed."""
+
+    def __init__(
+        self, sheet: SpriteSheet, model: LazyDiffusion, captions: CaptionTable, settings: PoolSettings, generator: torch.Generator
+    ):
+        self.sheet, self.model, self.captions, self.settings, self.generator = sheet, model, captions, settings, generator
+
+    def encode(self, count: int) -> Encoded:
+        model, settings = self.model, self.settings
+        return encode_scenes(self.sheet, model.vae, model.config, count, settings.size, self.generator, settings.method)
+
+    def batches(self) -> Iterator[Encoded]:
+        settings = self.settings
+        chunk = min(settings.pool, 64 if self.generator.device.type == "cpu" else 256)
+        fill = tqdm(range(settings.pool // chunk), desc="encoding scenes")
+        pool = cat([self.encode(chunk) for _ in fill])
+        sizes = pool.hole.sum(1)
+        while True:
+            for index in bucketed(sizes, settings.batch, 16, self.generator):
+                yield pool.take(index)
+            if settings.fresh:
+                for _ in range(max(16 * settings.fresh // chunk, 1)):
+                    slots = torch.randint(
+                        len(sizes), (min(chunk, 16 * settings.fresh),), generator=self.generator, device=self.generator.device
+                    )
+                    pool.put(slots, self.encode(len(slots)))
+                sizes = pool.hole.sum(1)
+
+    def examples(self) -> Iterator[Examples]:
+        """Batches with captions, noise levels and noise of the tokens that the method generates."""
+        settings, config = self.settings, self.model.config
+        width = config.latent_channels * config.patch_size**2
+        for batch in self.batches():
+            text = self.captions.draw(batch.label, self.generator, look=batch.look)
+            largest, everything = int(batch.hole.sum(1).max()), batch.hole.shape[1]
+            draws = draws_for(largest, (settings.size // config.token_pixels) ** 2, settings.draws)
+            sigma = noise_levels(len(text), draws, self.generator, config.prediction)
+            shape = (len(text) * draws, largest if settings.method == "lazy" else everything, width)
+            noise = torch.randn(shape, generator=self.generator, device=self.generator.device)
+            yield Examples(batch, text, None, sigma, noise, draws)
