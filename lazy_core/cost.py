@@ -1,4 +1,4 @@
-"""Counted operations of a decoder step: what a hole costs against the whole canvas."""
+"""Counted operations of a decoder step and of the encoder: what a hole costs against the whole canvas."""
 
 from __future__ import annotations
 
@@ -16,3 +16,11 @@ def step_flops(config: LazyConfig, tokens: int, text_tokens: int, batch: int = 1
     attention = 2 * tokens * width * (tokens + text_tokens)
     text = 0 if kept_text else text_tokens * width * (config.caption_width + width + 2 * width * config.depth)
     return int(2 * batch * (linear + config.depth * (block + attention) + text))
+
+
+def encoder_flops(config: LazyConfig, tokens: int, batch: int = 1) -> int:
+    """The same of one pass of the context encoder over a canvas of `tokens` tokens."""
+    width, token = config.encoder_width, config.patch_size**2
+    linear = tokens * width * (config.latent_channels + 1) * token
+    block = tokens * width * width * (4 + 2 * config.mlp_ratio)
+    return int(2 * batch * (linear + config.encoder_depth * (block + 2 * tokens * tokens * width)))

@@ -8,10 +8,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lazy_core.config import PRESETS, LazyConfig
-from lazy_core.cost import step_flops
+from lazy_core.context_encoder import ContextEncoder
+from lazy_core.cost import encoder_flops, step_flops
 from lazy_core.decoder import LazyDecoder
 from lazy_core.layers import Build
 from lazy_core.model import initialise, store_for_few_rows
+from lazy_core.tokens import HoleTokens
 from memory import peak_bytes
 
 TEXT = 120
@@ -49,6 +51,14 @@ def test_operations_of_a_ten_percent_hole():
     assert hole <= 0.11 * full
     for tokens, measured in ((4096, full), (410, hole)):
         assert abs(step_flops(decoder.config, tokens, TEXT) / measured - 1) < 0.02
+
+
+def test_operations_of_the_encoder():
+    encoder = ContextEncoder(PRESETS["pixart-xl"], Build(device="meta"))
+    latent, hole = torch.empty(1, 5, 128, 128, device="meta"), torch.empty(1, 4096, dtype=torch.int64, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder(latent[:, :4], latent[:, 4:], HoleTokens(hole, hole.bool(), 4096), torch.empty(4096, 2, device="meta"))
+    assert abs(encoder_flops(PRESETS["pixart-xl"], 4096) / counter.get_total_flops() - 1) < 0.02
 
 
 def peak(decoder: LazyDecoder, hole: int) -> int:
