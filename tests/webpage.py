@@ -19,6 +19,9 @@ FLAGS += ["--disable-background-networking", "--disable-component-update", "--di
 RUN_MS = 240_000  # a queued workflow on a slow CPU
 PAGE_MS = 120_000  # the page itself
 TEMPLATES_DIALOG = "[role=dialog]:has(nav)"
+# Errors and missing files: a dialog on 0.3.75's page; on 0.33's a small overlay, and a panel that "View details" opens.
+ERROR_DIALOG, MISSING_DIALOG, OVERLAY = ".comfy-error-report", ".comfy-missing-models", "[data-testid=error-overlay]"
+ERROR_GROUPS, MISSING_ROWS = "[data-testid=error-group-execution]", "[data-testid=missing-model-importable-rows]"
 
 # Widths of the pictures that the preview nodes show, 0 where there is none (yet): the classic page paints them, Nodes 2.0 has elements.
 PICTURES = """() => app.graph.nodes.filter(node => ["SaveImage", "PreviewImage", "MaskPreview"].includes(node.type)).map(node => {
@@ -109,14 +112,18 @@ class WebPage:
         return self.page.locator(".p-toast-message-content").all_inner_texts()
 
     def missing_models(self) -> list[str]:
-        """The page's dialog about a workflow's missing files -> "folder / file" of each."""
-        listed = self.page.locator(".comfy-missing-models")
-        listed.wait_for()
-        return re.findall(r"^\w+ / .+$", listed.inner_text(), re.MULTILINE)
+        """What the page says of a workflow's missing files -> "folder / file" of each, sorted."""
+        self.page.locator(f"{MISSING_DIALOG}, {OVERLAY}").first.wait_for()
+        if self.page.locator(MISSING_DIALOG).count():
+            return sorted(re.findall(r"^\w+ / .+$", self.page.locator(MISSING_DIALOG).inner_text(), re.MULTILINE))
+        self.show_details()
+        rows = re.findall(r"^(\S+\.\w+)\s+(\w+)$", self.page.locator(MISSING_ROWS).inner_text(), re.MULTILINE)
+        return sorted(f"{folder} / {file}" for file, folder in rows)
 
     def close_missing_models(self) -> None:
-        self.page.keyboard.press("Escape")
-        self.page.locator(".comfy-missing-models").wait_for(state="detached")
+        if self.page.locator(MISSING_DIALOG).count():
+            self.page.keyboard.press("Escape")
+            self.page.locator(MISSING_DIALOG).wait_for(state="detached")
 
     def switch_tab(self, name: str) -> None:
         """Back to an opened workflow."""
@@ -171,7 +178,7 @@ class WebPage:
                     app.api.addEventListener(name, () => { window.runEnd ??= name; }, {once: true}); }"""
         )
         self.press_run()
-        self.page.wait_for_function("window.runEnd || document.querySelector('.comfy-error-report')", timeout=RUN_MS)
+        self.page.wait_for_function("sel => window.runEnd || document.querySelector(sel)", arg=ERROR_DIALOG, timeout=RUN_MS)
         end = self.evaluate("window.runEnd")
         assert end == "execution_success", f"the run ended with {end}: {self.error_text()}"
         self.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")  # the page loads a picture when its node is in view
@@ -179,13 +186,34 @@ class WebPage:
         return self.evaluate(PICTURES)
 
     def error_text(self) -> str:
-        """The text of the page's error box, or an empty string."""
-        box = self.page.locator(".comfy-error-report")
-        return box.inner_text() if box.count() else ""
+        """What the page says of the last run's error, or an empty string."""
+        if self.page.locator(OVERLAY).count():
+            self.show_details()
+        return "\n".join(self.page.locator(f"{ERROR_DIALOG}, {ERROR_GROUPS}").all_inner_texts())
+
+    def wait_for_error(self) -> str:
+        """-> `error_text`, once there is one."""
+        self.page.locator(f"{ERROR_DIALOG}, {OVERLAY}").first.wait_for()
+        return self.error_text()
+
+    def refused_inputs(self) -> list[str]:
+        """After a run that was refused for values that are not offered: the inputs' names, sorted."""
+        text = self.wait_for_error()
+        if self.page.locator(ERROR_DIALOG).count():
+            assert len(re.findall(r"- Value not in list: \w+: '.*' not in \[", text)) == text.count("\n- "), text
+            return sorted(re.findall(r"- Value not in list: (\w+): '", text))
+        assert "Some input values are not available" in text
+        return sorted(re.findall(r"^.+ - (\w+)$", text, re.MULTILINE))
+
+    def show_details(self) -> None:
+        """Newer pages: from the overlay to the panel that lists all errors."""
+        self.page.get_by_test_id("error-overlay-see-errors").click()
+        self.page.locator(f"{ERROR_GROUPS}, {MISSING_ROWS}").first.wait_for()
 
     def close_error(self) -> None:
-        self.page.keyboard.press("Escape")
-        self.page.locator(".comfy-error-report").wait_for(state="detached")
+        if self.page.locator(ERROR_DIALOG).count():
+            self.page.keyboard.press("Escape")
+            self.page.locator(ERROR_DIALOG).wait_for(state="detached")
 
     # Help
 
@@ -195,13 +223,18 @@ class WebPage:
             """type => { const node = LiteGraph.createNode(type);
                 app.graph.clear();
                 app.graph.add(node);
-                node.pos = [(700 - app.canvas.ds.offset[0]), (400 - app.canvas.ds.offset[1])];
                 app.canvas.ds.scale = 1;
-                app.canvas.selectNode(node, false);
                 app.canvas.centerOnNode(node);
                 app.canvas.setDirty(true, true); }""",
             node_type,
         )
+        self.page.wait_for_function("type => app.canvas.visible_nodes.some(node => node.type === type)", arg=node_type)  # it was drawn
+        self.page.wait_for_timeout(500)  # and the graph's place on the page is settled
+        title = self.evaluate(
+            """() => { const [node] = app.graph.nodes, {ds, canvas} = app.canvas, frame = canvas.getBoundingClientRect();
+                return [frame.left + node.pos[0] + ds.offset[0] + 60, frame.top + node.pos[1] + ds.offset[1] - 12]; }"""
+        )
+        self.page.mouse.click(*title)
         self.page.get_by_test_id("info-button").click()
         content = self.page.locator(".node-help-content .markdown-content")
         content.locator("img").wait_for()

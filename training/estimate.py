@@ -46,7 +46,8 @@ def estimate(config: LazyConfig, args: argparse.Namespace) -> list[str]:
     text = args.text_tokens * config.caption_width * 2 if config.text is None else 100
     stored = 2 * latent + latent // config.latent_channels // 2 + text
     return [
-        f"{config.preset} at {args.size} px: {tokens} tokens, {hole} of them in a hole of {args.hole:.0%}; {parameters / 1e6:.0f} M parameters",
+        f"{config.preset} at {args.size} px: {tokens} tokens, {hole} of them in a hole of {args.hole:.0%};"
+        f" {parameters / 1e6:.0f} M parameters",
         f"a sample: {PASSES} x (encoder {encode / 1e12:.2f} + {args.draws} x decoder {decode / args.draws / 1e12:.2f} TFLOP)"
         f" = {sample / 1e12:.1f} TFLOP (all tokens, as RegenerateImage: {baseline / 1e12:.1f})",
         f"{args.samples:.3g} samples on {args.gpus} GPUs at {args.utilisation:.0%} of {args.tflops:.0f} TFLOP/s: {days:.1f} days",
