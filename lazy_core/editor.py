@@ -13,8 +13,8 @@ from .composite import Blend
 from .context import Context
 from .model import LazyDiffusion, store_for_few_rows
 from .pipeline import Sample, encode_context, hole_coordinates, lazy_decode
-from .sampling import euler, guided_denoiser
-from .schedule import sigmas
+from .sampling import Solver, dpmpp_2m, euler, guided_denoiser
+from .schedule import shifted, sigmas
 
 
 class LazyEditor:
@@ -48,9 +48,14 @@ class LazyEditor:
         cfg: float = 3.0,
         denoise: float = 1.0,
         blend: Blend = "feather",
+        solver: Solver = "euler",
+        shift: float = 1.0,
     ) -> Tensor:
-        """As often as you like: -> edited canvas [B, 3, H, W]. One prompt for all images of the batch, or one for each."""
-        sample = self.sampler(context, prompt, steps, cfg)
+        """As often as you like: -> edited canvas [B, 3, H, W]. One prompt for all images of the batch, or one for each.
+
+        `shift` moves the noise levels of flow models, see `schedule.shifted`.
+        """
+        sample = self.sampler(context, prompt, steps, cfg, solver, shift)
         image, _ = lazy_decode(context, sample, self.to_latent, self.to_image, seed, denoise, blend, local=True)
         return image
 
@@ -59,7 +64,9 @@ class LazyEditor:
         ids = torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(prompts)], device=self.device)
         return self.text(ids)
 
-    def sampler(self, context: Context, prompt: str | list[str], steps: int, cfg: float) -> Sample:
+    def sampler(
+        self, context: Context, prompt: str | list[str], steps: int, cfg: float, solver: Solver = "euler", shift: float = 1.0
+    ) -> Sample:
         config, device = self.model.config, self.device
 
         def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
@@ -79,10 +86,12 @@ class LazyEditor:
                 edges,
             )
             levels = sigmas(config.prediction, steps, denoise).to(device)
+            levels = shifted(levels, shift) if config.prediction == "flow_x0" else levels
             first = levels[0]
             noise, start = noise.to(device), start.to(device)
             x = (1 - first) * start + first * noise if config.prediction == "flow_x0" else start + first * noise
-            return euler(denoiser, x, levels).cpu()
+            end = euler(denoiser, x, levels) if solver == "euler" else dpmpp_2m(denoiser, x, levels, config.prediction)
+            return end.cpu()
 
         return sample
 

@@ -1,18 +1,20 @@
-"""A plain sampler for use without ComfyUI; inside it, every stock sampler takes this one's place."""
+"""Plain samplers for use without ComfyUI; inside it, every stock sampler takes their place."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from .config import LazyConfig
+from .config import LazyConfig, Prediction
 from .decoder import LazyDecoder
 from .model import predict_x0
 from .schedule import timestep_of
 
+Solver = Literal["euler", "dpmpp_2m"]
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """(x [B, K, D], sigma [B]) -> x0 [B, K, D]"""
 
@@ -63,3 +65,25 @@ def euler(denoise: Denoiser, x: Tensor, sigmas: Tensor, callback: Callable[[int,
             callback(step, x0)
         x = x + (x - x0) / sigma.to(x) * (following - sigma).to(x)
     return x
+
+
+def dpmpp_2m(denoise: Denoiser, x: Tensor, sigmas: Tensor, prediction: Prediction) -> Tensor:
+    """DPM-Solver++(2M), which extrapolates from the last step's prediction as well (Lu et al. 2022, arXiv 2211.01095, algorithm 2).
+
+    Noisy x [B, K, D] at `sigmas[0]` -> clean [B, K, D]. The first and the last step are Euler's: half-log-SNR is infinite at their ends.
+    """
+    last: Tensor | None = None
+    for step, (sigma, following) in enumerate(itertools.pairwise(sigmas.double())):
+        x0 = denoise(x, sigma.to(x).expand(len(x)))
+        target = x0
+        if last is not None and step > 1 and following > 0:
+            before, now, after = (half_log_snr(level, prediction) for level in (sigmas[step - 1].double(), sigma, following))
+            lean = float((after - now) / (now - before)) / 2
+            target = (1 + lean) * x0 - lean * last
+        x, last = target + (x - target) * float(following / sigma), x0
+    return x
+
+
+def half_log_snr(sigma: Tensor, prediction: Prediction) -> Tensor:
+    """log(signal / noise) at noise level `sigma`."""
+    return ((1 - sigma) / sigma).log() if prediction == "flow_x0" else -sigma.log()

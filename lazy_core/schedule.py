@@ -24,6 +24,11 @@ def sigmas(prediction: Prediction, steps: int, denoise: float = 1.0) -> Tensor:
     return levels[-(steps + 1) :]
 
 
+def shifted(levels: Tensor, shift: float) -> Tensor:
+    """Flow's levels moved towards noise (`shift` > 1) or towards the clean end (< 1); 0 and 1 stay (Esser et al. 2024, eq. 23)."""
+    return shift * levels / (1 + (shift - 1) * levels)
+
+
 def ddpm_sigmas(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Tensor:
     """DDPM's linear betas as sigma = sqrt((1 - a) / a), ascending: PixArt-alpha's training schedule."""
     alphas = torch.cumprod(1 - torch.linspace(first, last, steps, dtype=torch.float64), 0)
