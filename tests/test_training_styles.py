@@ -14,7 +14,7 @@ from lazy_core.checkpoint import read_checkpoint, save_checkpoint
 from lazy_core.config import PRESETS
 from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.text import build_tokenizer
-from training import classifier, drawings, evaluate, figures, train
+from training import classifier, drawings, evaluate, few_steps, figures, progressive, sketch_study, train
 from training.brushes import CropBox, bounds, crop_boxes, inside
 from training.captions import NOTHING, all_captions, captions_of, grow_embedding, plural, tokenizer_for
 from training.methods import METHODS, MethodEditor, cut, put_back
@@ -256,3 +256,42 @@ def test_ink_is_drawn_on_paper():
     assert half.shape == (4, 128, 128) and half[:, 0, 0].tolist() == [100, 50, 25, 128]
     icons = {"icons": {"x": {"body": "<path/>", "width": 8}}, "width": 32, "height": 32}
     assert 'viewBox="0 0 8 32"' in drawings.iconify(icons, {"2764": "x"}, "2764-fe0f")
+
+
+# -- studies -----------------------------------------------------------------------------------------------------------
+def test_plans_of_progressive_pictures():
+    made = progressive.plan(sheet(), 4, 6, size=128)
+    again = progressive.plan(sheet(), 4, 6, size=128)
+    assert torch.equal(made.masks, again.masks) and made.masks.shape == (4, 6, 1, 128, 128)
+    assert all(len(set(row.tolist())) == 6 for row in made.labels)
+    covered = made.masks.sum(1)
+    assert (made.masks.sum((2, 3, 4)) > 100).all() and (covered > 1).float().mean() < 0.15, "masks hardly touch each other"
+
+
+def test_agreement_with_a_sketch():
+    scenes = compose(sheet(), 16, 128, torch.Generator().manual_seed(2), Recipe(drawn=1.0, removals=0, everything=0))
+    keen = scenes.binding > 0.8
+    follow, ignore = (sketch_study.edge_agreement(image, scenes.lines, scenes.mask) for image in (scenes.image, scenes.empty))
+    assert follow[keen].mean() > 0.6 and ignore[keen].mean() < follow[keen].mean() - 0.3
+    drawing = sketch_study.coarse(scenes)
+    near, far = (sketch_study.colour_distance(image, drawing, scenes.mask) for image in (scenes.image, scenes.empty))
+    assert near.mean() < far.mean() and (sketch_study.colour_distance(drawing, drawing, scenes.mask) == 0).all()
+
+
+def test_studies_run(data, small, tmp_path, monkeypatch):
+    judge = tmp_path / "judge.safetensors"
+    classifier.main(["--data", str(data), "--out", str(judge), "--steps", "1", "--held-out", "16"])
+    settings = ["--preset", "tiny", "--data", str(data), "--init", str(small), "--out", str(tmp_path), "--size", "64"]
+    train.main([*settings, "--batch", "2", "--pool", "8", "--draws", "1", "--steps", "1"])
+    common = ["--data", str(data), "--judge", str(judge), "--model", str(tmp_path / "model.safetensors"), "--json", str(tmp_path / "j")]
+    common += ["--picture", str(tmp_path / "p.png")]
+    few_steps.main([*common, "--edits", "8", "--steps", "1", "2"])
+    rows = json.loads((tmp_path / "j").read_text())["rows"]
+    assert len(rows) == 8 and {row["steps"] for row in rows} == {1, 2}
+    progressive.main([*common, "--sequences", "2", "--edits", "2", "--steps", "1"])
+    rows = json.loads((tmp_path / "j").read_text())["rows"]
+    assert [row["changed_outside"] for row in rows] == [0, 0]
+    sketch_study.main([*common, "--edits", "8", "--steps", "2", "--strengths", "0", "1"])
+    rows = json.loads((tmp_path / "j").read_text())["rows"]
+    assert [(row["kind"], row["strength"]) for row in rows] == [(k, s) for k in ("colour", "edges") for s in (0.0, 1.0)]
+    assert (tmp_path / "p.png").stat().st_size > 1000

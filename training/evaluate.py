@@ -131,14 +131,17 @@ class Judges:
     def features(self, image: Tensor, mask: Tensor) -> Tensor:
         return torch.cat([self.objects.features(crops(i, m)) for i, m in zip(image.split(64), mask.split(64), strict=True)])
 
+    def verdicts(self, image: Tensor, scenes: Scenes) -> tuple[Tensor, Tensor | None]:
+        """[B] bool: whether each hole of [B, 3, H, W] shows what was asked for, and in its scene's style."""
+        right = predict(self.objects, image, scenes.mask) == scenes.label
+        return right, None if self.styles is None else predict(self.styles, image, scenes.mask, style_crops) == scenes.style
+
     def row(self, run: Run, scenes: Scenes, reference: Tensor) -> dict[str, Any]:
         """All figures of one method, each [value, low, high]; None where no edit, or no judge, can tell."""
-        right, unseen = predict(self.objects, run.image, scenes.mask) == scenes.label, scenes.unseen
+        (right, agree), unseen = self.verdicts(run.image, scenes), scenes.unseen
         features = self.features(run.image, scenes.mask)
         row: dict[str, Any] = {"method": run.method, "name": run.name, "prompt_accuracy": interval(right)}
-        agree = None
-        if self.styles is not None:
-            agree = predict(self.styles, run.image, scenes.mask, style_crops) == scenes.style
+        if agree is not None:
             row["style_agreement"] = interval(agree)
         row["style_agreement_near"] = None if agree is None else interval(agree[scenes.seen == NEAR])
         row["style_agreement_far"] = None if agree is None else interval(agree[scenes.seen == FAR])
@@ -190,9 +193,12 @@ def shown(figure: list[float] | None) -> str:
     return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*figure, d=digits)
 
 
-def known(sheet: SpriteSheet, count: int, seed: int, split: str) -> Scenes:
-    """`count` scenes, as many near as far as far as chance allows; none of a huge mask, where a crop says little about one object."""
-    recipe, parts, found = Recipe.held_out(split), [], 0  # type: ignore[arg-type]
+def known(sheet: SpriteSheet, count: int, seed: int, split: str, drawn: float = 0.0) -> Scenes:
+    """`count` scenes, as many near as far as far as chance allows; none of a huge mask, where a crop says little about one object.
+
+    `drawn`: the share with edge drawings.
+    """
+    recipe, parts, found = replace(Recipe.held_out(split), drawn=drawn), [], 0  # type: ignore[arg-type]
     while found < count:
         scenes = compose(sheet, 32, 256, torch.Generator().manual_seed(seed), recipe)
         parts.append(scenes.take(((scenes.mask.mean((1, 2, 3)) < 0.6) & (scenes.seen != UNKNOWN)).nonzero().flatten()))

@@ -1,0 +1,123 @@
+"""`python -m training.few_steps`: quality against the number of steps, for solvers and schedules; the knee is the default's place."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lazy_core.sampling import Solver
+
+from .evaluate import BATCH, SEEDS, Judges, digest, known, scenes_digest
+from .figures import frechet, interval
+from .methods import MethodEditor
+from .record import summary
+from .scenes import Scenes, SpriteSheet
+
+
+@dataclass(frozen=True)
+class Way:
+    """How to sample: ComfyUI's names are `solver`, and for `shift` the ModelSamplingSD3 node's."""
+
+    solver: Solver
+    shift: float
+    cfg: float
+
+    def __str__(self) -> str:
+        return f"{self.solver} shift {self.shift:g} cfg {self.cfg:g}"
+
+
+WAYS = tuple(Way(solver, shift, 3.0) for solver in ("euler", "dpmpp_2m") for shift in (1.0, 2.0))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.few_steps", description=summary(__doc__))
+    parser.add_argument("--model", type=Path, default=Path("models/fluent-small.safetensors"))
+    parser.add_argument("--judge", type=Path, default=Path("training/judge.safetensors"))
+    parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
+    parser.add_argument("--edits", type=int, default=160)
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 12, 20, 40])
+    parser.add_argument("--cfg", type=float, nargs="+", default=None, help="measure these with Euler instead of the solvers")
+    parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument("--picture", type=Path, default=None)
+    args = parser.parse_args(argv)
+    sheet, editor = SpriteSheet.load(args.data), MethodEditor.load(args.model, "cuda" if torch.cuda.is_available() else "cpu")
+    judges = Judges.load(args.judge, sheet)
+    scenes = known(sheet, args.edits, SEEDS["validation"], "validation")
+    prompts = [sheet.names[int(label)]["en"][0] for label in scenes.label]
+    reference = known(sheet, 2 * args.edits, SEEDS["validation"] + 500_000, "validation")
+    features = judges.features(reference.image, reference.mask)
+    print(f"{args.edits} edits, validation split; data {digest(args.data)}, scenes {scenes_digest(scenes)}")
+    ways = WAYS if args.cfg is None else tuple(Way("euler", 1.0, cfg) for cfg in args.cfg)
+    rows = [judge(args, editor, judges, scenes, prompts, features, way, steps) for way in ways for steps in args.steps]
+    if args.json:
+        args.json.write_text(json.dumps({"edits": args.edits, "model": digest(args.model), "rows": rows}, indent=1))
+    if args.picture:
+        draw(rows, args.picture)
+    return 0
+
+
+def judge(
+    args: argparse.Namespace,
+    editor: MethodEditor,
+    judges: Judges,
+    scenes: Scenes,
+    prompts: list[str],
+    reference: Tensor,
+    way: Way,
+    steps: int,
+) -> dict[str, Any]:
+    parts, begun = [], time.monotonic()
+    for start in tqdm(range(0, len(prompts), BATCH), desc=f"{way}, {steps} steps", leave=False):
+        part = slice(start, start + BATCH)
+        context = editor.editor.encode(scenes.empty[part], scenes.mask[part, 0])
+        sampling = {"solver": way.solver, "shift": way.shift}
+        parts.append(editor.editor.decode(context, prompts[part], SEEDS["validation"] + start, steps, way.cfg, **sampling))
+    ms = 1000 * (time.monotonic() - begun) / len(prompts)
+    image = torch.cat(parts)
+    right, agree = judges.verdicts(image, scenes)
+    row = {
+        "way": str(way),
+        "steps": steps,
+        "prompt_accuracy": interval(right),
+        "style_agreement": None if agree is None else interval(agree),
+    }
+    row |= {"frechet": frechet(judges.features(image, scenes.mask), reference), "ms": round(ms, 1)}
+    print(
+        f"{way!s:28} {steps:3} steps: prompt {show(row['prompt_accuracy'])}, style {show(row['style_agreement'])}, Frechet {row['frechet']}"
+    )
+    return row
+
+
+def show(figure: list[float] | None) -> str:
+    return "-" if figure is None else f"{100 * figure[0]:.1f} [{100 * figure[1]:.0f}, {100 * figure[2]:.0f}] %"
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    names = ("prompt_accuracy", "style_agreement", "frechet")
+    for axes, name in zip(figure.subplots(1, len(names)), names, strict=True):
+        for way in dict.fromkeys(row["way"] for row in rows):
+            points = [(row["steps"], row[name]) for row in rows if row["way"] == way and row[name] is not None]
+            steps, values = [p[0] for p in points], [p[1] for p in points]
+            axes.plot(steps, [v[0] for v in values], marker="o", markersize=3, label=way)
+            axes.fill_between(steps, [v[1] for v in values], [v[2] for v in values], alpha=0.1)
+        axes.set(xscale="log", xlabel="steps", title=name.replace("_", " "))
+        axes.set_xticks(sorted({row["steps"] for row in rows}), labels=[str(s) for s in sorted({row["steps"] for row in rows})])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,142 @@
+"""`python -m training.progressive`: pictures made edit by edit from an empty background; does anything drift?
+
+After each edit everything outside its mask is compared bit by bit, and the judges look at what it drew. What is asked for is
+fixed by the seed: objects, places, masks as people draw them, one after the other and never twice in the same place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .brushes import user_masks
+from .classifier import predict, style_crops
+from .draw import Draw, backgrounds
+from .evaluate import SEEDS, Judges
+from .figures import interval
+from .methods import MethodEditor
+from .pictures import to_picture
+from .record import summary
+from .scenes import SpriteSheet, overlap, place
+
+CANDIDATES = 40
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sequences of edits: `labels` [B, E], `masks` [B, E, 1, H, W] that leave each other's objects alone, and what they start from
+    [B, 3, H, W]."""
+
+    start: Tensor
+    labels: Tensor
+    masks: Tensor
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.progressive", description=summary(__doc__))
+    parser.add_argument("--model", type=Path, default=Path("models/fluent-small.safetensors"))
+    parser.add_argument("--judge", type=Path, default=Path("training/judge.safetensors"))
+    parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
+    parser.add_argument("--sequences", type=int, default=40)
+    parser.add_argument("--edits", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--cfg", type=float, default=3.0)
+    parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument("--picture", type=Path, default=None, help="the first sequences, edit by edit")
+    args = parser.parse_args(argv)
+    sheet = SpriteSheet.load(args.data)
+    editor, judges = MethodEditor.load(args.model), Judges.load(args.judge, sheet)
+    made = plan(sheet, args.sequences, args.edits)
+    rows, stages = run(editor, judges, sheet, made, args.steps, args.cfg)
+    for row in rows:
+        style = "-" if row["style_like_first"] is None else f"{100 * row['style_like_first'][0]:.0f} %"
+        right = row["prompt_accuracy"]
+        print(
+            f"edit {row['edit']:2}: prompt {100 * right[0]:.1f} [{100 * right[1]:.0f}, {100 * right[2]:.0f}] %,"
+            f" drawn like the first: {style}, pixels changed outside the mask: {row['changed_outside']}"
+        )
+    half = args.edits // 2
+    early, late = (sum(row["prompt_accuracy"][0] for row in part) / len(part) for part in (rows[:half], rows[-half:]))
+    print(f"first half {100 * early:.1f} %, second half {100 * late:.1f} %")
+    if args.json:
+        args.json.write_text(json.dumps({"sequences": args.sequences, "rows": rows}, indent=1))
+    if args.picture:
+        sheet_of(stages).save(args.picture)
+    return 0
+
+
+def plan(sheet: SpriteSheet, count: int, edits: int, size: int = 256, seed: int = SEEDS["test"] + 700_000) -> Plan:
+    draw = Draw(torch.Generator().manual_seed(seed))
+    start = backgrounds(draw, count, size)
+    labels = torch.stack([torch.randperm(len(sheet), generator=draw.generator)[:edits] for _ in range(count)])
+    boxes, masks = torch.zeros(count, 0, 3), []
+    for _ in range(edits):
+        boxes = torch.cat([boxes, free_places(draw, boxes, count)[:, None]], 1)
+    squares = torch.stack([place(torch.ones(count, 4, 8, 8), box, size)[:, :1].round() for box in boxes.unbind(1)], 1)
+    for edit, box in enumerate(boxes.unbind(1)):
+        layer = place(sheet.sprites[torch.zeros(count, dtype=torch.int64), labels[:, edit]], box, size)
+        others = (squares.sum(1) - squares[:, edit]).clamp(0, 1) * (1 - squares[:, edit])
+        masks.append(user_masks(draw, layer[:, 3:], box, everything=0.0) * (1 - others))
+    return Plan(start, labels, torch.stack(masks, 1))
+
+
+def free_places(draw: Draw, taken: Tensor, count: int) -> Tensor:
+    """Boxes [B, 3] of a sixth to a fourth of the canvas that overlap `taken` [B, n, 3] the least of many."""
+    side = draw.uniform(count, 1, low=0.17, high=0.25)[:, None].expand(-1, CANDIDATES, -1)
+    centres = side / 2 + draw.uniform(count, CANDIDATES, 2) * (1 - side)
+    boxes = torch.cat([centres, side], 2)
+    crowded = sum((overlap(boxes, other[:, None], 1.1) for other in taken.unbind(1)), torch.zeros(boxes.shape[:2]))
+    return boxes[torch.arange(count), crowded.argmin(1)]
+
+
+def run(
+    editor: MethodEditor, judges: Judges, sheet: SpriteSheet, made: Plan, steps: int, cfg: float
+) -> tuple[list[dict[str, Any]], list[Tensor]]:
+    """All sequences side by side -> figures of each edit, and the canvases after it."""
+    canvas, stages, rows = made.start, [made.start], []
+    first: Tensor | None = None
+    for edit in tqdm(range(made.labels.shape[1]), desc="edits"):
+        mask = made.masks[:, edit]
+        prompts = [sheet.names[int(label)]["en"][0] for label in made.labels[:, edit]]
+        parts = [
+            editor.edit(canvas[i : i + 8], mask[i : i + 8], prompts[i : i + 8], edit, steps, cfg, "feather")
+            for i in range(0, len(canvas), 8)
+        ]
+        after = torch.cat(parts)
+        outside = (mask < 0.5).expand_as(canvas)
+        right = predict(judges.objects, after, mask) == made.labels[:, edit]
+        style = None if judges.styles is None else predict(judges.styles, after, mask, style_crops)
+        first = style if first is None else first
+        rows.append(
+            {
+                "edit": edit + 1,
+                "prompt_accuracy": interval(right),
+                "style_like_first": None if style is None or first is None else interval(style == first),
+                "changed_outside": int((after != canvas)[outside].sum()),
+            }
+        )
+        canvas = after
+        stages.append(canvas)
+    return rows, stages
+
+
+def sheet_of(stages: list[Tensor], sequences: int = 6, side: int = 128) -> Any:
+    """One row for each of the first sequences, one column for each edit."""
+    from PIL import Image
+
+    picture = Image.new("RGB", (len(stages) * side, sequences * side))
+    for column, stage in enumerate(stages):
+        for row in range(min(sequences, len(stage))):
+            picture.paste(to_picture(stage[row]).resize((side, side)), (column * side, row * side))
+    return picture
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
