@@ -1,0 +1,174 @@
+"""`python dev.py run -- python -m benchmarks.fidelity STAND_IN ...`: what reuse costs a trained stock model, policy by policy.
+
+Held-out edits, every policy on the same noise: how far the hole is from the run that computes all tokens at every step (PSNR), what
+the judges say of it, and how many token-steps it took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lazy_core.editor import LazyEditor
+from training.brushes import crop_boxes
+from training.evaluate import SEEDS, Judges, digest, known, scenes_digest
+from training.figures import interval
+from training.methods import cut, put_back
+from training.scenes import Scenes, SpriteSheet
+
+from .standins import aligned, few_objects, load_stand_in
+from .stock import load_pack
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fidelity", description=(__doc__ or "").partition(": ")[2].splitlines()[0])
+    parser.add_argument("models", type=Path, nargs="+", help="files of benchmarks.standins")
+    parser.add_argument("--shipped", type=Path, default=Path("models/fluent-small.safetensors"))
+    parser.add_argument("--judge", type=Path, default=Path("training/judge.safetensors"))
+    parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
+    parser.add_argument("--edits", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--cfg", type=float, default=3.0)
+    parser.add_argument("--sweep", action="store_true", help="other policies beside the presets, for the curve")
+    parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument("--picture", type=Path, default=None)
+    args = parser.parse_args(argv)
+    pack, rows = load_pack(), []
+    for path in args.models:
+        rows += measure(pack, path, args)
+    if args.json:
+        args.json.write_text(json.dumps({"edits": args.edits, "steps": args.steps, "cfg": args.cfg, "rows": rows}, indent=1) + "\n")
+    if args.picture:
+        draw(rows, args.picture)
+    return 0
+
+
+def policies(reuse: ModuleType, sweep: bool) -> dict[str, Any]:
+    """`full` is the reference; `stale` keeps the first step's keys and values and does nothing else."""
+    named = {"full": reuse.POLICIES["exact"], "balanced": reuse.POLICIES["balanced"], "fast": reuse.POLICIES["fast"]}
+    named["stale"] = reuse.Policy()
+    if sweep:
+        for anchor in (0.15, 0.3, 0.45, 0.6):
+            for refresh in ((), (0.5,), (0.35, 0.7), (0.0, 0.25, 0.5, 0.75)):
+                label = f"anchor {anchor:g}" + (f", refresh {' '.join(f'{r:g}' for r in refresh)}" if refresh else "")
+                named[label] = reuse.Policy(refresh=refresh, anchor=anchor)
+        named["anchor 0.3, refresh 0.5, grow 1"] = reuse.Policy(refresh=(0.5,), anchor=0.3, grow=1)
+    return named
+
+
+def measure(pack: ModuleType, path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
+    core = importlib.import_module(f"{pack.__name__}.lazy_core.reuse")
+    model, about = load_stand_in(path)
+    sheet = few_objects(SpriteSheet.load(args.data), about["objects"])
+    judges = Judges.load(args.judge, SpriteSheet.load(args.data))
+    scenes = known(sheet, args.edits, SEEDS["test"], "test")
+    scenes = type(scenes)(**{**scenes.__dict__, "mask": aligned(scenes.mask)})
+    prompts = [sheet.names[int(label)]["en"][0] for label in scenes.label]
+    bench = Bench(pack, model, LazyEditor.load(args.shipped), args)
+    print(f"{path}: {about}; {args.edits} edits; data {digest(args.data)}, scenes {scenes_digest(scenes)}")
+    rows, full = [], None
+    real = judges.verdicts(scenes.image, scenes)
+    print(f"  real: prompt {interval(real[0])}, style {None if real[1] is None else interval(real[1])}")
+    for name, policy in [*policies(core, args.sweep).items(), ("crop", core.POLICIES["exact"])]:
+        images, seconds, tokens = bench.edits(scenes, prompts, policy, crop=name == "crop")
+        full = images if name == "full" else full
+        assert full is not None
+        right, agree = judges.verdicts(images, scenes)
+        row = {"model": about["family"], "policy": name, "prompt_accuracy": interval(right)}
+        row |= {
+            "style_agreement": None if agree is None else interval(agree),
+            "psnr": None if name == "full" else interval(psnr(images, full, scenes.mask)),
+        }
+        row |= {"seconds": round(seconds, 2), "token_steps": round(tokens, 4)}
+        rows.append(row)
+        figures = f"prompt {row['prompt_accuracy']}, style {row['style_agreement']}, PSNR {row['psnr']}"
+        print(f"  {name:40} {figures}, token-steps {tokens:.3f}, {seconds:.1f} s")
+    return rows
+
+
+def psnr(image: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+    """In the hole [B], dB; 60 for equal pictures."""
+    error = ((image - reference).square() * mask).sum((1, 2, 3)) / (3 * mask.sum((1, 2, 3)))
+    return -10 * error.clamp_min(1e-6).log10()
+
+
+@dataclass
+class Bench:
+    pack: ModuleType
+    model: Any
+    editor: LazyEditor
+    args: argparse.Namespace
+
+    def edits(self, scenes: Scenes, prompts: list[str], policy: Any, crop: bool) -> tuple[Tensor, float, float]:
+        """-> edited canvases, seconds of sampling, and the share of all token-steps that were computed."""
+        core = importlib.import_module(f"{self.pack.__name__}.lazy_core.reuse")
+        results, seconds, shares = [], 0.0, []
+        core.POLICIES["measured"] = policy
+        for i in tqdm(range(len(prompts)), leave=False):
+            image, mask = scenes.empty[i : i + 1], scenes.mask[i : i + 1]
+            given, hole = image, mask
+            if crop:
+                boxes = crop_boxes(mask)
+                given, hole = cut(image, boxes, image.shape[-1]), aligned(cut(mask, boxes, image.shape[-1], grow=True))
+            result, took, share = self.edit(given, hole, prompts[i], i)
+            if crop:
+                result = put_back(image, result, boxes)
+                result = torch.where(mask > 0.5, result, image)
+            results.append(result)
+            seconds, shares = seconds + took, [*shares, share]
+        return torch.cat(results), seconds, sum(shares) / len(shares)
+
+    @torch.inference_mode()
+    def edit(self, image: Tensor, mask: Tensor, prompt: str, seed: int) -> tuple[Tensor, float, float]:
+        core = lambda name: importlib.import_module(f"{self.pack.__name__}.{name}")  # noqa: E731
+        host, stock, pipeline = core("nodes.host"), core("nodes.stock.edit"), core("lazy_core.pipeline")
+        context = pipeline.encode_canvas(self.editor.to_latent, image, mask[:, 0], "stand-in", 8, 2, 8, "measured")
+        conds = [self.conditioning(text, context) for text in (prompt, "")]
+        timing, settings = host.Timing(), host.Settings(seed, self.args.steps, self.args.cfg, "euler", "simple")
+        sample, begun = stock.hole_sampler(self.model, context, *conds, settings, timing), time.monotonic()
+        edited, _ = pipeline.lazy_decode(context, sample, self.editor.to_latent, self.editor.to_image, seed, blend="none")
+        took, passes, hole = time.monotonic() - begun, timing.passes, context.hole.count / context.hole.total
+        return edited, took, (passes["full"] + passes["sparse"] * hole) / self.args.steps
+
+    def conditioning(self, text: str, context: Any) -> list:
+        """The prompt as a stock CLIP would give it, and the filled canvas where the model wants one."""
+        states = self.editor.caption([text]).float()
+        values = {"pooled_output": states.mean(1), "concat_latent_image": context.latent, "concat_mask": context.mask[:, None].float()}
+        return [[states, values]]
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Fidelity against the share of token-steps; the presets by name."""
+    from matplotlib.figure import Figure
+
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    figure = Figure(figsize=(5.5 * len(models), 4), layout="constrained")
+    for axes, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
+        for row in rows:
+            if row["model"] == model and row["psnr"]:
+                preset = row["policy"] in ("balanced", "fast", "stale", "crop")
+                axes.errorbar(
+                    row["token_steps"],
+                    row["psnr"][0],
+                    [[row["psnr"][0] - row["psnr"][1]], [row["psnr"][2] - row["psnr"][0]]],
+                    fmt="o" if preset else ".",
+                    color="C1" if preset else "C0",
+                )
+                axes.annotate(row["policy"], (row["token_steps"], row["psnr"][0]), fontsize=7 if preset else 5)
+        axes.set(title=model, xlabel="token-steps computed, of all", ylabel="PSNR of the hole against all tokens, dB")
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

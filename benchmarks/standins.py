@@ -1,0 +1,262 @@
+"""`python dev.py run -- python -m benchmarks.standins --family flux-fill`: a small model in a stock layout, trained on our scenes.
+
+Nobody's checkpoints can be shipped or downloaded here, so what a stock model loses to reuse is measured on these: the host's own
+classes at a small width, trained through the host's own `apply_model` with the shipped VAE and text encoder, both frozen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from lazy_core.checkpoint import load_model
+from lazy_core.masks import threshold
+from lazy_core.model import LazyDiffusion
+from lazy_core.positions import sincos
+from lazy_core.tokens import patchify
+from training.captions import CaptionTable
+from training.objective import Examples, loss_weight, noise_levels, token_loss
+from training.record import Record, learning_rate, progress_fraction
+from training.scene_source import PoolSettings, ScenePool
+from training.scenes import SpriteSheet
+
+from .stock import load_pack
+
+SIZE, PATCH, CHANNELS, TEXT = 256, 2, 8, 256
+FLUX = {
+    "image_model": "flux",
+    "in_channels": CHANNELS + CHANNELS + 64,  # noisy latent, masked picture, 8 x 8 px of mask for each latent
+    "out_channels": CHANNELS,
+    "vec_in_dim": TEXT,
+    "context_in_dim": TEXT,
+    "hidden_size": 256,
+    "mlp_ratio": 4.0,
+    "num_heads": 4,
+    "depth": 3,
+    "depth_single_blocks": 4,
+    "axes_dim": [16, 24, 24],
+    "theta": 10000,
+    "patch_size": PATCH,
+    "qkv_bias": True,
+    "guidance_embed": False,
+}
+SD3 = {
+    "input_size": None,
+    "patch_size": PATCH,
+    "in_channels": CHANNELS,
+    "depth": 5,
+    "pos_embed_max_size": 32,
+    "num_patches": 1024,
+    "adm_in_channels": TEXT,
+    "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": TEXT, "out_features": 320}},
+    "qk_norm": "rms",
+}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {"flux-fill": ("FluxInpaint", FLUX), "sd3": ("SD3", SD3)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.standins", description=(__doc__ or "").partition(": ")[2].splitlines()[0])
+    parser.add_argument("--family", choices=FAMILIES, default="flux-fill")
+    parser.add_argument("--out", type=Path, default=None, help="default: training/runs/standin-FAMILY")
+    parser.add_argument("--shipped", type=Path, default=Path("models/fluent-small.safetensors"), help="whose VAE and text encoder to use")
+    parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
+    parser.add_argument("--objects", type=int, default=None, help="only the first so many objects: learned in a fraction of the time")
+    parser.add_argument("--minutes", type=float, default=40)
+    parser.add_argument("--steps", type=int, default=10**9)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--pool", type=int, default=1536)
+    parser.add_argument("--fresh", type=int, default=2)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    args.out = args.out or Path(f"training/runs/standin-{args.family}")
+    load_pack()
+    Trainer(args).run()
+    return 0
+
+
+def few_objects(sheet: SpriteSheet, count: int | None) -> SpriteSheet:
+    return sheet if count is None else replace(sheet, sprites=sheet.sprites[:, :count], names=sheet.names[:count])
+
+
+def build(family: str) -> Any:
+    """The host's BaseModel of a family at the stand-in's size, in float32, with the weights that its layers start from."""
+    import comfy.latent_formats
+    import comfy.supported_models
+
+    name, transformer = FAMILIES[family]
+    config = getattr(comfy.supported_models, name)(dict(transformer))
+    config.set_inference_dtype(torch.float32, None)
+    base = config.get_model({}, device=torch.device("cpu"))
+    base.latent_format = own_latents()
+    start(base.diffusion_model, family)
+    return base
+
+
+def own_latents() -> Any:
+    """The shipped VAE's latents: normalised already."""
+    import comfy.latent_formats
+
+    class Own(comfy.latent_formats.LatentFormat):
+        latent_channels = CHANNELS
+
+        def process_in(self, latent: Tensor) -> Tensor:
+            return latent
+
+        def process_out(self, latent: Tensor) -> Tensor:
+            return latent
+
+    return Own()
+
+
+@torch.no_grad()
+def start(transformer: nn.Module, family: str) -> None:
+    """Fresh weights, as DiT starts: Xavier, and modulations and the last layer at zero. The host's layers come without any."""
+    for name, parameter in transformer.named_parameters():
+        if "norm" in name and parameter.dim() == 1:
+            parameter.fill_(1.0)
+        elif parameter.dim() < 2 or any(part in name for part in ("_mod.", "modulation", "adaLN", "final_layer.linear")):
+            parameter.zero_()
+        else:
+            nn.init.xavier_uniform_(parameter.flatten(1))
+    if family == "sd3":
+        side = int(SD3["pos_embed_max_size"])
+        grid = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1).flatten(0, 1)
+        transformer.get_buffer("pos_embed").copy_(sincos(grid, transformer.get_buffer("pos_embed").shape[-1])[None])
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The shipped text encoder, frozen: ids [B, L] -> what a stock CLIP would give, [B, L, T] and pooled [B, T]."""
+
+    model: LazyDiffusion
+
+    @torch.no_grad()
+    def encode(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.model.text is not None
+        text = self.model.text(ids).float()
+        return text, text.mean(1)
+
+
+class Trainer:
+    def __init__(self, args: argparse.Namespace):
+        self.args = args
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(args.seed)
+        self.generator = torch.Generator(self.device).manual_seed(args.seed)
+        sheet = few_objects(SpriteSheet.load(args.data, self.device), args.objects)
+        shipped, checkpoint = load_model(args.shipped)
+        shipped.to(self.device).requires_grad_(False)
+        from tokenizers import Tokenizer
+
+        captions = CaptionTable(sheet.names, Tokenizer.from_str(checkpoint.tokenizer or ""), self.device)
+        settings = PoolSettings(SIZE, "image", args.batch, 1, args.pool, args.fresh)
+        self.source = ScenePool(sheet, shipped, captions, settings, self.generator).examples()
+        self.prompts, self.base = Prompts(shipped), build(args.family).to(self.device)
+        self.transformer = self.base.diffusion_model.train().requires_grad_(True)
+        self.average = torch.optim.swa_utils.AveragedModel(self.transformer, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995))
+        self.optimizers = muon_and_adamw(self.transformer, args.lr)
+        args.out.mkdir(parents=True, exist_ok=True)
+        self.record = Record(args.out / "record.json", vars(args))
+
+    def run(self) -> None:
+        args, begun, saved, step = self.args, time.monotonic(), time.monotonic(), 0
+        bar = tqdm(desc=args.family, unit="step")
+        while (done := progress_fraction(step, args.steps, begun, args.minutes)) < 1:
+            loss = self.step(next(self.source), learning_rate(args.lr, done, warmup=0.03))
+            step += 1
+            bar.update()
+            if step % 20 == 0:
+                self.record.add(step, loss=float(loss))
+                bar.set_postfix(loss=f"{float(loss):.4f}", done=f"{100 * done:.1f}%")
+            if time.monotonic() - saved > 300:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+        self.record.finish(steps=step)
+
+    def step(self, examples: Examples, rate: float) -> Tensor:
+        scenes = examples.scenes
+        clean, hole = scenes.target.float(), scenes.hole
+        sigma = noise_levels(len(clean), 1, self.generator)
+        level = sigma.view(-1, 1, 1, 1)
+        noise = torch.randn(clean.shape, generator=self.generator, device=self.device)
+        text, pooled = self.prompts.encode(examples.text)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        concat = concat_of(self.base, scenes.canvas, scenes.mask)
+        with torch.autograd.graph.allow_mutation_on_saved_tensors():  # the host's blocks add in place, being for inference
+            with torch.autocast(self.device.type, torch.bfloat16):
+                x0 = denoised(self.base, (1 - level) * clean + level * noise, sigma, text, pooled, concat)
+            parts = (patchify(x, PATCH) for x in (x0, clean))
+            loss = token_loss(*parts, loss_weight("flow_x0", sigma), torch.ones_like(hole), hole)
+            loss.backward()
+        nn.utils.clip_grad_norm_(self.transformer.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.average.update_parameters(self.transformer)
+        return loss.detach()
+
+    def save(self) -> None:
+        """The averaged transformer under the host's own names; `stand_in` in the metadata says how to build it."""
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.average.module.state_dict().items()}
+        about = {"family": self.args.family, "objects": self.args.objects}
+        save_file(weights, self.args.out / "model.safetensors", metadata={"stand_in": json.dumps(about)})
+
+
+def muon_and_adamw(transformer: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
+    hidden = [p for name, p in transformer.named_parameters() if p.dim() == 2 and "blocks." in name and "mod" not in name.lower()]
+    chosen = {id(p) for p in hidden}
+    rest = [p for p in transformer.parameters() if id(p) not in chosen]
+    muon = torch.optim.Muon(hidden, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw", ns_steps=3)
+    return [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0), muon]
+
+
+def denoised(base: Any, x: Tensor, sigma: Tensor, text: Tensor, pooled: Tensor, concat: Tensor | None) -> Tensor:
+    """Clean latent [B, C, h, w] as the host's own `apply_model` gives it, with PyTorch's attention."""
+    from comfy.ldm.modules.attention import attention_pytorch
+
+    options = {"optimized_attention_override": lambda _, *given, **named: attention_pytorch(*given, **named)}
+    return base.apply_model(x, sigma, concat, text, None, options, y=pooled)
+
+
+def concat_of(base: Any, canvas: Tensor, mask: Tensor) -> Tensor | None:
+    """An inpainting model's channels, made by the host: from the canvas with its hole filled [B, C, h, w], and its mask [B, 1, h, w]."""
+    pixels = mask.float().repeat_interleave(8, 2).repeat_interleave(8, 3)
+    return base.concat_cond(noise=canvas.float(), device=canvas.device, concat_latent_image=canvas.float(), concat_mask=pixels)
+
+
+def aligned(mask: Tensor) -> Tensor:
+    """Masks [B, 1, H, W] grown to whole latents, as `concat_of` sees them."""
+    coarse = nn.functional.max_pool2d(threshold(mask).float(), 8)
+    return coarse.repeat_interleave(8, 2).repeat_interleave(8, 3)
+
+
+def load_stand_in(path: Path) -> tuple[Any, dict[str, Any]]:
+    """MODEL, as a loader of the host would return it, and what the file says of itself."""
+    import comfy.model_patcher
+
+    with safe_open(str(path), "pt") as file:
+        about = json.loads(file.metadata()["stand_in"])
+    base = build(about["family"])
+    base.diffusion_model.load_state_dict(load_file(path))
+    base.diffusion_model.eval().requires_grad_(False)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return comfy.model_patcher.ModelPatcher(base, device, torch.device("cpu")), about
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
