@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
     parser.add_argument("--objects", type=int, default=None, help="only the first so many objects: learned in a fraction of the time")
     parser.add_argument("--minutes", type=float, default=40)
-    parser.add_argument("--steps", type=int, default=10**9)
+    parser.add_argument("--steps", type=int, default=0, help="stop after so many steps instead")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--pool", type=int, default=1536)
     parser.add_argument("--fresh", type=int, default=2)
@@ -173,7 +173,7 @@ class Trainer:
     def run(self) -> None:
         args, begun, saved, step = self.args, time.monotonic(), time.monotonic(), 0
         bar = tqdm(desc=args.family, unit="step")
-        while (done := progress_fraction(step, args.steps, begun, args.minutes)) < 1:
+        while (done := progress_fraction(step, args.steps, begun, None if args.steps else args.minutes)) < 1:
             loss = self.step(next(self.source), learning_rate(args.lr, done, warmup=0.03))
             step += 1
             bar.update()
