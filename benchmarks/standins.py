@@ -124,7 +124,7 @@ def own_latents() -> Any:
 def start(transformer: nn.Module, family: str) -> None:
     """Fresh weights, as DiT starts: Xavier, and modulations and the last layer at zero. The host's layers come without any."""
     for name, parameter in transformer.named_parameters():
-        if "norm" in name and parameter.dim() == 1:
+        if ("norm" in name or ".ln_" in name) and parameter.dim() == 1:  # SD3 calls the norms of queries and keys ln_q and ln_k
             parameter.fill_(1.0)
         elif parameter.dim() < 2 or any(part in name for part in ("_mod.", "modulation", "adaLN", "final_layer.linear")):
             parameter.zero_()

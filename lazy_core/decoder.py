@@ -86,8 +86,8 @@ class LazyDecoder(nn.Module):
         `packed`: steps leave out a batch's padding where it is a tenth of the tokens or more. All images must then be at
         one timestep, as they are in sampling.
         """
-        if edges is not None:
-            context = context + self.embed_edges(edges.to(context))
+        if edges is not None or self.edge_embedder is not None:
+            context = context + self.embed_edges(context, edges)
         packing = Packing.of(keys) if packed and keys is not None and float(keys.float().mean()) < 0.9 else None
         if packing is not None:
             context, coordinates = packing.pack(context), packing.pack(coordinates)  # [1, T, E], [1, T, 2]
@@ -112,11 +112,12 @@ class LazyDecoder(nn.Module):
         x = self.final_layer(x, time)  # [B, K, (2) C p p]
         return x[..., : tokens.shape[-1]]  # [B, K, C p p]
 
-    def embed_edges(self, edges: Tensor) -> Tensor:
-        """[B, K, P P] -> [B, K, E]"""
+    def embed_edges(self, context: Tensor, edges: Tensor | None) -> Tensor:
+        """Edges [B, K, P P] -> [B, K, E]; none are the same as empty ones, and cost a token."""
         if self.edge_embedder is None:
             raise ValueError("this model was not trained with edge maps. Draw a colour sketch instead, or take a model that was.")
-        return self.edge_embedder(edges)
+        nothing = context.new_zeros(1, 1, self.config.token_pixels**2)
+        return self.edge_embedder(nothing if edges is None else edges.to(context))
 
     def size_embedding(self, size: tuple[int, int] | None, x: Tensor) -> Tensor | float:
         """Original size and aspect ratio, as PixArt-alpha was trained with at 1024 px (as in SDXL's micro-conditioning)."""

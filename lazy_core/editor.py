@@ -90,7 +90,7 @@ class LazyEditor:
             first = levels[0]
             noise, start = noise.to(device), start.to(device)
             x = (1 - first) * start + first * noise if config.prediction == "flow_x0" else start + first * noise
-            end = euler(denoiser, x, levels) if solver == "euler" else dpmpp_2m(denoiser, x, levels, config.prediction)
+            end = euler(denoiser, x, levels) if solver == "euler" else dpmpp_2m(denoiser, x, levels)
             return end.cpu()
 
         return sample

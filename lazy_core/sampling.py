@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .config import LazyConfig, Prediction
+from .config import LazyConfig
 from .decoder import LazyDecoder
 from .model import predict_x0
 from .schedule import timestep_of
@@ -67,23 +67,18 @@ def euler(denoise: Denoiser, x: Tensor, sigmas: Tensor, callback: Callable[[int,
     return x
 
 
-def dpmpp_2m(denoise: Denoiser, x: Tensor, sigmas: Tensor, prediction: Prediction) -> Tensor:
+def dpmpp_2m(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
     """DPM-Solver++(2M), which extrapolates from the last step's prediction as well (Lu et al. 2022, arXiv 2211.01095, algorithm 2).
 
-    Noisy x [B, K, D] at `sigmas[0]` -> clean [B, K, D]. The first and the last step are Euler's: half-log-SNR is infinite at their ends.
+    Noisy x [B, K, D] at `sigmas[0]` -> clean [B, K, D]. Steps are measured in log sigma, as k-diffusion and with it ComfyUI do for flow
+    models, too, where the paper has half the log of the signal-to-noise ratio. The first and the last step are Euler's.
     """
-    last: Tensor | None = None
-    for step, (sigma, following) in enumerate(itertools.pairwise(sigmas.double())):
+    levels, last = sigmas.double(), None
+    for step, (sigma, following) in enumerate(itertools.pairwise(levels)):
         x0 = denoise(x, sigma.to(x).expand(len(x)))
         target = x0
-        if last is not None and step > 1 and following > 0:
-            before, now, after = (half_log_snr(level, prediction) for level in (sigmas[step - 1].double(), sigma, following))
-            lean = float((after - now) / (now - before)) / 2
+        if last is not None and following > 0:
+            lean = float((sigma / following).log() / (levels[step - 1] / sigma).log()) / 2
             target = (1 + lean) * x0 - lean * last
         x, last = target + (x - target) * float(following / sigma), x0
     return x
-
-
-def half_log_snr(sigma: Tensor, prediction: Prediction) -> Tensor:
-    """log(signal / noise) at noise level `sigma`."""
-    return ((1 - sigma) / sigma).log() if prediction == "flow_x0" else -sigma.log()

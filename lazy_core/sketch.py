@@ -44,13 +44,13 @@ def add_edges(context: Context, drawing: Tensor, strength: float, where: Tensor 
         raise ValueError("edges came for a stock checkpoint, which was not trained with them. Choose kind colour, or Load Lazy Model's.")
     if strength == 0 or context.hole.count == 0:
         return context
-    inside = region(context, where)[:, None].to(drawing)
-    lines = lines_of(drawing, inside) * inside * strength
+    lines = lines_of(drawing, context.mask[:, None].to(drawing)) * region(context, where)[:, None].to(drawing) * strength
     return context.with_(edges=context.hole.gather(patchify(context.grid.pad(lines, value=0.0), context.grid.token_pixels)))
 
 
 def lines_of(drawing: Tensor, inside: Tensor) -> Tensor:
-    """Drawing [B or 1, 3, H, W] -> lines [B, 1, H, W], 1 on a line; `inside` [B, 1, H, W] says where to look which tone is the ground."""
+    """Drawing [B or 1, 3, H, W] -> lines [B, 1, H, W], 1 on a line; `inside` [B, 1, H, W] says where to look which tone is the
+    ground."""
     tone = drawing.mean(1, keepdim=True).clamp(0, 1).expand_as(inside)
     light = (tone * inside).sum((1, 2, 3), keepdim=True) > 0.5 * inside.sum((1, 2, 3), keepdim=True)
     return torch.where(light, 1 - tone, tone)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from training import classifier
 
@@ -43,6 +43,9 @@ def test_a_stand_in_is_trained_and_measured(family: str, data: Path, host: Path)
     settings = ["--data", str(data / "sprites.safetensors"), "--objects", "6", "--out", str(model.parent)]
     run("benchmarks.standins", "--family", family, *settings, "--steps", "2", "--batch", "2", "--pool", "16", "--fresh", "0")
     report = data / f"{family}.json"
+    weights = load_file(model)
+    norms = [name for name in weights if "norm" in name or ".ln_" in name]
+    assert norms and all(weights[name].abs().max() > 0.5 for name in norms if weights[name].dim() == 1), "attention that is not uniform"
     told = ["--data", str(data / "sprites.safetensors"), "--judge", str(data / "judge.safetensors"), "--json", str(report)]
     printed = run("benchmarks.fidelity", str(model), *told, "--edits", "1", "--steps", "3", "--cfg", "2", "--picture", str(data / "p.png"))
     assert f"'family': '{family}', 'objects': 6" in printed

@@ -178,6 +178,14 @@ def test_webdataset_shards_read_the_same_and_a_cut_one_is_named(folder, tmp_path
     (tmp_path / "a.tar").write_bytes(whole[: len(whole) // 2 - 100])
     kept = list(read_pictures(tmp_path, skipped))
     assert 12 < len(kept) < 24 and ("a.tar" in dict(skipped.names) or any("a.tar" in name for name, _ in skipped.names))
+    with tarfile.open(tmp_path / "c.tar", "w") as archive:
+        for number, content in enumerate((b'{"annotations": null}', b'{"annotations": [1]}', b"[]", b"no json")):
+            member = tarfile.TarInfo(f"{number}.json")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    odd = Skipped()
+    list(read_pictures(tmp_path, odd))
+    assert {name: reason for name, reason in odd.names if "c.tar" in name} == {f"c.tar/{i}": "no readable annotations" for i in range(4)}
     with pytest.raises(ValueError, match=r"neither \*.tar shards nor an annotations\.json"):
         list(read_pictures(folder / "images", Skipped()))
 
@@ -197,14 +205,24 @@ def test_precompute(folder, vae, shards, tmp_path, capsys):
 
     capsys.readouterr()
     common = [str(folder), "--vae", str(vae), "--out", str(tmp_path), "--size", "64", "--batch", "3"]
-    for part in ("0/2", "1/2"):
-        precompute.main([*common, "--part", part])
+    precompute.main([*common, "--part", "0/2"])
+    with pytest.raises(ValueError, match="holds 1 of 2 parts"):
+        Shards.load(tmp_path)
+    precompute.main([*common, "--part", "1/2"])
     assert "skipped empty.png#0: empty mask" in capsys.readouterr().out
     halves = Shards.load(tmp_path)
+    with pytest.raises(SystemExit):
+        precompute.main([*common, "--part", "2/2"])
     assert sorted(halves.holes.tolist()) == sorted(loaded.holes.tolist()), "the same masks, however the work was shared"
     parts = torch.cat([load_file(tmp_path / name)["target"] for name in halves.files])
     whole = torch.cat([load_file(shards / name)["target"] for name in loaded.files])
     assert torch.allclose(parts.float().sum(0), whole.float().sum(0), atol=0.1)
+
+
+def words_of_one_sprite(folder: Path) -> Path:
+    names = json.dumps([{"code": "0", "en": ["dot"], "zh": ["点"]}])
+    save_file({"sprites": torch.zeros(1, 4, 8, 8, dtype=torch.uint8)}, folder / "sprites.safetensors", metadata={"names": names})
+    return folder / "sprites.safetensors"
 
 
 def test_shards_that_do_not_fit_say_so(shards, tmp_path):
@@ -215,6 +233,8 @@ def test_shards_that_do_not_fit_say_so(shards, tmp_path):
         loaded.check(PRESETS["fluent-small"])
     with pytest.raises(ValueError, match="captions as words, expected T5"):
         loaded.check(replace(PRESETS["pixart-xl"], latent_channels=4))
+    with pytest.raises(ValueError, match="scenes have captions in words, which pixart-xl cannot read"):
+        train.main(["--preset", "pixart-xl", "--out", str(tmp_path), "--data", str(words_of_one_sprite(tmp_path))])
     with pytest.raises(ValueError, match="48 samples, expected at least a batch of 64"):
         Steps(loaded, PRESETS["tiny"], None, Share(64, 1))
     with pytest.raises(ValueError, match="multiple of the 3 processes"):

@@ -178,7 +178,7 @@ class WebPage:
                     app.api.addEventListener(name, () => { window.runEnd ??= name; }, {once: true}); }"""
         )
         self.press_run()
-        self.page.wait_for_function("sel => window.runEnd || document.querySelector(sel)", arg=ERROR_DIALOG, timeout=RUN_MS)
+        self.page.wait_for_function("sel => window.runEnd || document.querySelector(sel)", arg=f"{ERROR_DIALOG}, {OVERLAY}", timeout=RUN_MS)
         end = self.evaluate("window.runEnd")
         assert end == "execution_success", f"the run ended with {end}: {self.error_text()}"
         self.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")  # the page loads a picture when its node is in view

@@ -14,7 +14,7 @@ from lazy_core.model import LazyTransformer
 from .record import summary
 
 PASSES = 3  # forward, and a backward pass of twice its products
-STATE = 4 + 4 + 4 + 8  # bytes a parameter: weight, gradient, average, AdamW's two moments, all float32
+STATE = 4 + 4 + 4 + 4 + 8  # bytes a parameter: weight, gradient and its bucket, average, AdamW's two moments, all float32
 
 
 def main(argv: list[str] | None = None) -> int:

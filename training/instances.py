@@ -23,8 +23,9 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 @dataclass(frozen=True)
 class Instance:
-    """An object's `mask` [H, W] bool, and what it is called: one or more captions."""
+    """The `number`-th annotation of its picture: an object's `mask` [H, W] bool, and what it is called, one or more captions."""
 
+    number: int
     mask: np.ndarray
     captions: list[str]
 
@@ -111,7 +112,10 @@ def sample_of(name: str, files: dict[str, bytes], skipped: Skipped) -> Iterator[
     picture = next((files[ending] for ending in PICTURES if ending in files), None)
     try:
         annotations = json.loads(files[".json"])["annotations"]
+        readable = isinstance(annotations, list) and all(isinstance(entry, dict) for entry in annotations)
     except (KeyError, TypeError, ValueError):
+        annotations, readable = [], False
+    if not readable:
         skipped.add(name, "no readable annotations")
         return
     if picture is None:
@@ -134,7 +138,7 @@ def decode(name: str, data: bytes | Path, annotations: list[dict[str, Any]], ski
         if mask is None or not captions:
             skipped.add(f"{name}#{number}", reason or "no caption")
             continue
-        instances.append(Instance(mask, captions))
+        instances.append(Instance(number, mask, captions))
     if not annotations:
         skipped.add(name, "no annotations")
     return Picture(name, image, instances) if instances else None

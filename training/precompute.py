@@ -31,8 +31,8 @@ from .codecs import T5, ImageCodec, image_codec
 from .draw import Draw
 from .instances import Instance, Picture, Skipped, read_pictures
 from .record import summary
+from .shards import FORMAT
 
-FORMAT = 1
 LEAST = 0.004  # of the square's area: smaller instances are left out
 
 
@@ -51,8 +51,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--part", default="0/1", help="i/n: this run takes every n-th picture from the i-th on")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    args.part = tuple(int(x) for x in args.part.split("/"))
+    args.part = part_of(parser, args.part)
     return args
+
+
+def part_of(parser: argparse.ArgumentParser, text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdigit() and count.isdigit() and int(number) < int(count)):
+        parser.error(f"--part is {text}, expected i/n with i from 0 to n - 1.")
+    return int(number), int(count)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec, t5 = image_codec(args.vae, device), T5.load(args.t5, args.t5_length, device) if args.t5 else None
     args.out.mkdir(parents=True, exist_ok=True)
+    manifest_path(args).unlink(missing_ok=True)  # an earlier run's would vouch for files that are now written anew
     skipped, writer = Skipped(), Writer(args, codec)
     pictures = read_pictures(args.source, skipped, args.part)
     if t5:
@@ -86,8 +94,8 @@ class Sample:
 
 def samples(pictures: Iterator[Picture], args: argparse.Namespace, skipped: Skipped) -> Iterator[Sample]:
     for picture in pictures:
-        for number, instance in enumerate(picture.instances):
-            name = f"{picture.name}#{number}"
+        for instance in picture.instances:
+            name = f"{picture.name}#{instance.number}"
             image, alpha = square(picture.image, instance, args.size)
             if float(alpha.mean()) < LEAST:
                 skipped.add(name, f"smaller than {100 * LEAST:g} % of its square")
@@ -139,6 +147,19 @@ def encode(batch: list[Sample], codec: ImageCodec, t5: T5 | None, args: argparse
     return {name: value.contiguous() for name, value in result.items()}
 
 
+def manifest_path(args: argparse.Namespace) -> Path:
+    return args.out / f"manifest-{args.part[0]:03d}.json"
+
+
+def fingerprint(vae: Path) -> str:
+    """Tells VAEs apart: latents of two must not be mixed."""
+    files = [vae] if vae.is_file() else sorted(vae.glob("*.safetensors"))
+    digest = hashlib.blake2b(digest_size=8)
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 class Writer:
     """Files of `--shard` samples, and at the end the manifest that names them; nothing without a manifest is trained on."""
 
@@ -170,6 +191,8 @@ class Writer:
         args = self.args
         manifest = {
             "format": FORMAT,
+            "parts": args.part[1],
+            "vae": fingerprint(args.vae),
             "latent": {"channels": self.codec.channels, "scale": self.codec.scale, "size": args.size, "patch": args.patch},
             "text": "t5" if args.t5 else "words",
             "shards": self.shards,
@@ -177,7 +200,7 @@ class Writer:
             "skipped": skipped.counts(),
             "skipped_names": skipped.names,
         }
-        path = args.out / f"manifest-{args.part[0]:03d}.json"
+        path = manifest_path(args)
         path.with_suffix(".new").write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
         os.replace(path.with_suffix(".new"), path)
         return manifest

@@ -1,7 +1,7 @@
 """`python -m training.progressive`: pictures made edit by edit from an empty background; does anything drift?
 
 After each edit everything outside its mask is compared bit by bit, and the judges look at what it drew. What is asked for is
-fixed by the seed: objects, places, masks as people draw them, one after the other and never twice in the same place.
+fixed by the seed: objects, places that overlap as little as can be, and masks as people draw them.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             f"edit {row['edit']:2}: prompt {100 * right[0]:.1f} [{100 * right[1]:.0f}, {100 * right[2]:.0f}] %,"
             f" drawn like the first: {style}, pixels changed outside the mask: {row['changed_outside']}"
         )
-    half = args.edits // 2
+    half = max(1, args.edits // 2)
     early, late = (sum(row["prompt_accuracy"][0] for row in part) / len(part) for part in (rows[:half], rows[-half:]))
     print(f"first half {100 * early:.1f} %, second half {100 * late:.1f} %")
     if args.json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import time
 from pathlib import Path
@@ -33,11 +34,13 @@ def summary(docstring: str | None) -> str:
 class Record:
     """Settings, machine and curves of a run as one JSON file, rewritten as it grows."""
 
-    def __init__(self, path: Path, settings: dict[str, Any]):
+    def __init__(self, path: Path, settings: dict[str, Any], step: int = 0):
         self.path, self.start = path, time.monotonic()
         if path.exists():
             self.values = json.loads(path.read_text())
             self.start -= self.values["seconds"]
+            for points in self.values["curves"].values():  # a run that was stopped repeats the steps after its last saved state
+                points[:] = [point for point in points if point[0] <= step]
             return
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
         self.values = {
@@ -52,8 +55,14 @@ class Record:
         for name, value in figures.items():
             self.values["curves"].setdefault(name, []).append([step, round(seconds, 1), round(value, 5)])
         self.values["seconds"] = round(seconds, 1)
-        self.path.write_text(json.dumps(self.values))
+        self.write()
 
     def finish(self, **figures: Any) -> None:
         self.values.update(figures)
-        self.path.write_text(json.dumps(self.values))
+        self.write()
+
+    def write(self) -> None:
+        """In one move: a run that is killed leaves the last whole record."""
+        new = self.path.with_suffix(".new")
+        new.write_text(json.dumps(self.values))
+        os.replace(new, self.path)

@@ -22,8 +22,8 @@ from lazy_core.config import LazyConfig
 
 from .objective import Examples, draws_for, noise_for, noise_levels
 from .pool import Encoded
-from .precompute import FORMAT
 
+FORMAT = 1  # of what `training.precompute` writes
 WINDOW = 16  # batches that are sorted by the size of their holes together
 
 
@@ -45,9 +45,13 @@ class Shards:
         manifests = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("manifest-*.json"))]
         if not manifests:
             raise ValueError(f"{folder} has no manifest-*.json: make one with `python -m training.precompute`.")
-        kinds = {json.dumps([m["format"], m["latent"], m["text"]]) for m in manifests}
+        kinds = {json.dumps([m["format"], m["latent"], m["text"], m["vae"], m["parts"]]) for m in manifests}
         if len(kinds) > 1 or manifests[0]["format"] != FORMAT:
             raise ValueError(f"{folder} holds parts of different kinds ({', '.join(sorted(kinds))}), expected one of format {FORMAT}.")
+        if len(manifests) != manifests[0]["parts"]:
+            raise ValueError(f"{folder} holds {len(manifests)} of {manifests[0]['parts']} parts. Run training.precompute for the others.")
+        if not any(m["shards"] for m in manifests):
+            raise ValueError(f"{folder} holds no sample: all were skipped. Its manifest says why.")
         shards = [shard for m in manifests for shard in m["shards"]]
         counts = [shard["samples"] for shard in shards]
         holes = torch.tensor([hole for m in manifests for hole in m["holes"]])
@@ -70,6 +74,8 @@ class Shards:
         if (self.text == "t5") != (config.text is None):
             wanted = "T5 embeddings (precompute with --t5)" if config.text is None else "words (precompute without --t5)"
             raise ValueError(f"{self.folder} holds captions as {self.text}, expected {wanted} for preset {config.preset}.")
+        if self.text == "t5" and (width := load_empty(self.folder)[0].shape[-1]) != config.caption_width:
+            raise ValueError(f"{self.folder} holds captions {width} wide, expected {config.caption_width}. Precompute with the model's T5.")
 
     def steps_per_epoch(self, batch: int) -> int:
         if len(self) < batch:

@@ -106,23 +106,26 @@ class Trainer:
             raise ValueError("precomputed shards hold whole squares, which --method crop cannot cut. Train it on the scenes.")
         if self.shards is None and self.team.size > 1:
             raise ValueError("scenes are made by one process. Train several on precomputed shards (python -m training.precompute).")
+        if args.init and args.init_pixart:
+            raise ValueError("--init and --init-pixart both say what to start from. Give one of them.")
         self.sheet = None if self.shards else SpriteSheet.load(args.data, self.device)
         self.model, self.tokenizer = self.build(PRESETS[args.preset])
         self.config = self.model.config
-        size = self.shards.latent["size"] if self.shards else args.size
-        side = size // 2 if args.method == "crop" else size
+        self.size = self.shards.latent["size"] if self.shards else args.size
+        side = self.size // 2 if args.method == "crop" else self.size
         self.grid = Grid(side, side, self.config.latent_scale, self.config.patch_size)
         self.coordinates = grid_coordinates(self.grid, self.config, self.device)
         self.objective = Objective(self.model, args.method, self.grid, len(self.sheet.styles) if self.sheet else 1).to(self.device)
         self.objective.mean_count = self.team.mean
         self.source = self.open_source()
         self.average = torch.optim.swa_utils.AveragedModel(self.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(args.ema))
-        self.optimizers = optimizers(self.objective, args.optimizer, args.lr, args.shard_optimizer)
+        self.optimizers = optimizers(self.objective, args.optimizer, args.lr, args.shard_optimizer and self.team.size > 1)
         self.progress = Progress()
         args.out.mkdir(parents=True, exist_ok=True)
         self.resume()
         self.wrapped = self.team.wrap(self.objective)
-        self.record = Record(args.out / "record.json", vars(args) | {"processes": self.team.size}) if self.team.rank == 0 else None
+        settings = vars(args) | {"processes": self.team.size}
+        self.record = Record(args.out / "record.json", settings, self.progress.step) if self.team.rank == 0 else None
         if args.compile:
             for block in (*self.model.transformer.context_encoder.blocks, *self.model.transformer.decoder.blocks):
                 block.compile(dynamic=True)
@@ -160,6 +163,9 @@ class Trainer:
 
     def words(self, config: LazyConfig, known: Tokenizer | None) -> Tokenizer | None:
         """A tokenizer for all captions that the data may ask for; None for a model whose captions come as embeddings."""
+        if config.text is None and self.shards is None:
+            kind = config.preset or self.args.init
+            raise ValueError(f"scenes have captions in words, which {kind} cannot read. Give --data a folder of training.precompute.")
         if config.text is None:
             return None
         captions = self.shards.captions() if self.shards else all_captions(self.sheet.names if self.sheet else [])
@@ -239,7 +245,7 @@ class Trainer:
         out = self.args.out
         averaged: LazyDiffusion = self.average.module  # type: ignore[assignment]
         notes = {"licence": self.args.licence, "provenance": self.args.provenance}
-        notes |= {METHOD_KEY: self.args.method, SIZE_KEY: str(self.args.size)}
+        notes |= {METHOD_KEY: self.args.method, SIZE_KEY: str(self.size)}
         words = self.tokenizer.to_str() if self.tokenizer else None
         save_checkpoint(out / "model.new.safetensors", averaged, words, torch.float16, **notes)
         os.replace(out / "model.new.safetensors", out / "model.safetensors")
@@ -258,9 +264,13 @@ class Trainer:
 
     def resume(self) -> None:
         path = self.args.out / "state.pt"
+        if self.team.first(float(path.exists())) != path.exists():
+            raise ValueError(f"process {self.team.rank} does not see what process 0 does at {path}. All machines must share --out.")
         if not path.exists():
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
+        if "head" not in state:
+            raise ValueError(f"{path} is of an earlier version. Start a new --out with --init {path.parent / 'model.safetensors'}.")
         self.model.load_state_dict(state["model"])
         self.objective.head.load_state_dict(state["head"])
         self.average.load_state_dict(state["average"])
