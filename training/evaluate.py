@@ -32,7 +32,7 @@ from .scenes import FAR, NEAR, UNKNOWN, Recipe, Scenes, SpriteSheet, cat, compos
 SEEDS = {"validation": 7_000_000, "test": 9_000_000}  # seeds from here on belong to the evaluation of a split
 REFERENCE = 500_000  # so much further on those of the real pictures that distances are measured to
 BATCH = 8
-FIGURES = ("prompt_accuracy", "style_agreement_near", "style_agreement_far", "frechet", "recall", "seam", "colour_shift", "ms")
+FIGURES = ("prompt_accuracy", "style_agreement_near", "style_agreement_far", "frechet", "recall", "seam", "seam_blended", "colour_shift", "ms")
 UNSEEN = ("prompt_accuracy_unseen", "style_agreement_unseen")
 
 
@@ -149,6 +149,7 @@ class Judges:
         row["style_agreement_unseen"] = None if agree is None else interval(agree[unseen])
         row["frechet"], row["recall"] = frechet(features, reference), recall(features, reference)
         row["seam"] = ratio(seam(run.raw, scenes.mask), seam(scenes.image, scenes.mask))
+        row["seam_blended"] = ratio(seam(run.image, scenes.mask), seam(scenes.image, scenes.mask))
         row["colour_shift"] = interval(colour_shift(run.raw, scenes.image, scenes.mask))
         row["ms"], row["tokens"] = interval(torch.tensor(run.ms)), round(float(run.tokens.mean()), 1)
         return row
