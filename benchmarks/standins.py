@@ -200,8 +200,8 @@ class Trainer:
         with torch.autograd.graph.allow_mutation_on_saved_tensors():  # the host's blocks add in place, being for inference
             with torch.autocast(self.device.type, torch.bfloat16):
                 x0 = denoised(self.base, (1 - level) * clean + level * noise, sigma, text, pooled, concat)
-            parts = (patchify(x, PATCH) for x in (x0, clean))
-            loss = token_loss(*parts, loss_weight("flow_x0", sigma), torch.ones_like(hole), hole)
+            predicted, wanted = (patchify(x, PATCH) for x in (x0, clean))
+            loss = token_loss(predicted, wanted, loss_weight("flow_x0", sigma), torch.ones_like(hole), hole)
             loss.backward()
         nn.utils.clip_grad_norm_(self.transformer.parameters(), 1.0)
         for optimizer in self.optimizers:

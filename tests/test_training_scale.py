@@ -59,7 +59,8 @@ def polygon_of(mask: np.ndarray) -> list[list[float]]:
 def rle_of(mask: np.ndarray, compressed: bool) -> dict[str, Any]:
     encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
     if compressed:
-        return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
+        counts: Any = encoded["counts"]
+        return {"size": list(encoded["size"]), "counts": counts.decode()}
     runs, value, column = [0], 0, mask.T.flatten().astype(int)
     for pixel in column:
         if pixel != value:
@@ -329,10 +330,8 @@ def test_public_vae_t5_and_pixart_weights(folder, tmp_path, monkeypatch):
     from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
     torch.manual_seed(0)
-    down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
-    AutoencoderKL(down_block_types=down, up_block_types=up, block_out_channels=(8, 8, 8, 8), norm_num_groups=4).save_pretrained(
-        tmp_path / "vae"
-    )
+    blocks: dict[str, Any] = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    AutoencoderKL(**blocks, block_out_channels=(8, 8, 8, 8), norm_num_groups=4).save_pretrained(tmp_path / "vae")  # type: ignore[arg-type]
     T5EncoderModel(T5Config(vocab_size=32, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)).save_pretrained(tmp_path / "t5")
     words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["<pad>", "</s>", "<unk>", "a", "red", "box"])}, "<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -65,8 +65,8 @@ class KLVAE:
     def load(cls, folder: Path, device: torch.device) -> KLVAE:
         from diffusers import AutoencoderKL
 
-        vae = AutoencoderKL.from_pretrained(str(folder)).to(device).eval()
-        config: Any = vae.config
+        vae: Any = AutoencoderKL.from_pretrained(str(folder))
+        vae, config = vae.to(device).eval(), vae.config
         return cls(vae, config.latent_channels, 2 ** (len(config.block_out_channels) - 1))
 
     @torch.no_grad()

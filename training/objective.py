@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -160,12 +161,14 @@ def optimizers(model: nn.Module, kind: str, lr: float, shard: bool = False) -> l
     hidden = [p for name, p in trained if kind == "muon" and ".blocks." in name and p.dim() == 2 and "table" not in name]
     chosen = {id(p) for p in hidden}
     rest = [p for _, p in trained if id(p) not in chosen]
-    adamw = {"lr": lr, "betas": (0.9, 0.98), "weight_decay": 0.0}
-    result = [ZeroRedundancyOptimizer(rest, torch.optim.AdamW, **adamw) if shard else torch.optim.AdamW(rest, **adamw)]
+
+    def made(kind: Any, parameters: list[nn.Parameter], **settings: Any) -> torch.optim.Optimizer:
+        return ZeroRedundancyOptimizer(parameters, kind, **settings) if shard else kind(parameters, **settings)
+
+    result = [made(torch.optim.AdamW, rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
     if hidden:
         # Three Newton-Schulz steps orthogonalise well enough; five cost a quarter of a CPU's whole step.
-        muon = {"lr": lr, "weight_decay": 0.0, "adjust_lr_fn": "match_rms_adamw", "ns_steps": 3}
-        result.append(ZeroRedundancyOptimizer(hidden, torch.optim.Muon, **muon) if shard else torch.optim.Muon(hidden, **muon))
+        result.append(made(torch.optim.Muon, hidden, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw", ns_steps=3))
     for optimizer in result:
         for group in optimizer.param_groups:
             group["peak"] = lr
