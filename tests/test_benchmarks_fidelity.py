@@ -47,7 +47,7 @@ def test_a_stand_in_is_trained_and_measured(family: str, data: Path, host: Path)
     norms = [name for name in weights if "norm" in name or ".ln_" in name]
     assert norms and all(weights[name].abs().max() > 0.5 for name in norms if weights[name].dim() == 1), "attention that is not uniform"
     told = ["--data", str(data / "sprites.safetensors"), "--judge", str(data / "judge.safetensors"), "--json", str(report)]
-    printed = run("benchmarks.fidelity", str(model), *told, "--edits", "1", "--steps", "3", "--cfg", "2", "--picture", str(data / "p.png"))
+    printed = run("benchmarks.fidelity", str(model), *told, "--edits", "1", "--steps", "11", "--cfg", "2", "--picture", str(data / "p.png"))
     assert f"'family': '{family}', 'objects': 6" in printed
     rows = {row["policy"]: row for row in json.loads(report.read_text())["rows"]}
     assert set(rows) == {"full", "balanced", "fast", "stale", "crop"}
