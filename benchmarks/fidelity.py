@@ -7,10 +7,9 @@ the judges say of it, and how many token-steps it took.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,7 +26,7 @@ from training.methods import cut, put_back
 from training.scenes import Scenes, SpriteSheet
 
 from .standins import aligned, few_objects, load_stand_in
-from .stock import load_pack
+from .stock import load_pack, loaded
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,9 +42,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--picture", type=Path, default=None)
     args = parser.parse_args(argv)
-    pack, rows = load_pack(), []
+    load_pack()
+    rows = []
     for path in args.models:
-        rows += measure(pack, path, args)
+        rows += measure(path, args)
     if args.json:
         args.json.write_text(json.dumps({"edits": args.edits, "steps": args.steps, "cfg": args.cfg, "rows": rows}, indent=1) + "\n")
     if args.picture:
@@ -66,15 +66,15 @@ def policies(reuse: ModuleType, sweep: bool) -> dict[str, Any]:
     return named
 
 
-def measure(pack: ModuleType, path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
-    core = importlib.import_module(f"{pack.__name__}.lazy_core.reuse")
+def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
+    core = loaded("lazy_core.reuse")
     model, about = load_stand_in(path)
-    sheet = few_objects(SpriteSheet.load(args.data), about["objects"])
-    judges = Judges.load(args.judge, SpriteSheet.load(args.data))
+    everything = SpriteSheet.load(args.data)
+    sheet, judges = few_objects(everything, about["objects"]), Judges.load(args.judge, everything)
     scenes = known(sheet, args.edits, SEEDS["test"], "test")
-    scenes = type(scenes)(**{**scenes.__dict__, "mask": aligned(scenes.mask)})
-    prompts = [sheet.names[int(label)]["en"][0] for label in scenes.label]
-    bench = Bench(pack, model, LazyEditor.load(args.shipped), args)
+    scenes = replace(scenes, mask=aligned(scenes.mask))
+    prompts = sheet.prompts(scenes.label)
+    bench = Bench(model, LazyEditor.load(args.shipped), args)
     print(f"{path}: {about}; {args.edits} edits; data {digest(args.data)}, scenes {scenes_digest(scenes)}")
     rows, full = [], None
     real = judges.verdicts(scenes.image, scenes)
@@ -104,16 +104,14 @@ def psnr(image: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass
 class Bench:
-    pack: ModuleType
     model: Any
     editor: LazyEditor
     args: argparse.Namespace
 
     def edits(self, scenes: Scenes, prompts: list[str], policy: Any, crop: bool) -> tuple[Tensor, float, float]:
         """-> edited canvases, seconds of sampling, and the share of all token-steps that were computed."""
-        core = importlib.import_module(f"{self.pack.__name__}.lazy_core.reuse")
         results, seconds, shares = [], 0.0, []
-        core.POLICIES["measured"] = policy
+        loaded("lazy_core.reuse").POLICIES["measured"] = policy
         for i in tqdm(range(len(prompts)), leave=False):
             image, mask = scenes.empty[i : i + 1], scenes.mask[i : i + 1]
             given, hole = image, mask
@@ -130,8 +128,7 @@ class Bench:
 
     @torch.inference_mode()
     def edit(self, image: Tensor, mask: Tensor, prompt: str, seed: int) -> tuple[Tensor, float, float]:
-        core = lambda name: importlib.import_module(f"{self.pack.__name__}.{name}")  # noqa: E731
-        host, stock, pipeline = core("nodes.host"), core("nodes.stock.edit"), core("lazy_core.pipeline")
+        host, stock, pipeline = loaded("nodes.host"), loaded("nodes.stock.edit"), loaded("lazy_core.pipeline")
         context = pipeline.encode_canvas(self.editor.to_latent, image, mask[:, 0], "stand-in", 8, 2, 8, "measured")
         conds = [self.conditioning(text, context) for text in (prompt, "")]
         timing, settings = host.Timing(), host.Settings(seed, self.args.steps, self.args.cfg, "euler", "simple")

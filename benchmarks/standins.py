@@ -31,7 +31,7 @@ from training.record import Record, learning_rate, progress_fraction
 from training.scene_source import PoolSettings, ScenePool
 from training.scenes import SpriteSheet
 
-from .stock import load_pack
+from .stock import load_pack, loaded
 
 SIZE, PATCH, CHANNELS, TEXT = 256, 2, 8, 256
 FLUX = {
@@ -92,32 +92,16 @@ def few_objects(sheet: SpriteSheet, count: int | None) -> SpriteSheet:
 
 def build(family: str) -> Any:
     """The host's BaseModel of a family at the stand-in's size, in float32, with the weights that its layers start from."""
-    import comfy.latent_formats
     import comfy.supported_models
 
     name, transformer = FAMILIES[family]
     config = getattr(comfy.supported_models, name)(dict(transformer))
     config.set_inference_dtype(torch.float32, None)
     base = config.get_model({}, device=torch.device("cpu"))
-    base.latent_format = own_latents()
+    base.latent_format = loaded("nodes.host").TinyLatent()
+    base.latent_format.latent_channels = CHANNELS
     start(base.diffusion_model, family)
     return base
-
-
-def own_latents() -> Any:
-    """The shipped VAE's latents: normalised already."""
-    import comfy.latent_formats
-
-    class Own(comfy.latent_formats.LatentFormat):
-        latent_channels = CHANNELS
-
-        def process_in(self, latent: Tensor) -> Tensor:
-            return latent
-
-        def process_out(self, latent: Tensor) -> Tensor:
-            return latent
-
-    return Own()
 
 
 @torch.no_grad()

@@ -92,11 +92,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    pack = load_pack()
+    load_pack()
     rows = []
     with torch.inference_mode():
         for name in args.families:
-            rows += measure(pack, name, args)
+            rows += measure(name, args)
             for row in rows[-len(METHODS) :]:
                 print(json.dumps({key: value for key, value in row.items() if key != "runs"}), flush=True)
     if args.json:
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def load_pack() -> ModuleType:
+def load_pack() -> None:
     """ComfyUI and this pack inside this process; ComfyUI's folder comes first, as its `nodes.py` is not our folder of that name."""
     folder = os.environ.get("COMFYUI_PATH") or str(pinned_folder())
     sys.path[:] = [folder, *(entry for entry in sys.path if entry and Path(entry).resolve() != ROOT), str(ROOT)]
@@ -119,7 +119,11 @@ def load_pack() -> ModuleType:
     assert spec and spec.loader
     module = sys.modules["lazydiffusion_pack"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+
+
+def loaded(module: str) -> ModuleType:
+    """A module of the pack that `load_pack` loaded: ComfyUI's name for it, not the repository's."""
+    return importlib.import_module(f"lazydiffusion_pack.{module}")
 
 
 def make_model(shape: Shape) -> Any:
@@ -136,12 +140,12 @@ def make_model(shape: Shape) -> Any:
     return comfy.model_patcher.ModelPatcher(model, device, mm.unet_offload_device())
 
 
-def measure(pack: ModuleType, name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Stock sampling on all tokens, `balanced` and `fast` in turn: same model, noise and sampler. Medians over the rounds.
 
     All of stock's steps cost the same, so that a few of them tell what `--steps` take.
     """
-    case = Case(pack, SHAPES[name], args)
+    case = Case(SHAPES[name], args)
     runs: dict[str, list[list[float]]] = {method: [] for method in METHODS}
     for method in METHODS:
         case.run(method, 1)  # warms up
@@ -173,16 +177,15 @@ METHODS = {"stock": 4, "balanced": 1000, "fast": 1000}  # and how many steps of 
 class Case:
     """One model and canvas with random content."""
 
-    def __init__(self, pack: ModuleType, shape: Shape, args: argparse.Namespace):
-        core = lambda module: importlib.import_module(f"{pack.__name__}.{module}")  # noqa: E731
-        self.edit, self.host, self.tokens = core("nodes.stock.edit"), core("nodes.host"), core("lazy_core.tokens")
+    def __init__(self, shape: Shape, args: argparse.Namespace):
+        self.edit, self.host, self.tokens = loaded("nodes.stock.edit"), loaded("nodes.host"), loaded("lazy_core.tokens")
         torch.manual_seed(0)
         self.model, size = make_model(shape), args.size
         conditions = {"width": size, "height": size} | {key: torch.randn(1, 768) for key in shape.conditions}
         self.cond = [[torch.randn(1, *shape.text), conditions]]
         self.latents = torch.randn(1, shape.channels, size // 8, size // 8)
         picture, mask = torch.rand(1, 3, size, size), hole("compact", args.hole, size)[None]
-        encode = core("lazy_core.pipeline").encode_canvas
+        encode = loaded("lazy_core.pipeline").encode_canvas
         self.contexts = {
             reuse: encode(lambda _: self.latents, picture, mask, "benchmark", 8, 2, shape.channels, reuse) for reuse in ("balanced", "fast")
         }

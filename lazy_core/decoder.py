@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
@@ -68,8 +68,7 @@ class LazyDecoder(nn.Module):
         `edges` [B, K, P P] in 0..1 are lines to follow, for each token its P x P px; raises ValueError where the model takes none.
         The result means what `config.prediction` says; a learned variance is dropped.
         """
-        given = self.prepare(context, coordinates, caption, keys, size, edges=edges)
-        return self.step(tokens, timestep, replace(given, words=words))
+        return self.step(tokens, timestep, self.prepare(context, coordinates, caption, keys, size, edges=edges, words=words))
 
     def prepare(
         self,
@@ -80,6 +79,7 @@ class LazyDecoder(nn.Module):
         size: tuple[int, int] | None = None,
         packed: bool = False,
         edges: Tensor | None = None,
+        words: Tensor | None = None,
     ) -> Prepared:
         """What `forward` computes from everything but tokens and timestep: once per edit instead of once per step.
 
@@ -94,7 +94,7 @@ class LazyDecoder(nn.Module):
         places = sincos(coordinates, self.config.width).to(context)  # [B, K, D]
         text = self.y_embedder(caption.to(context))  # [B, L, D]
         pairs = tuple(block.cross_attn.keys_and_values(text) for block in self.blocks)  # type: ignore[operator, union-attr]
-        return Prepared(context, places, pairs, self.size_embedding(size, context), packing or keys)
+        return Prepared(context, places, pairs, self.size_embedding(size, context), packing or keys, words)
 
     def step(self, tokens: Tensor, timestep: Tensor, given: Prepared) -> Tensor:
         """`forward` for tokens [B, K, C p p] at timestep [B]."""

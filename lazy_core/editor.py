@@ -14,7 +14,7 @@ from .context import Context
 from .model import LazyDiffusion, store_for_few_rows
 from .pipeline import Sample, encode_context, hole_coordinates, lazy_decode
 from .sampling import Solver, dpmpp_2m, euler, guided_denoiser
-from .schedule import shifted, sigmas
+from .schedule import add_noise, shifted, sigmas
 
 
 class LazyEditor:
@@ -87,9 +87,7 @@ class LazyEditor:
             )
             levels = sigmas(config.prediction, steps, denoise).to(device)
             levels = shifted(levels, shift) if config.prediction == "flow_x0" else levels
-            first = levels[0]
-            noise, start = noise.to(device), start.to(device)
-            x = (1 - first) * start + first * noise if config.prediction == "flow_x0" else start + first * noise
+            x = add_noise(config.prediction, start.to(device), noise.to(device), levels[0])
             end = euler(denoiser, x, levels) if solver == "euler" else dpmpp_2m(denoiser, x, levels)
             return end.cpu()
 

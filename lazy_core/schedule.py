@@ -24,6 +24,11 @@ def sigmas(prediction: Prediction, steps: int, denoise: float = 1.0) -> Tensor:
     return levels[-(steps + 1) :]
 
 
+def add_noise(prediction: Prediction, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """`clean` at noise level `sigma`, which broadcasts to it."""
+    return (1 - sigma) * clean + sigma * noise if prediction == "flow_x0" else clean + sigma * noise
+
+
 def shifted(levels: Tensor, shift: float) -> Tensor:
     """Flow's levels moved towards noise (`shift` > 1) or towards the clean end (< 1); 0 and 1 stay (Esser et al. 2024, eq. 23)."""
     return shift * levels / (1 + (shift - 1) * levels)

@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     editors = [MethodEditor.load(path, args.device) for path in args.model]
     judges = Judges.load(args.judge, sheet)
     scenes = enlarged(known(sheet, args.edits, args.seed, args.split), args.canvas)
-    prompts = [sheet.names[int(label)][args.language][0] for label in scenes.label]
+    prompts = sheet.prompts(scenes.label, args.language)
     hashes = f"data {digest(args.data)}, scenes {scenes_digest(scenes)}"
     print(f"{args.edits} edits of {args.steps} steps, {args.split} split, seeds from {args.seed}; {hashes}; {args.device}")
     runs = [Run.real(scenes), *edit_all(editors, args, scenes, prompts)]

@@ -18,8 +18,8 @@ from lazy_core.sampling import Solver
 from .evaluate import BATCH, SEEDS, Judges, digest, known, scenes_digest
 from .figures import frechet, interval
 from .methods import MethodEditor
-from .record import summary
-from .scenes import Scenes, SpriteSheet
+from .scenes import Scenes
+from .study import opened, percent, study_parser
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,14 @@ WAYS = tuple(Way(solver, shift, 3.0) for solver in ("euler", "dpmpp_2m") for shi
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.few_steps", description=summary(__doc__))
-    parser.add_argument("--model", type=Path, default=Path("models/fluent-small.safetensors"))
-    parser.add_argument("--judge", type=Path, default=Path("training/judge.safetensors"))
-    parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
+    parser = study_parser("few_steps", __doc__)
     parser.add_argument("--edits", type=int, default=160)
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 12, 20, 40])
     parser.add_argument("--cfg", type=float, nargs="+", default=None, help="measure these with Euler instead of the solvers")
-    parser.add_argument("--json", type=Path, default=None)
-    parser.add_argument("--picture", type=Path, default=None)
     args = parser.parse_args(argv)
-    sheet, editor = SpriteSheet.load(args.data), MethodEditor.load(args.model, "cuda" if torch.cuda.is_available() else "cpu")
-    judges = Judges.load(args.judge, sheet)
+    sheet, editor, judges = opened(args)
     scenes = known(sheet, args.edits, SEEDS["validation"], "validation")
-    prompts = [sheet.names[int(label)]["en"][0] for label in scenes.label]
+    prompts = sheet.prompts(scenes.label)
     reference = known(sheet, 2 * args.edits, SEEDS["validation"] + 500_000, "validation")
     features = judges.features(reference.image, reference.mask)
     print(f"{args.edits} edits, validation split; data {digest(args.data)}, scenes {scenes_digest(scenes)}")
@@ -90,14 +84,9 @@ def judge(
         "style_agreement": None if agree is None else interval(agree),
     }
     row |= {"frechet": frechet(judges.features(image, scenes.mask), reference), "ms": round(ms, 1)}
-    print(
-        f"{way!s:28} {steps:3} steps: prompt {show(row['prompt_accuracy'])}, style {show(row['style_agreement'])}, Frechet {row['frechet']}"
-    )
+    told = f"prompt {percent(row['prompt_accuracy'])}, style {percent(row['style_agreement'])}, Frechet {row['frechet']}"
+    print(f"{way!s:28} {steps:3} steps: {told}")
     return row
-
-
-def show(figure: list[float] | None) -> str:
-    return "-" if figure is None else f"{100 * figure[0]:.1f} [{100 * figure[1]:.0f}, {100 * figure[2]:.0f}] %"
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:

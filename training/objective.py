@@ -15,7 +15,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from lazy_core.config import Prediction
 from lazy_core.geometry import Grid
 from lazy_core.model import LazyDiffusion
-from lazy_core.schedule import ddpm_sigmas, timestep_of
+from lazy_core.schedule import add_noise, ddpm_sigmas, timestep_of
 from lazy_core.tokens import HoleTokens, patchify
 
 from .methods import Method, everything
@@ -96,8 +96,8 @@ class Objective(nn.Module):
 def noised(prediction: Prediction, clean: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """Clean tokens [B, K, D] at `sigma` [B] -> what the decoder is given, and the timestep [B] that it is told."""
     level = sigma.view(-1, 1, 1)
-    x = (1 - level) * clean + level * noise if prediction == "flow_x0" else (clean + level * noise) / (1 + level**2).sqrt()
-    return x, timestep_of(prediction, sigma)
+    x = add_noise(prediction, clean, noise, level)
+    return x if prediction == "flow_x0" else x / (1 + level**2).sqrt(), timestep_of(prediction, sigma)
 
 
 def loss_weight(prediction: Prediction, sigma: Tensor) -> Tensor:

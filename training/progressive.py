@@ -6,10 +6,8 @@ fixed by the seed: objects, places that overlap as little as can be, and masks a
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,12 +17,12 @@ from tqdm import tqdm
 from .brushes import user_masks
 from .classifier import predict, style_crops
 from .draw import Draw, backgrounds
-from .evaluate import SEEDS, Judges
+from .evaluate import BATCH, SEEDS, Judges
 from .figures import interval
 from .methods import MethodEditor
 from .pictures import to_picture
-from .record import summary
 from .scenes import SpriteSheet, overlap, place
+from .study import opened, percent, study_parser
 
 CANDIDATES = 40
 
@@ -40,26 +38,19 @@ class Plan:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.progressive", description=summary(__doc__))
-    parser.add_argument("--model", type=Path, default=Path("models/fluent-small.safetensors"))
-    parser.add_argument("--judge", type=Path, default=Path("training/judge.safetensors"))
-    parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
+    parser = study_parser("progressive", __doc__)
     parser.add_argument("--sequences", type=int, default=40)
     parser.add_argument("--edits", type=int, default=10)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=3.0)
-    parser.add_argument("--json", type=Path, default=None)
-    parser.add_argument("--picture", type=Path, default=None, help="the first sequences, edit by edit")
     args = parser.parse_args(argv)
-    sheet = SpriteSheet.load(args.data)
-    editor, judges = MethodEditor.load(args.model), Judges.load(args.judge, sheet)
+    sheet, editor, judges = opened(args)
     made = plan(sheet, args.sequences, args.edits)
     rows, stages = run(editor, judges, sheet, made, args.steps, args.cfg)
     for row in rows:
         style = "-" if row["style_like_first"] is None else f"{100 * row['style_like_first'][0]:.0f} %"
-        right = row["prompt_accuracy"]
         print(
-            f"edit {row['edit']:2}: prompt {100 * right[0]:.1f} [{100 * right[1]:.0f}, {100 * right[2]:.0f}] %,"
+            f"edit {row['edit']:2}: prompt {percent(row['prompt_accuracy'])},"
             f" drawn like the first: {style}, pixels changed outside the mask: {row['changed_outside']}"
         )
     half = max(1, args.edits // 2)
@@ -104,10 +95,10 @@ def run(
     first: Tensor | None = None
     for edit in tqdm(range(made.labels.shape[1]), desc="edits"):
         mask = made.masks[:, edit]
-        prompts = [sheet.names[int(label)]["en"][0] for label in made.labels[:, edit]]
+        prompts = sheet.prompts(made.labels[:, edit])
         parts = [
-            editor.edit(canvas[i : i + 8], mask[i : i + 8], prompts[i : i + 8], edit, steps, cfg, "feather")
-            for i in range(0, len(canvas), 8)
+            editor.edit(canvas[i : i + BATCH], mask[i : i + BATCH], prompts[i : i + BATCH], edit, steps, cfg, "feather")
+            for i in range(0, len(canvas), BATCH)
         ]
         after = torch.cat(parts)
         outside = (mask < 0.5).expand_as(canvas)

@@ -76,6 +76,10 @@ class SpriteSheet:
     def __len__(self) -> int:
         return len(self.names)
 
+    def prompts(self, labels: Tensor, language: str = "en") -> list[str]:
+        """The first name of each object [B]."""
+        return [self.names[int(label)][language][0] for label in labels]
+
     def pairs(self, split: Split) -> Tensor:
         """[Y, S] bool: which objects occur in which style, see `pair_split`; "all" is every pair."""
         kinds = pair_split(len(self.styles), len(self)).to(self.sprites.device)

@@ -6,9 +6,7 @@ its outline, shaky (`scenes.edge_drawing`). Prompts name the object. Agreement i
 
 from __future__ import annotations
 
-import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,32 +17,26 @@ from tqdm import tqdm
 from lazy_core.context import Context
 from lazy_core.sketch import KINDS, add_edges, add_sketch
 
-from .evaluate import BATCH, SEEDS, Judges, known
+from .evaluate import BATCH, SEEDS, known
 from .figures import interval
 from .methods import MethodEditor
 from .pictures import to_picture
-from .record import summary
-from .scenes import Scenes, SpriteSheet, steps_of
+from .scenes import Scenes, steps_of
+from .study import opened, study_parser
 
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 REACH = 3  # px that a line may be away and still agree
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.sketch_study", description=summary(__doc__))
-    parser.add_argument("--model", type=Path, default=Path("models/fluent-small.safetensors"))
-    parser.add_argument("--judge", type=Path, default=Path("training/judge.safetensors"))
-    parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
+    parser = study_parser("sketch_study", __doc__)
     parser.add_argument("--edits", type=int, default=96)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--strengths", type=float, nargs="+", default=STRENGTHS)
-    parser.add_argument("--json", type=Path, default=None)
-    parser.add_argument("--picture", type=Path, default=None)
     args = parser.parse_args(argv)
-    sheet, editor = SpriteSheet.load(args.data), MethodEditor.load(args.model)
-    judges = Judges.load(args.judge, sheet)
+    sheet, editor, judges = opened(args)
     scenes = known(sheet, args.edits, SEEDS["test"] + 300_000, "test", drawn=1.0)
-    prompts = [sheet.names[int(label)]["en"][0] for label in scenes.label]
+    prompts = sheet.prompts(scenes.label)
     rows, shown = [], {}
     for kind in KINDS if editor.editor.model.config.edges else KINDS[:1]:
         sketch = scenes.lines.expand(-1, 3, -1, -1) if kind == "edges" else coarse(scenes)

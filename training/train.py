@@ -117,12 +117,13 @@ class Trainer:
         self.coordinates = grid_coordinates(self.grid, self.config, self.device)
         self.objective = Objective(self.model, args.method, self.grid, len(self.sheet.styles) if self.sheet else 1).to(self.device)
         self.objective.mean_count = self.team.mean
-        self.source = self.open_source()
+        self.generator = torch.Generator(self.device).manual_seed(args.seed)
         self.average = torch.optim.swa_utils.AveragedModel(self.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(args.ema))
         self.optimizers = optimizers(self.objective, args.optimizer, args.lr, args.shard_optimizer and self.team.size > 1)
         self.progress = Progress()
         args.out.mkdir(parents=True, exist_ok=True)
         self.resume()
+        self.source = self.open_source()
         self.wrapped = self.team.wrap(self.objective)
         settings = vars(args) | {"processes": self.team.size}
         self.record = Record(args.out / "record.json", settings, self.progress.step) if self.team.rank == 0 else None
@@ -172,17 +173,16 @@ class Trainer:
         return tokenizer_of(captions, config.text.length, known)
 
     def open_source(self) -> Iterator[Examples]:
-        """Examples from step 0 on; `resume` opens it again further on."""
-        args, start = self.args, 0 if not hasattr(self, "progress") else self.progress.step
+        """Examples from the step on that the run has come to."""
+        args = self.args
         if self.shards is None:
             assert self.sheet and self.tokenizer
             settings = PoolSettings(args.size, args.method, args.batch, args.draws, args.pool, args.fresh)
             captions = CaptionTable(self.sheet.names, self.tokenizer, self.device)
-            self.generator = torch.Generator(self.device).manual_seed(args.seed)
             return ScenePool(self.sheet, self.model, captions, settings, self.generator).examples()
         share = Share(args.batch, args.draws, args.seed, self.team.rank, self.team.size)
         steps = Steps(self.shards, self.config, self.tokenizer, share, everything=args.method == "image")
-        return iter(DataLoader(steps, batch_size=None, sampler=itertools.count(start), num_workers=args.workers))  # type: ignore[arg-type]
+        return iter(DataLoader(steps, batch_size=None, sampler=itertools.count(self.progress.step), num_workers=args.workers))  # type: ignore[arg-type]
 
     # -- the loop -------------------------------------------------------------------------------------------------
     def run(self) -> None:
@@ -277,7 +277,6 @@ class Trainer:
         for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(values)
         self.progress = Progress(**state["progress"])
-        self.source = self.open_source()
         if self.shards is None:
             self.generator.set_state(state["generator"].cpu())
         if self.team.rank == 0:
