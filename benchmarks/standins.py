@@ -151,6 +151,9 @@ class Trainer:
         self.transformer = self.base.diffusion_model.train().requires_grad_(True)
         self.average = torch.optim.swa_utils.AveragedModel(self.transformer, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995))
         self.optimizers = muon_and_adamw(self.transformer, args.lr)
+        for module in self.transformer.modules():
+            if isinstance(module, nn.LayerNorm):  # the host's blocks, being for inference, add in place to what their norms were given
+                module.register_forward_pre_hook(lambda _, given: tuple(x.clone() for x in given))
         args.out.mkdir(parents=True, exist_ok=True)
         self.record = Record(args.out / "record.json", vars(args))
 
@@ -181,12 +184,11 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate
         concat = concat_of(self.base, scenes.canvas, scenes.mask)
-        with torch.autograd.graph.allow_mutation_on_saved_tensors():  # the host's blocks add in place, being for inference
-            with torch.autocast(self.device.type, torch.bfloat16):
-                x0 = denoised(self.base, (1 - level) * clean + level * noise, sigma, text, pooled, concat)
-            predicted, wanted = (patchify(x, PATCH) for x in (x0, clean))
-            loss = token_loss(predicted, wanted, loss_weight("flow_x0", sigma), torch.ones_like(hole), hole)
-            loss.backward()
+        with torch.autocast(self.device.type, torch.bfloat16):
+            x0 = denoised(self.base, (1 - level) * clean + level * noise, sigma, text, pooled, concat)
+        predicted, wanted = (patchify(x, PATCH) for x in (x0, clean))
+        loss = token_loss(predicted, wanted, loss_weight("flow_x0", sigma), torch.ones_like(hole), hole)
+        loss.backward()
         nn.utils.clip_grad_norm_(self.transformer.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()

@@ -39,6 +39,8 @@ class LazyConfig:
     `positions`: `pixart` takes PixArt-alpha's spacing of positions, `unit` spaces neighbours 1 apart at any size.
     `window`: tokens a side that the encoder reads around a hole on a canvas that is larger; None reads everything.
     `edges`: the decoder also takes edge maps (lines to follow), added to the context; the encoder does not run again for one.
+    `styles`: of so many drawing styles the encoder names the canvas's; 0 names none.
+    `shift` moves the noise levels of a flow model's steps, see `schedule.shifted`; a checkpoint carries the one that suits it in few steps.
     `latent_rgb`: for each latent channel its share in (red, green, blue), -1..1, for step previews; None shows none.
     `vae` and `text` are None for a model that brings neither.
     """
@@ -60,6 +62,8 @@ class LazyConfig:
     latent_scale: int = 8
     window: int | None = None
     edges: bool = False
+    styles: int = 0
+    shift: float = 1.0
     latent_rgb: tuple[tuple[float, float, float], ...] | None = None
     vae: VAEConfig | None = None
     text: TextConfig | None = None
@@ -108,6 +112,8 @@ _SMALL = LazyConfig(
     positions="unit",
     window=16,
     edges=True,
+    styles=3,
+    shift=2.0,
     vae=VAEConfig(),
     text=TextConfig(),
     preset="fluent-small",

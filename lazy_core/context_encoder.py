@@ -12,6 +12,28 @@ from .positions import sincos
 from .tokens import HoleTokens, patchify
 
 
+class StyleNaming(nn.Module):
+    """Names the canvas's drawing style, one of those of the training data, and tells it to all of the hole's tokens.
+
+    Left to itself the decoder follows the style that its context names in two thirds of all edits (training/README.md).
+    """
+
+    def __init__(self, config: LazyConfig, build: Build):
+        super().__init__()
+        self.head = build.linear(config.encoder_width, config.styles)
+        self.table = build.table(config.styles, config.encoder_width)
+
+    def logits(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        """Tokens [B, K, E] of which `valid` [B, K] count -> [B, styles]."""
+        weight = valid[..., None].to(tokens)
+        return self.head((tokens * weight).sum(1) / weight.sum(1).clamp_min(1))
+
+    def forward(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        """-> tokens [B, K, E], each with the sum of all styles' vectors, weighted by how probable they are."""
+        told = self.logits(tokens, valid).float().softmax(-1).to(tokens) @ self.table.to(tokens)  # [B, E]
+        return tokens + told[:, None] * valid[..., None].to(tokens)
+
+
 class ContextEncoder(nn.Module):
     """A ViT over all N tokens of the canvas, then token dropping (section 3.1): T_hole [B, K, E] is the compressed context."""
 
@@ -21,8 +43,14 @@ class ContextEncoder(nn.Module):
         self.embed = build.linear((config.latent_channels + 1) * config.patch_size**2, self.width)
         self.blocks = nn.ModuleList(Block(build, self.width, config.encoder_heads, config.mlp_ratio) for _ in range(config.encoder_depth))
         self.norm = build.norm(self.width)
+        self.naming = StyleNaming(config, build) if config.styles else None
 
     def forward(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor) -> Tensor:
+        """As `read`; a model of several styles then adds the one that it sees (`StyleNaming`)."""
+        tokens = self.read(canvas, mask, hole, coordinates)
+        return tokens if self.naming is None else self.naming(tokens, hole.valid)
+
+    def read(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor) -> Tensor:
         """Canvas latent [B, C, h, w], mask [B, 1, h, w] (1 = hole, 0 = keep), coordinates [N, 2] -> context [B, K, E].
 
         The hole's content is removed before anything is computed from it; the mask is an input channel.

@@ -49,11 +49,11 @@ class LazyEditor:
         denoise: float = 1.0,
         blend: Blend = "feather",
         solver: Solver = "euler",
-        shift: float = 1.0,
+        shift: float | None = None,
     ) -> Tensor:
         """As often as you like: -> edited canvas [B, 3, H, W]. One prompt for all images of the batch, or one for each.
 
-        `shift` moves the noise levels of flow models, see `schedule.shifted`.
+        `shift` moves the noise levels of flow models, see `schedule.shifted`; None is the checkpoint's own.
         """
         sample = self.sampler(context, prompt, steps, cfg, solver, shift)
         image, _ = lazy_decode(context, sample, self.to_latent, self.to_image, seed, denoise, blend, local=True)
@@ -65,7 +65,7 @@ class LazyEditor:
         return self.text(ids)
 
     def sampler(
-        self, context: Context, prompt: str | list[str], steps: int, cfg: float, solver: Solver = "euler", shift: float = 1.0
+        self, context: Context, prompt: str | list[str], steps: int, cfg: float, solver: Solver = "euler", shift: float | None = None
     ) -> Sample:
         config, device = self.model.config, self.device
 
@@ -86,7 +86,7 @@ class LazyEditor:
                 edges,
             )
             levels = sigmas(config.prediction, steps, denoise).to(device)
-            levels = shifted(levels, shift) if config.prediction == "flow_x0" else levels
+            levels = shifted(levels, config.shift if shift is None else shift) if config.prediction == "flow_x0" else levels
             x = add_noise(config.prediction, start.to(device), noise.to(device), levels[0])
             end = euler(denoiser, x, levels) if solver == "euler" else dpmpp_2m(denoiser, x, levels)
             return end.cpu()

@@ -219,7 +219,7 @@ def host_config(config: LazyConfig, checkpoint: Checkpoint) -> tuple[HostConfig,
         host.latent_format.latent_channels = config.latent_channels
         host.latent_format.latent_rgb_factors = config.latent_rgb
     if config.prediction == "flow_x0":
-        host.sampling_settings = {"shift": 1.0}
+        host.sampling_settings = {"shift": config.shift}
         return host, comfy.model_base.ModelType.FLOW
     host.sampling_settings = {"beta_schedule": "sqrt_linear", "linear_start": 1e-4, "linear_end": 0.02, "timesteps": 1000}
     return host, comfy.model_base.ModelType.EPS

@@ -389,6 +389,23 @@ def test_shifted_levels_keep_their_ends():
     assert torch.equal(shifted(levels, 1.0), levels) and (shifted(levels, 3.0)[1:-1] > levels[1:-1]).all()
 
 
+def test_a_checkpoint_brings_its_shift(checkpoint, tmp_path):
+    """The config's shift is what `decode` uses unless told otherwise; a file without the field, as older ones are, has none."""
+    model, read = load_model(checkpoint)
+    config = json.loads(read.config.to_json())
+    del config["shift"]
+    assert LazyConfig.from_json(json.dumps(config)).shift == 1.0
+    model.config = replace(model.config, shift=2.5)
+    save_checkpoint(tmp_path / "shifted.safetensors", model, read.tokenizer)
+    plain, moved = (LazyEditor.load(path) for path in (checkpoint, tmp_path / "shifted.safetensors"))
+    image, mask = torch.rand(1, 3, 64, 64), torch.zeros(1, 64, 64)
+    mask[0, 16:48, 16:48] = 1
+    context = plain.encode(image, mask)
+    moves, stays = plain.decode(context, "red apple", 3, shift=2.5), plain.decode(context, "red apple", 3)
+    assert torch.equal(moved.decode(context, "red apple", 3), moves) and not torch.equal(moves, stays)
+    assert torch.equal(moved.decode(context, "red apple", 3, shift=1.0), stays)
+
+
 @pytest.mark.parametrize("prediction", ["flow_x0", "epsilon"])
 def test_the_second_order_solver_is_nearer_the_truth(prediction):
     """Normal data, for which the perfect denoiser is linear; the truth is Euler in a thousand steps."""

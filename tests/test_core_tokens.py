@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lazy_core.config import PRESETS
+from lazy_core.context_encoder import StyleNaming
 from lazy_core.geometry import Grid
+from lazy_core.layers import Build
 from lazy_core.masks import latent_mask, token_mask
 from lazy_core.model import LazyTransformer, initialise
 from lazy_core.positions import grid_coordinates
@@ -147,6 +151,23 @@ def test_hole_content_is_never_seen(model):
     elsewhere = latent.clone()
     elsewhere[0, :, -1, -1] += 1  # a visible latent far away reaches the hole
     assert not torch.allclose(encode(latent), encode(elsewhere))
+
+
+@torch.no_grad()
+def test_every_token_is_told_the_style_that_its_own_hole_names():
+    torch.manual_seed(1)
+    naming = StyleNaming(replace(TINY, styles=3), Build())
+    torch.nn.init.normal_(naming.table)
+    valid = torch.zeros(4, 9, dtype=torch.bool)
+    valid[0, :5] = valid[1, :9] = valid[2, :1] = True  # and an image without a hole
+    tokens = torch.randn(4, 9, TINY.encoder_width) * valid[..., None]
+    named = naming(tokens, valid)
+    assert torch.equal(named[~valid], tokens[~valid]) and torch.isfinite(named).all()
+    for image in range(3):
+        own = tokens[image : image + 1, valid[image]]
+        assert torch.allclose(named[image, valid[image]], naming(own, torch.ones(own.shape[:2], dtype=torch.bool))[0], atol=1e-5)
+    naming.head.get_parameter("bias").copy_(torch.tensor([-100.0, 100.0, -100.0]))
+    assert torch.allclose(naming(tokens, valid)[valid] - tokens[valid], naming.table[1].expand(15, -1), atol=1e-5)
 
 
 def test_smaller_than_a_token_is_an_error():

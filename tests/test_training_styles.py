@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,16 +11,21 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from lazy_core.checkpoint import read_checkpoint, save_checkpoint
+from lazy_core.checkpoint import load_model, read_checkpoint, save_checkpoint
 from lazy_core.config import PRESETS
+from lazy_core.geometry import Grid
+from lazy_core.masks import latent_mask, token_mask
 from lazy_core.model import LazyDiffusion, initialise
+from lazy_core.positions import grid_coordinates
 from lazy_core.text import build_tokenizer
+from lazy_core.tokens import HoleTokens
 from training import classifier, drawings, evaluate, few_steps, figures, progressive, sketch_study, train
 from training.brushes import CropBox, bounds, crop_boxes, inside
 from training.captions import NOTHING, all_captions, captions_of, grow_embedding, plural, tokenizer_for
 from training.methods import METHODS, MethodEditor, cut, put_back
 from training.objective import token_loss
 from training.scenes import FAR, NEAR, OBJECTS, TWO, Draw, Recipe, SpriteSheet, cast_of, compose, pair_split
+from training.train import extended
 
 WORDS = ["dot", "bar", "box", "arch", "cross", "ring", "cone", "leaf", "star", "moon", "drop", "gate", "sun", "kite", "bell", "fan"]
 NAMES = [{"code": str(i), "en": [word], "zh": [chr(0x4E00 + i)]} for i, word in enumerate(WORDS)]
@@ -66,6 +72,47 @@ def test_drawn_edges_follow_the_object_and_stay_in_the_mask():
     near = torch.nn.functional.max_pool2d(step.float(), 9, 1, 4) - (1 - torch.nn.functional.max_pool2d(1 - step.float(), 9, 1, 4))
     share = (exact.lines * near).sum((1, 2, 3)) / exact.lines.sum((1, 2, 3))
     assert drawn.sum() > 5 and share[drawn].mean() > 0.9, "lines run along the object's outline"
+
+
+def test_a_model_from_before_styles_learns_to_name_them(data, small, tmp_path):
+    """New parts change nothing at first; then the encoder names the scenes' styles, and the decoder is told."""
+    before, _ = load_model(small)
+    after = extended(before, replace(before.config, edges=True, styles=3))
+    grid, mask = Grid(64, 64, 8, 2), torch.zeros(1, 64, 64, dtype=torch.bool)
+    mask[:, 10:50, 20:60] = True
+    given = (torch.randn(1, 4, 8, 8), latent_mask(mask, grid), HoleTokens.of(token_mask(mask, grid)), grid_coordinates(grid, after.config))
+    with torch.no_grad():
+        assert torch.equal(*(model.transformer.context_encoder(*given) for model in (before, after)))
+    settings = [
+        "--preset",
+        "tiny",
+        "--data",
+        str(data),
+        "--init",
+        str(small),
+        "--size",
+        "64",
+        "--batch",
+        "4",
+        "--draws",
+        "1",
+        "--pool",
+        "16",
+    ]
+    train.main([*settings, "--out", str(tmp_path), "--steps", "30", "--ema", "0", "--lr", "0.01"])
+    trained = read_checkpoint(tmp_path / "model.safetensors")
+    assert trained.config.styles == 3 and trained.weights["transformer.context_encoder.naming.table"].abs().max() > 0
+    naming = [point[2] for point in json.loads((tmp_path / "record.json").read_text())["curves"]["naming"]]
+    assert naming[-1] < 0.8 * naming[0], "three colours are soon told apart"
+    with pytest.raises(ValueError, match="knows 3 styles"):
+        two = tmp_path / "two.safetensors"
+        save_file(
+            {"sprites": torch.zeros(2, 16, 4, 32, 32, dtype=torch.uint8)},
+            two,
+            metadata={"names": json.dumps(NAMES), "styles": json.dumps(STYLES[:2])},
+        )
+        again = ["--data", str(two), "--init", str(tmp_path / "model.safetensors"), "--out", str(tmp_path / "again")]
+        train.main([*settings, *again])
 
 
 def test_a_model_learns_to_take_edges(data, small, tmp_path):
@@ -285,7 +332,7 @@ def test_studies_run(data, small, tmp_path, monkeypatch):
     train.main([*settings, "--batch", "2", "--pool", "8", "--draws", "1", "--steps", "1"])
     common = ["--data", str(data), "--judge", str(judge), "--model", str(tmp_path / "model.safetensors"), "--json", str(tmp_path / "j")]
     common += ["--picture", str(tmp_path / "p.png")]
-    few_steps.main([*common, "--edits", "8", "--steps", "1", "2"])
+    few_steps.main([*common, "--edits", "8", "--steps", "1", "2", "--solver", "euler", "dpmpp_2m"])
     rows = json.loads((tmp_path / "j").read_text())["rows"]
     assert len(rows) == 8 and {row["steps"] for row in rows} == {1, 2}
     progressive.main([*common, "--sequences", "2", "--edits", "2", "--steps", "1"])

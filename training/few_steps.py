@@ -6,8 +6,9 @@ import argparse
 import json
 import time
 from dataclasses import dataclass
+from itertools import product, starmap
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -34,14 +35,13 @@ class Way:
         return f"{self.solver} shift {self.shift:g} cfg {self.cfg:g}"
 
 
-WAYS = tuple(Way(solver, shift, 3.0) for solver in ("euler", "dpmpp_2m") for shift in (1.0, 2.0))
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = study_parser("few_steps", __doc__)
     parser.add_argument("--edits", type=int, default=160)
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 12, 20, 40])
-    parser.add_argument("--cfg", type=float, nargs="+", default=None, help="measure these with Euler instead of the solvers")
+    parser.add_argument("--solver", choices=get_args(Solver), nargs="+", default=["euler"])
+    parser.add_argument("--shift", type=float, nargs="+", default=[1.0, 2.0])
+    parser.add_argument("--cfg", type=float, nargs="+", default=[3.0])
     args = parser.parse_args(argv)
     sheet, editor, judges = opened(args)
     scenes = known(sheet, args.edits, SEEDS["validation"], "validation")
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     reference = known(sheet, 2 * args.edits, SEEDS["validation"] + 500_000, "validation")
     features = judges.features(reference.image, reference.mask)
     print(f"{args.edits} edits, validation split; data {digest(args.data)}, scenes {scenes_digest(scenes)}")
-    ways = WAYS if args.cfg is None else tuple(Way("euler", 1.0, cfg) for cfg in args.cfg)
+    ways = tuple(starmap(Way, product(args.solver, args.shift, args.cfg)))
     rows = [judge(args, editor, judges, scenes, prompts, features, way, steps) for way in ways for steps in args.steps]
     if args.json:
         args.json.write_text(json.dumps({"edits": args.edits, "model": digest(args.model), "rows": rows}, indent=1))

@@ -48,19 +48,25 @@ class Examples:
 class Objective(nn.Module):
     """Model and losses as one module, so that one forward pass is what processes share."""
 
-    def __init__(self, model: LazyDiffusion, method: Method, grid: Grid, styles: int = 1):
+    def __init__(self, model: LazyDiffusion, method: Method, grid: Grid):
         super().__init__()
         self.model, self.method, self.size = model, method, (grid.height, grid.width)
-        self.head = nn.Linear(model.config.encoder_width, styles)
         self.mean_count: Callable[[Tensor], Tensor] = lambda count: count
 
     def forward(self, examples: Examples, coordinates: Tensor) -> dict[str, Tensor]:
-        """`loss` over the tokens that the method generates (`token_loss`), and `naming`: see `naming_loss`."""
+        """`loss` over the tokens that the method generates (`token_loss`), and `naming`: cross-entropy of the scene's style.
+
+        The diffusion loss alone teaches the encoder to look for far objects' style very late.
+        """
         config, scenes = self.model.config, examples.scenes
         repeat = lambda x: x.repeat_interleave(examples.draws, 0)  # noqa: E731
         kept = HoleTokens.of(scenes.hole) if self.method == "lazy" else everything(scenes.hole)
         transformer = self.model.transformer
-        context = transformer.context_encoder(scenes.canvas.float(), scenes.mask.float(), kept, coordinates)
+        encoder = transformer.context_encoder
+        context, naming = encoder.read(scenes.canvas.float(), scenes.mask.float(), kept, coordinates), examples.sigma.new_zeros(())
+        if encoder.naming is not None:
+            naming = F.cross_entropy(encoder.naming.logits(context, kept.valid).float(), scenes.style)
+            context = encoder.naming(context, kept.valid)
         places = kept.gather(coordinates.expand(len(scenes.hole), -1, -1))
         target = repeat(kept.gather(patchify(scenes.target.float(), config.patch_size)))
         x, timestep = noised(config.prediction, target, examples.noise, examples.sigma)
@@ -81,16 +87,7 @@ class Objective(nn.Module):
         wanted = target if config.prediction == "flow_x0" else examples.noise
         weight = loss_weight(config.prediction, examples.sigma)
         loss = token_loss(output, wanted, weight, repeat(kept.valid), hole, self.mean_count)
-        return {"loss": loss, "naming": self.naming_loss(context, kept, scenes.style)}
-
-    def naming_loss(self, context: Tensor, kept: HoleTokens, style: Tensor) -> Tensor:
-        """Cross-entropy of the scene's style, named from the mean of the tokens that the decoder will get.
-
-        The diffusion loss alone teaches the encoder to look for far objects' style very late. The head is thrown away.
-        """
-        valid = kept.valid[..., None].to(context)
-        named = self.head((context * valid).sum(1) / valid.sum(1))
-        return F.cross_entropy(named.float(), style)
+        return {"loss": loss, "naming": naming}
 
 
 def noised(prediction: Prediction, clean: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:

@@ -68,7 +68,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--fresh", type=int, default=2, help="scenes replaced per step")
     parser.add_argument("--shift", type=float, default=0.0, help="share of steps with moved positions, for canvases larger than --size")
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--style-weight", type=float, default=0.3, help="weight of naming the scene's style from the context's tokens")
+    parser.add_argument("--style-weight", type=float, default=0.3, help="weight of the encoder's naming the scene's style")
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon")
     parser.add_argument("--compile", action="store_true", help="torch.compile the blocks: minutes to start, then a sixth faster on a CPU")
@@ -115,7 +115,7 @@ class Trainer:
         side = self.size // 2 if args.method == "crop" else self.size
         self.grid = Grid(side, side, self.config.latent_scale, self.config.patch_size)
         self.coordinates = grid_coordinates(self.grid, self.config, self.device)
-        self.objective = Objective(self.model, args.method, self.grid, len(self.sheet.styles) if self.sheet else 1).to(self.device)
+        self.objective = Objective(self.model, args.method, self.grid).to(self.device)
         self.objective.mean_count = self.team.mean
         self.generator = torch.Generator(self.device).manual_seed(args.seed)
         self.average = torch.optim.swa_utils.AveragedModel(self.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(args.ema))
@@ -155,7 +155,10 @@ class Trainer:
         if tokenizer is not None:
             model = grow_embedding(model, tokenizer.get_vocab_size())
         if self.sheet:
-            model = with_edges(model)
+            styles = len(self.sheet.styles)
+            if 0 < model.config.styles != styles:
+                raise ValueError(f"{args.init or config.preset} knows {model.config.styles} styles, {args.data} has {styles}.")
+            model = extended(model, replace(model.config, edges=True, styles=styles if styles > 1 else 0))
         elif model.transformer.decoder.edge_embedder is not None:
             model.transformer.decoder.edge_embedder.requires_grad_(False)  # shards bring no drawings
         if model.vae is not None:
@@ -217,7 +220,8 @@ class Trainer:
                 group["lr"] = rate * group["peak"]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=not self.args.float32):
             losses = self.wrapped(examples, self.coordinates + self.shift())
-        (losses["loss"] + self.args.style_weight * losses["naming"]).backward()
+        style_weight = 0.0 if self.shards else self.args.style_weight  # nobody has said what styles shards are in
+        (losses["loss"] + style_weight * losses["naming"]).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -251,7 +255,6 @@ class Trainer:
         os.replace(out / "model.new.safetensors", out / "model.safetensors")
         state = {
             "model": self.model.state_dict(),
-            "head": self.objective.head.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": states,
             "progress": vars(self.progress),
@@ -269,10 +272,9 @@ class Trainer:
         if not path.exists():
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
-        if "head" not in state:
+        if state["model"].keys() != self.model.state_dict().keys():
             raise ValueError(f"{path} is of an earlier version. Start a new --out with --init {path.parent / 'model.safetensors'}.")
         self.model.load_state_dict(state["model"])
-        self.objective.head.load_state_dict(state["head"])
         self.average.load_state_dict(state["average"])
         for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(values)
@@ -299,11 +301,11 @@ def pixart_weights(path: Path) -> dict[str, Tensor]:
     return weights.get("state_dict", weights)
 
 
-def with_edges(model: LazyDiffusion) -> LazyDiffusion:
-    """The model with a place for edge maps, which starts at zero: it computes what it did."""
-    if model.config.edges:
+def extended(model: LazyDiffusion, config: LazyConfig) -> LazyDiffusion:
+    """The model with the parts that `config` has beyond its own (edge maps, styles); they start at zero: it computes what it did."""
+    if config == model.config:
         return model
-    larger = LazyDiffusion(replace(model.config, edges=True))
+    larger = LazyDiffusion(config)
     initialise(larger)
     larger.load_state_dict({**larger.state_dict(), **model.state_dict()})
     return larger
