@@ -24,6 +24,7 @@ from training.evaluate import SEEDS, Judges, digest, known, scenes_digest
 from training.figures import interval
 from training.methods import cut, put_back
 from training.scenes import Scenes, SpriteSheet
+from training.study import percent
 
 from .standins import aligned, few_objects, load_stand_in
 from .stock import load_pack, loaded
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--edits", type=int, default=200)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=3.0)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--sweep", action="store_true", help="other policies beside the presets, for the curve")
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--picture", type=Path, default=None)
@@ -58,17 +60,23 @@ def policies(reuse: ModuleType, sweep: bool) -> dict[str, Any]:
     named = {"full": reuse.POLICIES["exact"], "balanced": reuse.POLICIES["balanced"], "fast": reuse.POLICIES["fast"]}
     named["stale"] = reuse.Policy()
     if sweep:
-        for anchor in (0.15, 0.3, 0.45, 0.6):
-            for refresh in ((), (0.5,), (0.35, 0.7), (0.0, 0.25, 0.5, 0.75)):
-                label = f"anchor {anchor:g}" + (f", refresh {' '.join(f'{r:g}' for r in refresh)}" if refresh else "")
-                named[label] = reuse.Policy(refresh=refresh, anchor=anchor)
-        named["anchor 0.3, refresh 0.5, grow 1"] = reuse.Policy(refresh=(0.5,), anchor=0.3, grow=1)
+        tried = [reuse.Policy(anchor=anchor) for anchor in (0.15, 0.45, 0.6)]
+        tried += [reuse.Policy(refresh=refresh) for refresh in ((0.3,), (0.25, 0.5))]
+        refreshed = ((0.35,), (0.65,), (0.95,), (0.35, 0.7), (0.5, 0.95), (0.0, 0.25, 0.5, 0.75))
+        tried += [reuse.Policy(refresh=refresh, anchor=0.3) for refresh in refreshed]
+        tried += [reuse.Policy(refresh=refresh, anchor=0.3, grow=1) for refresh in ((), (0.5,))]
+        named |= {label(policy): policy for policy in tried}
     return named
+
+
+def label(policy: Any) -> str:
+    parts = {"anchor": policy.anchor, "refresh": " ".join(f"{share:g}" for share in policy.refresh), "grow": policy.grow}
+    return ", ".join(f"{name} {value}" for name, value in parts.items() if value)
 
 
 def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     core = loaded("lazy_core.reuse")
-    model, about = load_stand_in(path)
+    model, about = load_stand_in(path, getattr(torch, args.dtype))
     everything = SpriteSheet.load(args.data)
     sheet, judges = few_objects(everything, about["objects"]), Judges.load(args.judge, everything)
     scenes = known(sheet, args.edits, SEEDS["test"], "test")
@@ -76,23 +84,26 @@ def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     prompts = sheet.prompts(scenes.label)
     bench = Bench(model, LazyEditor.load(args.shipped), args)
     print(f"{path}: {about}; {args.edits} edits; data {digest(args.data)}, scenes {scenes_digest(scenes)}")
-    rows, full = [], None
+    rows: list[dict[str, Any]] = []
+    full: tuple[Tensor, Tensor, Tensor | None] | None = None  # pictures and verdicts of the run on all tokens
     real = judges.verdicts(scenes.image, scenes)
     print(f"  real: prompt {interval(real[0])}, style {None if real[1] is None else interval(real[1])}")
     for name, policy in [*policies(core, args.sweep).items(), ("crop", core.POLICIES["exact"])]:
         images, seconds, tokens = bench.edits(scenes, prompts, policy, crop=name == "crop")
-        full = images if name == "full" else full
-        assert full is not None
         right, agree = judges.verdicts(images, scenes)
+        full = full or (images, right, agree)
         row = {"model": about["family"], "policy": name, "prompt_accuracy": interval(right)}
         row |= {
             "style_agreement": None if agree is None else interval(agree),
-            "psnr": None if name == "full" else interval(psnr(images, full, scenes.mask)),
+            "prompt_lost": interval(full[1].float() - right.float()),
+            "style_lost": None if agree is None or full[2] is None else interval(full[2].float() - agree.float()),
+            "psnr": None if name == "full" else interval(psnr(images, full[0], scenes.mask)),
         }
         row |= {"seconds": round(seconds, 2), "token_steps": round(tokens, 4)}
         rows.append(row)
-        figures = f"prompt {row['prompt_accuracy']}, style {row['style_agreement']}, PSNR {row['psnr']}"
-        print(f"  {name:40} {figures}, token-steps {tokens:.3f}, {seconds:.1f} s")
+        lost = f"of full's {percent(row['prompt_lost'])} and {percent(row['style_lost'])} lost"
+        figures = f"prompt {percent(row['prompt_accuracy'])}, style {percent(row['style_agreement'])}, {lost}, PSNR {row['psnr']}"
+        print(f"  {name:40} {figures}, token-steps {tokens:.3f}, {seconds:.1f} s", flush=True)
     return rows
 
 

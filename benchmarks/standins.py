@@ -90,13 +90,13 @@ def few_objects(sheet: SpriteSheet, count: int | None) -> SpriteSheet:
     return sheet if count is None else replace(sheet, sprites=sheet.sprites[:, :count], names=sheet.names[:count])
 
 
-def build(family: str) -> Any:
-    """The host's BaseModel of a family at the stand-in's size, in float32, with the weights that its layers start from."""
+def build(family: str, dtype: torch.dtype = torch.float32) -> Any:
+    """The host's BaseModel of a family at the stand-in's size, with the weights that its layers start from."""
     import comfy.supported_models
 
     name, transformer = FAMILIES[family]
     config = getattr(comfy.supported_models, name)(dict(transformer))
-    config.set_inference_dtype(torch.float32, None)
+    config.set_inference_dtype(dtype, None)
     base = config.get_model({}, device=torch.device("cpu"))
     base.latent_format = loaded("nodes.host").TinyLatent()
     base.latent_format.latent_channels = CHANNELS
@@ -231,13 +231,13 @@ def aligned(mask: Tensor) -> Tensor:
     return coarse.repeat_interleave(8, 2).repeat_interleave(8, 3)
 
 
-def load_stand_in(path: Path) -> tuple[Any, dict[str, Any]]:
+def load_stand_in(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, dict[str, Any]]:
     """MODEL, as a loader of the host would return it, and what the file says of itself."""
     import comfy.model_patcher
 
     with safe_open(str(path), "pt") as file:
         about = json.loads(file.metadata()["stand_in"])
-    base = build(about["family"])
+    base = build(about["family"], dtype)
     base.diffusion_model.load_state_dict(load_file(path))
     base.diffusion_model.eval().requires_grad_(False)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

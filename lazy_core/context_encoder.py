@@ -15,7 +15,7 @@ from .tokens import HoleTokens, patchify
 class StyleNaming(nn.Module):
     """Names the canvas's drawing style, one of those of the training data, and tells it to all of the hole's tokens.
 
-    Left to itself the decoder follows the style that its context names in two thirds of all edits (training/README.md).
+    What the context only implies the decoder follows less often than the encoder knows it (measured in training/README.md).
     """
 
     def __init__(self, config: LazyConfig, build: Build):
