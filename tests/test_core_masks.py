@@ -72,6 +72,8 @@ def test_feather_rises_from_the_border():
     weight = feather_weight(disc(81, 30) > 0, feather=6)[0, 0]
     assert weight[40, 40] == 1 and weight[0, 0] == 0
     assert 0 < weight[40, 70] < weight[40, 68] < weight[40, 65] <= 1
+    rim = weight[weight > 0].min()
+    assert rim < 0.06, "hardly a step across the hole's edge"
     assert (feather_weight(torch.ones(1, 9, 9, dtype=torch.bool), 6) == 1).all()
 
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from lazy_core.composite import BLENDS, composite
+from lazy_core.composite import composite
 from lazy_core.masks import threshold
 
 from .classifier import Classifier, crops, load_judge, predict, style_crops, style_path
@@ -45,7 +45,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--edits", type=int, default=None, help="default: 500, on a GPU 2000")
     parser.add_argument("--steps", type=int, default=None, help="default: 20")
     parser.add_argument("--cfg", type=float, default=3.0)
-    parser.add_argument("--blend", choices=BLENDS, default="feather")
     parser.add_argument("--canvas", type=int, default=256, help="px; above 256 the same scenes lie in a larger canvas")
     parser.add_argument("--language", choices=["en", "zh"], default="en")
     parser.add_argument("--split", choices=["validation", "test"], default="test")
@@ -83,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
 
 @dataclass
 class Run:
-    """Edits by one method: `image` as a user gets it (blended in), `raw` with the hole pasted as it is, both [B, 3, H, W]."""
+    """Edits by one method: `image` as a user gets it (feathered), `raw` with the hole pasted as it is, both [B, 3, H, W]."""
 
     method: str
     name: str
@@ -112,7 +111,7 @@ def edit_all(editors: list[MethodEditor], args: argparse.Namespace, scenes: Scen
     runs = []
     for i, editor in enumerate(editors):
         raw = torch.cat(raws[i])
-        image = composite(scenes.empty, raw, threshold(scenes.mask[:, 0]), args.blend)
+        image = composite(scenes.empty, raw, threshold(scenes.mask[:, 0]), "feather")
         name = editor.method if [e.method for e in editors].count(editor.method) == 1 else f"{editor.method} {args.model[i].stem}"
         runs.append(Run(editor.method, name, image, raw, editor.tokens(scenes.mask).float(), times[i]))
     return runs
