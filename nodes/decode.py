@@ -43,7 +43,7 @@ class LazyDecode(io.ComfyNode):
                     default=20,
                     min=1,
                     max=1000,
-                    tooltip="Denoising steps. 4 are enough for the shipped model, stock checkpoints need what they always need.",
+                    tooltip="Denoising steps. 4 are enough for the shipped model, others as always.",
                 ),
                 io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, tooltip="How strongly the prompt counts; 1 is fastest."),
                 io.Combo.Input("sampler_name", options=host.SAMPLERS, default="euler", tooltip="Any of the host's samplers."),

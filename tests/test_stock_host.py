@@ -127,6 +127,28 @@ def test_cancel_in_the_middle_leaves_nothing(lazy: Lazy, name: str, monkeypatch:
     assert all(run() is None for run in runs), "keys and values of a cancelled run are still alive"
 
 
+@pytest.mark.parametrize("name", ONE_OF_EACH_HOOK)
+def test_edit_after_edit_holds_no_more_than_one(lazy: Lazy, name: str, monkeypatch: pytest.MonkeyPatch):
+    """On one MODEL, as a server keeps it: no edit's keys and values outlive it, nor does any run the edit after it."""
+    edits = importlib.import_module(f"{lazy.pack.__name__}.nodes.stock.edit")
+    runs: list[Any] = []
+    make = edits.Run
+
+    def noted(*args: Any) -> Any:
+        run = make(*args)
+        runs.append(weakref.ref(run))
+        return run
+
+    monkeypatch.setattr(edits, "Run", noted)
+    model = make_stock(name)
+    for _ in range(4):
+        edit(lazy, name, model, steps=2)
+        gc.collect()
+        assert all(run() is None for run in runs[:-1]), "the next edit wraps what the last one left"
+        assert runs[-1]() is None or runs[-1]().kept.nbytes == 0
+    assert len(runs) == 4
+
+
 def test_images_of_a_batch_keep_their_own_holes(lazy: Lazy):
     """Two images, two masks of different size: each result is that of the image alone, with its own noise."""
     image, mask = canvas_and_holes(*SIZE)

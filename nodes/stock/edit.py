@@ -137,21 +137,24 @@ def run_once(job: Job, context: Context, noise: Tensor, hole_noise: Tensor, star
     patched = hooked(job.model, run)
     strips = (to_strip(x, grid.patch) for x in (hole_noise, start))
     strips = [strip.unsqueeze(2) if timed else strip for strip in strips]
-    result = comfy.sample.sample(
-        patched,
-        strips[0],
-        settings.steps,
-        settings.cfg,
-        settings.sampler,
-        settings.scheduler,
-        job.positive,
-        job.negative,
-        strips[1],
-        denoise=job.denoise,
-        callback=host.progress(patched, context, grid.patch, job.timing),
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=settings.seed,
-    )
+    try:
+        result = comfy.sample.sample(
+            patched,
+            strips[0],
+            settings.steps,
+            settings.cfg,
+            settings.sampler,
+            settings.scheduler,
+            job.positive,
+            job.negative,
+            strips[1],
+            denoise=job.denoise,
+            callback=host.progress(patched, context, grid.patch, job.timing),
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=settings.seed,
+        )
+    finally:
+        run.forget()
     job.timing.passes = {"full": run.passes[True], "sparse": run.passes[False]}
     return from_strip(flat(result).float(), grid.patch)
 

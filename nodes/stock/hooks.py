@@ -55,12 +55,14 @@ def hooked(model: Any, run: Run) -> Any:
     wrappers = comfy.patcher_extension.WrappersMP
     clone.add_wrapper_with_key(wrappers.APPLY_MODEL, KEY, apply)
     clone.add_wrapper_with_key(wrappers.PREPARE_SAMPLING, KEY, prepare)
-    name = run.family.positions
-    if name in ("pe_embedder", "rope_embedder"):
-        clone.add_object_patch(f"diffusion_model.{name}", Positions(getattr(run.transformer, name), run))
-    elif name == "cropped_pos_embed":
-        original = run.transformer.cropped_pos_embed
-        clone.add_object_patch(f"diffusion_model.{name}", lambda hw, device=None: run.positions(lambda: original(hw, device=device), 1))
+    if run.family.positions == "pixart":
+        return clone
+    name = f"diffusion_model.{run.family.positions}"
+    original = model.get_model_object(name)  # the module itself may still hold the patch of the edit before: the host takes it off later
+    if run.family.positions == "cropped_pos_embed":
+        clone.add_object_patch(name, lambda hw, device=None: run.positions(lambda: original(hw, device=device), 1))
+    else:
+        clone.add_object_patch(name, Positions(original, run))
     return clone
 
 

@@ -58,6 +58,11 @@ class Run:
         self.passes = {True: 0, False: 0}
         self.splits: dict[tuple[int, int], Split] = {}
 
+    def forget(self) -> None:
+        """The run is over. The host takes its patches off the model only when it loads the next; keys and values must not wait for that."""
+        self.kept = KeptKV(self.kept.place)
+        self.places, self.splits = {}, {}
+
     # -- a model call -----------------------------------------------------------------------------------------------
     def apply(
         self, execute: Any, x: Tensor, t: Tensor, concat: Any, text: Tensor, control: Any = None, options: Any = None, **conds: Any
