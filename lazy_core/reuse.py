@@ -52,9 +52,9 @@ class Policy:
         return None if self.anchor is None else float(sigmas[min(int(self.anchor * (len(sigmas) - 1)), len(sigmas) - 2)])
 
 
-POLICIES: dict[Reuse, Policy] = {
+POLICIES: dict[Reuse, Policy] = {  # the knee of `python -m benchmarks.fidelity --sweep`, see docs/benchmark.md
     "fast": Policy(anchor=0.3),
-    "balanced": Policy(refresh=(0.5,), anchor=0.3),
+    "balanced": Policy(refresh=(0.65,), anchor=0.3),
     "exact": Policy(refresh=None),
 }
 
