@@ -26,14 +26,14 @@ from training.methods import cut, put_back
 from training.scenes import Scenes, SpriteSheet
 from training.study import percent
 
-from .standins import aligned, few_objects, load_stand_in
+from .standins import SHIPPED, aligned, few_objects, load_stand_in
 from .stock import load_pack, loaded
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fidelity", description=(__doc__ or "").partition(": ")[2].splitlines()[0])
     parser.add_argument("models", type=Path, nargs="+", help="files of benchmarks.standins")
-    parser.add_argument("--shipped", type=Path, default=Path("models/fluent-small.safetensors"))
+    parser.add_argument("--shipped", type=Path, default=None, help="whose VAE and text encoder to use; default: those it was trained with")
     parser.add_argument("--judge", type=Path, default=Path("training/judge.safetensors"))
     parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
     parser.add_argument("--edits", type=int, default=200)
@@ -82,7 +82,7 @@ def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     scenes = known(sheet, args.edits, SEEDS["test"], "test")
     scenes = replace(scenes, mask=aligned(scenes.mask))
     prompts = sheet.prompts(scenes.label)
-    bench = Bench(model, LazyEditor.load(args.shipped), args)
+    bench = Bench(model, LazyEditor.load(args.shipped or path.with_name(SHIPPED)), args)
     print(f"{path}: {about}; {args.edits} edits; data {digest(args.data)}, scenes {scenes_digest(scenes)}")
     rows: list[dict[str, Any]] = []
     full: tuple[Tensor, Tensor, Tensor | None] | None = None  # pictures and verdicts of the run on all tokens

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from training.scenes import SpriteSheet
 
 from .stock import load_pack, loaded
 
+SHIPPED = "shipped.safetensors"
 SIZE, PATCH, CHANNELS, TEXT = 256, 2, 8, 256
 FLUX = {
     "image_model": "flux",
@@ -155,6 +157,7 @@ class Trainer:
             if isinstance(module, nn.LayerNorm):  # the host's blocks, being for inference, add in place to what their norms were given
                 module.register_forward_pre_hook(lambda _, given: tuple(x.clone() for x in given))
         args.out.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(args.shipped, args.out / SHIPPED)  # the next shipped model's text encoder will be another one
         self.record = Record(args.out / "record.json", vars(args))
 
     def run(self) -> None:
