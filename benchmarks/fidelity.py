@@ -26,7 +26,8 @@ from training.methods import cut, put_back
 from training.scenes import Scenes, SpriteSheet
 from training.study import percent
 
-from .standins import SHIPPED, aligned, few_objects, load_stand_in
+from .standin_models import FAMILIES, load_stand_in
+from .standins import SHIPPED, aligned, few_objects
 from .stock import load_pack, loaded
 
 
@@ -55,9 +56,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+EIGHT_BITS = ", fp8"  # at the end of a policy's name: what it keeps, it keeps in eight bits
+
+
 def policies(reuse: ModuleType, sweep: bool) -> dict[str, Any]:
     """`full` is the reference; `stale` keeps the first step's keys and values and does nothing else."""
     named = {"full": reuse.POLICIES["exact"], "balanced": reuse.POLICIES["balanced"], "fast": reuse.POLICIES["fast"]}
+    named |= {name + EIGHT_BITS: named[name] for name in ("balanced", "fast")}
     named["stale"] = reuse.Policy()
     if sweep:
         tried = [reuse.Policy(anchor=anchor) for anchor in (0.15, 0.45, 0.6)]
@@ -79,7 +84,7 @@ def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     model, about = load_stand_in(path, getattr(torch, args.dtype))
     everything = SpriteSheet.load(args.data)
     sheet, judges = few_objects(everything, about["objects"]), Judges.load(args.judge, everything)
-    scenes = known(sheet, args.edits, SEEDS["test"], "test")
+    scenes = known(sheet, args.edits, SEEDS["test"], "test", size=FAMILIES[about["family"]].size)
     scenes = replace(scenes, mask=aligned(scenes.mask))
     prompts = sheet.prompts(scenes.label)
     bench = Bench(model, LazyEditor.load(args.shipped or path.with_name(SHIPPED)), args)
@@ -89,7 +94,8 @@ def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     real = judges.verdicts(scenes.image, scenes)
     print(f"  real: prompt {interval(real[0])}, style {None if real[1] is None else interval(real[1])}")
     for name, policy in [*policies(core, args.sweep).items(), ("crop", core.POLICIES["exact"])]:
-        images, seconds, tokens = bench.edits(scenes, prompts, policy, crop=name == "crop")
+        kv_dtype = "fp8" if name.endswith(EIGHT_BITS) else "model"
+        images, seconds, tokens = bench.edits(scenes, prompts, policy, kv_dtype, crop=name == "crop")
         right, agree = judges.verdicts(images, scenes)
         full = full or (images, right, agree)
         row = {"model": about["family"], "policy": name, "prompt_accuracy": interval(right)}
@@ -119,7 +125,7 @@ class Bench:
     editor: LazyEditor
     args: argparse.Namespace
 
-    def edits(self, scenes: Scenes, prompts: list[str], policy: Any, crop: bool) -> tuple[Tensor, float, float]:
+    def edits(self, scenes: Scenes, prompts: list[str], policy: Any, kv_dtype: str, crop: bool) -> tuple[Tensor, float, float]:
         """-> edited canvases, seconds of sampling, and the share of all token-steps that were computed."""
         results, seconds, shares = [], 0.0, []
         loaded("lazy_core.reuse").POLICIES["measured"] = policy
@@ -129,7 +135,7 @@ class Bench:
             if crop:
                 boxes = crop_boxes(mask)
                 given, hole = cut(image, boxes, image.shape[-1]), aligned(cut(mask, boxes, image.shape[-1], grow=True))
-            result, took, share = self.edit(given, hole, prompts[i], i)
+            result, took, share = self.edit(given, hole, prompts[i], i, kv_dtype)
             if crop:
                 result = put_back(image, result, boxes)
                 result = torch.where(mask > 0.5, result, image)
@@ -138,9 +144,9 @@ class Bench:
         return torch.cat(results), seconds, sum(shares) / len(shares)
 
     @torch.inference_mode()
-    def edit(self, image: Tensor, mask: Tensor, prompt: str, seed: int) -> tuple[Tensor, float, float]:
+    def edit(self, image: Tensor, mask: Tensor, prompt: str, seed: int, kv_dtype: Any) -> tuple[Tensor, float, float]:
         host, stock, pipeline = loaded("nodes.host"), loaded("nodes.stock.edit"), loaded("lazy_core.pipeline")
-        context = pipeline.encode_canvas(self.editor.to_latent, image, mask[:, 0], "stand-in", 8, 2, 8, "measured")
+        context = pipeline.encode_canvas(self.editor.to_latent, image, mask[:, 0], "stand-in", 8, 2, 8, "measured").with_(kv_dtype=kv_dtype)
         conds = [self.conditioning(text, context) for text in (prompt, "")]
         timing, settings = host.Timing(), host.Settings(seed, self.args.steps, self.args.cfg, "euler", "simple")
         sample, begun = stock.hole_sampler(self.model, context, *conds, settings, timing), time.monotonic()
@@ -164,7 +170,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     for axes, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
         for row in rows:
             if row["model"] == model and row["psnr"] and row["policy"] != "crop":  # which draws another picture
-                preset = row["policy"] in ("balanced", "fast", "stale")
+                preset = row["policy"].removesuffix(EIGHT_BITS) in ("balanced", "fast", "stale")
                 axes.errorbar(
                     row["token_steps"],
                     row["psnr"][0],

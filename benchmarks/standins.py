@@ -7,7 +7,7 @@ classes at a small width, trained through the host's own `apply_model` with the 
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -16,15 +16,14 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from lazy_core.attention import plain
 from lazy_core.checkpoint import load_model
 from lazy_core.masks import threshold
 from lazy_core.model import LazyDiffusion
-from lazy_core.positions import sincos
 from lazy_core.tokens import patchify
 from training.captions import CaptionTable
 from training.objective import Examples, loss_weight, noise_levels, token_loss
@@ -32,39 +31,10 @@ from training.record import Record, learning_rate, progress_fraction
 from training.scene_source import PoolSettings, ScenePool
 from training.scenes import SpriteSheet
 
-from .stock import load_pack, loaded
+from .standin_models import FAMILIES, PATCH, build, concat_of, save_stand_in, start_from
+from .stock import load_pack
 
 SHIPPED = "shipped.safetensors"
-SIZE, PATCH, CHANNELS, TEXT = 256, 2, 8, 256
-FLUX = {
-    "image_model": "flux",
-    "in_channels": CHANNELS + CHANNELS + 64,  # noisy latent, masked picture, 8 x 8 px of mask for each latent
-    "out_channels": CHANNELS,
-    "vec_in_dim": TEXT,
-    "context_in_dim": TEXT,
-    "hidden_size": 256,
-    "mlp_ratio": 4.0,
-    "num_heads": 4,
-    "depth": 3,
-    "depth_single_blocks": 4,
-    "axes_dim": [16, 24, 24],
-    "theta": 10000,
-    "patch_size": PATCH,
-    "qkv_bias": True,
-    "guidance_embed": False,
-}
-SD3 = {
-    "input_size": None,
-    "patch_size": PATCH,
-    "in_channels": CHANNELS,
-    "depth": 5,
-    "pos_embed_max_size": 32,
-    "num_patches": 1024,
-    "adm_in_channels": TEXT,
-    "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": TEXT, "out_features": 320}},
-    "qk_norm": "rms",
-}
-FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {"flux-fill": ("FluxInpaint", FLUX), "sd3": ("SD3", SD3)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,36 +62,6 @@ def few_objects(sheet: SpriteSheet, count: int | None) -> SpriteSheet:
     return sheet if count is None else replace(sheet, sprites=sheet.sprites[:, :count], names=sheet.names[:count])
 
 
-def build(family: str, dtype: torch.dtype = torch.float32) -> Any:
-    """The host's BaseModel of a family at the stand-in's size, with the weights that its layers start from."""
-    import comfy.supported_models
-
-    name, transformer = FAMILIES[family]
-    config = getattr(comfy.supported_models, name)(dict(transformer))
-    config.set_inference_dtype(dtype, None)
-    base = config.get_model({}, device=torch.device("cpu"))
-    base.latent_format = loaded("nodes.host").TinyLatent()
-    base.latent_format.latent_channels = CHANNELS
-    start(base.diffusion_model, family)
-    return base
-
-
-@torch.no_grad()
-def start(transformer: nn.Module, family: str) -> None:
-    """Fresh weights, as DiT starts: Xavier, and modulations and the last layer at zero. The host's layers come without any."""
-    for name, parameter in transformer.named_parameters():
-        if ("norm" in name or ".ln_" in name) and parameter.dim() == 1:  # SD3 calls the norms of queries and keys ln_q and ln_k
-            parameter.fill_(1.0)
-        elif parameter.dim() < 2 or any(part in name for part in ("_mod.", "modulation", "adaLN", "final_layer.linear")):
-            parameter.zero_()
-        else:
-            nn.init.xavier_uniform_(parameter.flatten(1))
-    if family == "sd3":
-        side = int(SD3["pos_embed_max_size"])
-        grid = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1).flatten(0, 1)
-        transformer.get_buffer("pos_embed").copy_(sincos(grid, transformer.get_buffer("pos_embed").shape[-1])[None])
-
-
 @dataclass(frozen=True)
 class Prompts:
     """The shipped text encoder, frozen: ids [B, L] -> what a stock CLIP would give, [B, L, T] and pooled [B, T]."""
@@ -137,7 +77,7 @@ class Prompts:
 
 class Trainer:
     def __init__(self, args: argparse.Namespace):
-        self.args = args
+        self.args, kind = args, FAMILIES[args.family]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(args.seed)
         self.generator = torch.Generator(self.device).manual_seed(args.seed)
@@ -147,10 +87,12 @@ class Trainer:
         from tokenizers import Tokenizer
 
         captions = CaptionTable(sheet.names, Tokenizer.from_str(checkpoint.tokenizer or ""), self.device)
-        settings = PoolSettings(SIZE, "image", args.batch, 1, args.pool, args.fresh)
+        settings = PoolSettings(kind.size, "image", args.batch, 1, args.pool, args.fresh)
         self.source = ScenePool(sheet, shipped, captions, settings, self.generator).examples()
-        self.prompts, self.base = Prompts(shipped), build(args.family).to(self.device)
-        self.transformer = self.base.diffusion_model.train().requires_grad_(True)
+        self.prompts, self.base = Prompts(shipped), build(args.family)
+        if kind.clean:
+            start_from(self.base.diffusion_model, shipped.transformer.decoder)
+        self.transformer = self.base.to(self.device).diffusion_model.requires_grad_(True)
         self.average = torch.optim.swa_utils.AveragedModel(self.transformer, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995))
         self.optimizers = muon_and_adamw(self.transformer, args.lr)
         for module in self.transformer.modules():
@@ -200,10 +142,10 @@ class Trainer:
         return loss.detach()
 
     def save(self) -> None:
-        """The averaged transformer under the host's own names; `stand_in` in the metadata says how to build it."""
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.average.module.state_dict().items()}
-        about = {"family": self.args.family, "objects": self.args.objects}
-        save_file(weights, self.args.out / "model.safetensors", metadata={"stand_in": json.dumps(about)})
+        """The averaged transformer, in one move."""
+        new = self.args.out / "model.new.safetensors"
+        save_stand_in(self.average.module, new, {"family": self.args.family, "objects": self.args.objects})
+        os.replace(new, self.args.out / "model.safetensors")
 
 
 def muon_and_adamw(transformer: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
@@ -215,36 +157,26 @@ def muon_and_adamw(transformer: nn.Module, lr: float) -> list[torch.optim.Optimi
 
 
 def denoised(base: Any, x: Tensor, sigma: Tensor, text: Tensor, pooled: Tensor, concat: Tensor | None) -> Tensor:
-    """Clean latent [B, C, h, w] as the host's own `apply_model` gives it, with PyTorch's attention."""
-    from comfy.ldm.modules.attention import attention_pytorch
+    """Clean latent [B, C, h, w] as the host's own `apply_model` gives it, with attention that trains fast."""
+    import comfy.ldm.pixart.blocks
 
-    options = {"optimized_attention_override": lambda _, *given, **named: attention_pytorch(*given, **named)}
+    comfy.ldm.pixart.blocks.optimized_attention = attention  # PixArt hands its attention no options
+    options = {"optimized_attention_override": lambda _, *given, **named: attention(*given, **named)}
     return base.apply_model(x, sigma, concat, text, None, options, y=pooled)
 
 
-def concat_of(base: Any, canvas: Tensor, mask: Tensor) -> Tensor | None:
-    """An inpainting model's channels, made by the host: from the canvas with its hole filled [B, C, h, w], and its mask [B, 1, h, w]."""
-    pixels = mask.float().repeat_interleave(8, 2).repeat_interleave(8, 3)
-    return base.concat_cond(noise=canvas.float(), device=canvas.device, concat_latent_image=canvas.float(), concat_mask=pixels)
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, skip_reshape: bool = False, **_: Any) -> Tensor:
+    """For the host's calls: q, k, v [B, L, H d], or [B, H, L, d] with `skip_reshape` -> [B, L, H d]."""
+    if not skip_reshape:
+        q, k, v = (x.flatten(2).unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    attend = plain if q.device.type == "cpu" else F.scaled_dot_product_attention
+    return attend(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
 def aligned(mask: Tensor) -> Tensor:
     """Masks [B, 1, H, W] grown to whole latents, as `concat_of` sees them."""
     coarse = nn.functional.max_pool2d(threshold(mask).float(), 8)
     return coarse.repeat_interleave(8, 2).repeat_interleave(8, 3)
-
-
-def load_stand_in(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, dict[str, Any]]:
-    """MODEL, as a loader of the host would return it, and what the file says of itself."""
-    import comfy.model_patcher
-
-    with safe_open(str(path), "pt") as file:
-        about = json.loads(file.metadata()["stand_in"])
-    base = build(about["family"], dtype)
-    base.diffusion_model.load_state_dict(load_file(path))
-    base.diffusion_model.eval().requires_grad_(False)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return comfy.model_patcher.ModelPatcher(base, device, torch.device("cpu")), about
 
 
 if __name__ == "__main__":

@@ -2,16 +2,16 @@
 
 The mask is known before the first step, what is visible is known exactly at every noise level, and positions never move: so the
 keys and values of all tokens but the hole's, as attention sees them (after norm and rotary embedding), can be kept from a
-full pass and used by the sparse steps that follow. With those of the same step a sparse step is exact; with those of an
+full pass (`kept.py`) and used by the sparse steps that follow. With those of the same step a sparse step is exact; with those of an
 earlier one it is an approximation whose error the `Policy` bounds. Compare RegionE (arXiv 2510.25590) and SpotEdit (arXiv 2512.22323),
 which have to find the region first and keep keys before the rotary embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,11 @@ class Policy:
     anchor: float | None = None
     grow: int = 0
 
+    @property
+    def keeps(self) -> bool:
+        """Whether a step ever uses what another one computed."""
+        return self.refresh is not None
+
     def full_steps(self, steps: int) -> frozenset[int]:
         """Which of `steps` steps compute all tokens: fewer in a short schedule, and the first where nothing is known before it."""
         if self.refresh is None:
@@ -65,79 +70,6 @@ def step_at(sigma: float, sigmas: Sequence[float]) -> int:
         if sigma > sigmas[index + 1] * (1 + 1e-6):
             return index
     return max(len(sigmas) - 2, 0)
-
-
-@dataclass(frozen=True)
-class Split:
-    """Which tokens of a sequence of `total` are the hole's, ascending [K] int64, and which are not [total - K]."""
-
-    hole: Tensor
-    others: Tensor
-    total: int
-
-    @classmethod
-    def of(cls, hole: Tensor, total: int, offset: int = 0) -> Split:
-        """`hole` [K] counts from `offset`, where a sequence's image tokens begin."""
-        keep = torch.ones(total, dtype=torch.bool, device=hole.device)
-        keep[hole + offset] = False
-        return cls(hole + offset, keep.nonzero()[:, 0], total)
-
-
-@dataclass
-class Pair:
-    """Keys and values [..., L + K, D]: the kept L first, then room for the hole's K of the step at hand."""
-
-    k: Tensor
-    v: Tensor
-    kept: int
-
-
-Place = Callable[[int, torch.device], torch.device]
-"""(bytes, device that computes) -> where so much is to be kept: there, or in main memory when little is left."""
-
-
-def where_computed(size: int, device: torch.device) -> torch.device:
-    return device
-
-
-class KeptKV:
-    """Keys and values of one run, by batch of conditionings and attention call. Lives no longer than the run.
-
-    Each lies where `place` says when it is first kept. What lies elsewhere than it is used is copied there for the call.
-    """
-
-    def __init__(self, place: Place = where_computed) -> None:
-        self.place = place
-        self.pairs: dict[tuple[Any, int], Pair] = {}
-
-    def keep(self, batch: Any, call: int, k: Tensor, v: Tensor, split: Split) -> None:
-        """From a full pass: k and v [..., total, D]; the memory of an earlier pass is used again."""
-        pair = self.pairs.get((batch, call))
-        kept = len(split.others)
-        if pair is None or pair.k.shape != k.shape or pair.kept != kept or pair.k.dtype != k.dtype:
-            pair = self.pairs[batch, call] = Pair(self.room(k), self.room(v), kept)
-        pair.k[..., :kept, :] = k.index_select(-2, split.others)
-        pair.v[..., :kept, :] = v.index_select(-2, split.others)
-
-    def room(self, like: Tensor) -> Tensor:
-        home = self.place(like.nbytes, like.device)
-        pinned = home.type == "cpu" and like.device.type == "cuda"
-        return torch.empty(like.shape, dtype=like.dtype, device=home, pin_memory=pinned)
-
-    def extend(self, batch: Any, call: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """In a sparse step: the hole's k and v [..., K, D] -> those of all tokens [..., L + K, D].
-
-        What lies where it is used is not copied, but for the hole's. Raises KeyError where no full pass over this batch came before.
-        """
-        pair = self.pairs[batch, call]
-        whole = tuple(kept.to(k.device, non_blocking=True) for kept in (pair.k, pair.v))
-        for kept, new in zip(whole, (k, v), strict=True):
-            kept[..., pair.kept :, :] = new
-        return whole[0], whole[1]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(pair.k.nbytes + pair.v.nbytes for pair in self.pairs.values())
 
 
 def grow_tokens(mask: Tensor, rows: int, cols: int, tokens: int) -> Tensor:

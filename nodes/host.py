@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,14 +71,27 @@ def free_memory() -> int:
     return int(mm.get_free_memory(torch.device("cpu")))
 
 
-def where_there_is_room(size: int, device: torch.device) -> torch.device:
-    """`device`, or main memory where so many bytes would leave too little for a model's own work (a `lazy_core.reuse.Place`)."""
-    enough = device.type == "cpu" or mm.get_free_memory(device) - size > mm.minimum_inference_memory()
-    return device if enough else torch.device("cpu")
+def where_there_is_room(size: int, device: torch.device) -> bool:
+    """Whether so many bytes on `device` leave enough for a model's own work (a `lazy_core.kept.Place`)."""
+    return device.type == "cpu" or mm.get_free_memory(device) - size > mm.minimum_inference_memory()
 
 
-def in_main_memory(size: int, device: torch.device) -> torch.device:
-    return torch.device("cpu")
+def in_main_memory(size: int, device: torch.device) -> bool:
+    return False
+
+
+def with_room_for(model: Any, shape: list[int], kept: int) -> list[int]:
+    """A latent's shape [B, C, ..., h, w], so much higher that the host, making room for it, makes room for `kept` bytes as well.
+
+    Other models have to go for that, but no part of this one: it would be brought back at every step. What does not fit
+    beside it is kept in main memory (`where_there_is_room`).
+    """
+    device = model.load_device
+    needed = model.model.memory_required([2 * shape[0], *shape[1:]])
+    if device.type == "cpu" or not needed:
+        return shape
+    left = mm.get_total_memory(device) - model.model_size() - needed - mm.minimum_inference_memory()
+    return [*shape[:-2], math.ceil(shape[-2] * (1 + min(kept, max(left, 0)) / needed)), shape[-1]]
 
 
 def give_memory_back() -> None:

@@ -37,7 +37,7 @@ def run(*arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("family", ["flux-fill", "sd3"])
+@pytest.mark.parametrize("family", ["flux-fill", "sd3", "pixart"])
 def test_a_stand_in_is_trained_and_measured(family: str, data: Path, host: Path):
     model = data / family / "model.safetensors"
     settings = ["--data", str(data / "sprites.safetensors"), "--objects", "6", "--out", str(model.parent)]
@@ -50,8 +50,8 @@ def test_a_stand_in_is_trained_and_measured(family: str, data: Path, host: Path)
     printed = run("benchmarks.fidelity", str(model), *told, "--edits", "1", "--steps", "11", "--cfg", "2", "--picture", str(data / "p.png"))
     assert f"'family': '{family}', 'objects': 6" in printed
     rows = {row["policy"]: row for row in json.loads(report.read_text())["rows"]}
-    assert set(rows) == {"full", "balanced", "fast", "stale", "crop"}
+    assert set(rows) == {"full", "balanced", "fast", "balanced, fp8", "fast, fp8", "stale", "crop"}
     assert rows["full"]["token_steps"] == 1.0 and rows["full"]["psnr"] is None
     assert rows["fast"]["token_steps"] < rows["balanced"]["token_steps"] < 1
-    assert all(0 < rows[policy]["psnr"][0] <= 60 for policy in ("balanced", "fast", "stale", "crop"))
+    assert all(0 < rows[policy]["psnr"][0] <= 60 for policy in ("balanced", "fast, fp8", "stale", "crop"))
     assert (data / "p.png").stat().st_size > 1000

@@ -100,6 +100,7 @@ def test_a_sparse_step_on_its_own_steps_keys_and_values_is_exact(lazy: Lazy, nam
         return out
 
     sparse = stock.Run.run_sparse
+    monkeypatch.setattr(stock.Policy, "keeps", True)
     monkeypatch.setattr(stock.Run, "is_full", both)
     monkeypatch.setattr(stock.Run, "run_sparse", sparse_after_full)
     model, vae = make_stock(name), vae_of(name)

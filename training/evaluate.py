@@ -195,14 +195,14 @@ def shown(figure: list[float] | None) -> str:
     return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*figure, d=digits)
 
 
-def known(sheet: SpriteSheet, count: int, seed: int, split: str, drawn: float = 0.0) -> Scenes:
-    """`count` scenes, as many near as far as far as chance allows; none of a huge mask, where a crop says little about one object.
+def known(sheet: SpriteSheet, count: int, seed: int, split: str, drawn: float = 0.0, size: int = 256) -> Scenes:
+    """`count` scenes of `size` px, as many near as far as far as chance allows; none of a huge mask, where a crop says little about one object.
 
     `drawn`: the share with edge drawings.
     """
     recipe, parts, found = replace(Recipe.held_out(split), drawn=drawn), [], 0  # type: ignore[arg-type]
     while found < count:
-        scenes = compose(sheet, 32, 256, torch.Generator().manual_seed(seed), recipe)
+        scenes = compose(sheet, 32, size, torch.Generator().manual_seed(seed), recipe)
         parts.append(scenes.take(((scenes.mask.mean((1, 2, 3)) < 0.6) & (scenes.seen != UNKNOWN)).nonzero().flatten()))
         found, seed = found + len(parts[-1].label), seed + 1
     return cat(parts).take(slice(0, count))

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ...lazy_core.context import Context
 from ...lazy_core.pipeline import Sample, grid_noise
-from ...lazy_core.reuse import POLICIES, Place, Policy, Whole
+from ...lazy_core.kept import KeptKV, Place
+from ...lazy_core.reuse import POLICIES, Policy, Whole
 from ...lazy_core.tokens import from_strip, patchify, to_strip
 from .. import host
 from .families import Family, family_of
@@ -133,8 +134,8 @@ def run_once(job: Job, context: Context, noise: Tensor, hole_noise: Tensor, star
     given = job.channels
     masked, mask = given.get("concat_latent_image", context.masked), given.get("concat_mask", context.mask[:, None].float())
     canvas = Canvas(clean, noise, whole, concat_of(job.model, masked, mask, clean))
-    run = Run(base, job.family, canvas, job.policy, place)
-    patched = hooked(job.model, run)
+    run = Run(base, job.family, canvas, job.policy, KeptKV(place, context.kv_dtype))
+    patched = hooked(job.model, run, kept_bytes(job, context))
     strips = (to_strip(x, grid.patch) for x in (hole_noise, start))
     strips = [strip.unsqueeze(2) if timed else strip for strip in strips]
     try:
@@ -157,6 +158,20 @@ def run_once(job: Job, context: Context, noise: Tensor, hole_noise: Tensor, star
         run.forget()
     job.timing.passes = {"full": run.passes[True], "sparse": run.passes[False]}
     return from_strip(flat(result).float(), grid.patch)
+
+
+def kept_bytes(job: Job, context: Context) -> int:
+    """How much the run will keep, for both conditionings where there is guidance."""
+    if not job.policy.keeps:
+        return 0
+    base, area = job.model.model, context.grid.patch**2
+    size = 1 if context.kv_dtype == "fp8" else base.get_dtype().itemsize
+    numbers = 0
+    for conditioning in [job.positive, job.negative][: 1 if job.settings.cfg == 1 else 2]:
+        for text, values in conditioning:
+            image = context.grid.tokens + sum(x.shape[-1] * x.shape[-2] // area for x in values.get("reference_latents", ()))
+            numbers += job.family.kept_numbers(base.diffusion_model, image, text.shape[1])
+    return len(context.latent) * numbers * size
 
 
 def with_size(conditioning: list, context: Context) -> list:

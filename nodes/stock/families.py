@@ -47,16 +47,20 @@ class Family:
 
     `roles` lists what the attention calls of one forward see, in order; calls beyond the list are joint. `text_in_sequence`: text
     is part of the sequence, so that its keys and values can be kept, too. `multiple`: attribute that holds what text and image
-    are each padded to a multiple of. `registers`: attribute that counts tokens put before the text.
+    are each padded to a multiple of. `registers`: attribute that counts tokens put before the text. `least_text`: a shorter prompt is filled up to so many tokens. `width`: attribute that holds
+    the width of keys and of values. `blocks`: lists whose members make one joint call each, beyond those in `roles`.
     """
 
     name: str
     models: tuple[str, ...]
     positions: Literal["pe_embedder", "rope_embedder", "cropped_pos_embed", "pixart"]
+    width: str
+    blocks: tuple[str, ...] = ()
     roles: Callable[[Any], list[Role]] = all_joint
     text_in_sequence: bool = True
     multiple: str | None = None
     registers: str | None = None
+    least_text: int = 0
 
     def padded(self, transformer: Any, count: int) -> int:
         multiple = getattr(transformer, self.multiple) if self.multiple else None
@@ -66,14 +70,23 @@ class Family:
         """Tokens before the image's in a joint sequence, for a prompt of `count`."""
         return self.padded(transformer, count) + (getattr(transformer, self.registers) if self.registers else 0)
 
+    def kept_numbers(self, transformer: Any, image: int, text: int) -> int:
+        """How many numbers the keys and values of one forward are, for so many tokens of image (reference pictures' too) and prompt."""
+        roles, text = self.roles(transformer), max(text, self.least_text)
+        joint = roles.count("joint") + sum(len(getattr(transformer, name)) for name in self.blocks)
+        image = self.padded(transformer, image)
+        tokens = joint * (self.text_tokens(transformer, text) + image) + roles.count("image") * image
+        return 2 * tokens * getattr(transformer, self.width)
+
 
 FAMILIES: tuple[Family, ...] = (
-    Family("Flux.1 and Flux.2", ("Flux", "Flux2"), "pe_embedder"),
-    Family("Chroma", ("Chroma",), "pe_embedder"),
-    Family("Qwen-Image", ("QwenImage",), "pe_embedder"),
-    Family("Lumina2 and Z-Image", ("Lumina2",), "rope_embedder", lumina_roles, multiple="pad_tokens_multiple"),
-    Family("SD3 and SD3.5", ("SD3",), "cropped_pos_embed", sd3_roles, registers="register_length"),
-    Family("PixArt", ("PixArt",), "pixart", pixart_roles, text_in_sequence=False),
+    Family("Flux.1", ("Flux",), "pe_embedder", "hidden_size", ("double_blocks", "single_blocks")),
+    Family("Flux.2", ("Flux2",), "pe_embedder", "hidden_size", ("double_blocks", "single_blocks"), least_text=512),
+    Family("Chroma", ("Chroma",), "pe_embedder", "hidden_size", ("double_blocks", "single_blocks")),
+    Family("Qwen-Image", ("QwenImage",), "pe_embedder", "inner_dim", ("transformer_blocks",)),
+    Family("Lumina2 and Z-Image", ("Lumina2",), "rope_embedder", "dim", ("layers",), lumina_roles, multiple="pad_tokens_multiple"),
+    Family("SD3 and SD3.5", ("SD3",), "cropped_pos_embed", "hidden_size", (), sd3_roles, registers="register_length"),
+    Family("PixArt", ("PixArt",), "pixart", "hidden_size", (), pixart_roles, text_in_sequence=False),
 )
 
 

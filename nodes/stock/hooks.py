@@ -29,8 +29,8 @@ class Positions(torch.nn.Module):
         return self.run.positions(lambda: self.inner(ids), 2, ids.shape[1])
 
 
-def hooked(model: Any, run: Run) -> Any:
-    """A clone of MODEL whose samplers see strips. Functions only: the host deep-copies whatever else lies in a model's options."""
+def hooked(model: Any, run: Run, kept_bytes: int = 0) -> Any:
+    """A clone of MODEL whose samplers see strips, and for which the host makes room for what is kept. Functions only: the host deep-copies whatever else lies in a model's options."""
     try:
         clone = model.clone(disable_dynamic=True)  # newer hosts: not through their compiler, which captures what hooks do
     except TypeError:
@@ -47,9 +47,9 @@ def hooked(model: Any, run: Run) -> Any:
             return run.apply(executor, *args, **kwargs)
 
     def prepare(executor: Any, patcher: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
-        """Full passes need the memory of the whole latent, not of a strip."""
-        height, width = run.canvas.latent.shape[-2:]
-        return executor(patcher, [*noise_shape[:-2], height, width], *args, **kwargs)
+        """Full passes need the memory of the whole latent, not of a strip; what they keep needs more."""
+        shape = [*noise_shape[:-2], *run.canvas.latent.shape[-2:]]
+        return executor(patcher, host.with_room_for(patcher, shape, kept_bytes), *args, **kwargs)
 
     options["optimized_attention_override"] = attention
     wrappers = comfy.patcher_extension.WrappersMP

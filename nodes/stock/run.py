@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...lazy_core.reuse import KeptKV, Place, Policy, Split, Whole, step_at, where_computed
+from ...lazy_core.kept import KeptKV, Split
+from ...lazy_core.reuse import Policy, Whole, step_at
 from .families import Family, Role
 
 WHOLE_IMAGE = ("ref_latents", "ref_latents_method", "attention_mask")  # conditions that a full pass alone can take
@@ -46,11 +47,11 @@ class Pass:
 
 
 class Run:
-    def __init__(self, base: Any, family: Family, canvas: Canvas, policy: Policy, place: Place = where_computed):
+    def __init__(self, base: Any, family: Family, canvas: Canvas, policy: Policy, kept: KeptKV):
         self.base, self.family, self.canvas, self.policy = base, family, canvas, policy
         self.transformer = base.diffusion_model
         self.roles: list[Role] = family.roles(self.transformer)
-        self.kept = KeptKV(place)
+        self.kept = kept
         self.places: dict[Any, list[Tensor]] = {}
         self.full_text: dict[Any, int] = {}
         self.refreshed: dict[Any, int] = {}
@@ -60,7 +61,7 @@ class Run:
 
     def forget(self) -> None:
         """The run is over. The host takes its patches off the model only when it loads the next; keys and values must not wait for that."""
-        self.kept = KeptKV(self.kept.place)
+        self.kept.forget()
         self.places, self.splits = {}, {}
 
     # -- a model call -----------------------------------------------------------------------------------------------
@@ -178,9 +179,9 @@ class Run:
         if not kwargs.get("skip_reshape"):
             k, v = k.flatten(2), v.flatten(2)  # SD3 leaves its values' heads apart
         start = now.text if role == "joint" else 0
-        if now.full:
+        if now.full and self.policy.keeps:
             self.kept.keep(now.batch, call, k, v, self.split(k.shape[-2], start, k.device))
-        else:
+        if not now.full:
             hole = slice(start, start + len(self.canvas.whole.index))  # what comes after is padding
             k, v = self.kept.extend(now.batch, call, k[..., hole, :], v[..., hole, :])
         return function(q, k, v, *args, **kwargs)
