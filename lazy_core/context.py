@@ -37,8 +37,8 @@ class Context:
     `latent` [B, C, h, w] the canvas encoded with its hole filled smoothly; `tokens` [B, K, E] the compressed context
     of the hole; `model` the identity of the checkpoint that made it; `view` is set where the canvas is larger than the
     encoder's window; `edges` [B, K, P P] in 0..1 are lines that the hole's P x P px tokens shall follow. For a stock model
-    `tokens` are empty [B, K, 0], `reuse` says how freely its steps may reuse what is known of the canvas, `kv_dtype` as what they keep it, and `masked` is the
-    canvas encoded with a grey hole [B, C, h, w], for models that were trained to fill one.
+    `tokens` are empty [B, K, 0], `reuse` says how freely its steps may reuse what is known of the canvas, `kv_dtype` as what they
+    keep it, and `masked` is the canvas encoded with a grey hole [B, C, h, w], for models that were trained to fill one.
     """
 
     model: str

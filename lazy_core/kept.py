@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -34,6 +35,11 @@ class Split:
         keep[hole + offset] = False
         return cls(hole + offset, keep.nonzero()[:, 0], total)
 
+    @property
+    def order(self) -> Tensor:
+        """All tokens [total], the hole's last."""
+        return torch.cat([self.others, self.hole])
+
 
 @dataclass
 class Stored:
@@ -51,9 +57,8 @@ class Stored:
     @classmethod
     def room(cls, like: Tensor, kept: int, here: bool, dtype: KVDtype) -> Stored:
         """Room for what one call will keep of `like` [..., total, D], on its device or in main memory (pinned for a CUDA device)."""
-        device = like.device if here else torch.device("cpu")
-        pinned = not here and like.device.type == "cuda"
-        values = torch.empty(like.shape, dtype=FP8 if dtype == "fp8" else like.dtype, device=device, pin_memory=pinned)
+        kind = FP8 if dtype == "fp8" else like.dtype
+        values = torch.empty(like.shape, dtype=kind, device=like.device) if here else in_main_memory(like.shape, kind, like.device)
         scale = like.new_empty(*like.shape[:-2], 1, like.shape[-1], dtype=torch.float32) if dtype == "fp8" else None
         return cls(values, scale, kept, here)
 
@@ -62,11 +67,20 @@ class Stored:
         return self.values.shape == like.shape and self.kept == kept and self.values.dtype == dtype
 
     def put(self, values: Tensor) -> None:
-        """`values` [..., L, D] of a full pass."""
+        """`values` [..., L + K, D] of a full pass, the hole's last: those are copied along, as one block is copied fastest."""
         if self.scale is not None:
-            torch.div(values.abs().amax(-2, keepdim=True).clamp_min(1e-12).float(), FP8_MAX, out=self.scale)
-            values = (values / self.scale).clamp(-FP8_MAX, FP8_MAX).to(FP8)
-        self.values[..., : self.kept, :] = values
+            largest = values[..., : self.kept, :].abs().amax(-2, keepdim=True)
+            torch.div(largest.float().clamp_min(1e-12), FP8_MAX, out=self.scale)
+            values = (values.float() / self.scale).clamp(-FP8_MAX, FP8_MAX).to(FP8)
+        self.values.copy_(values)
+
+
+def in_main_memory(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An empty tensor; for a CUDA `device` in pinned memory, of which a system may have no more, so that copies need not wait."""
+    if device.type == "cuda":
+        with contextlib.suppress(RuntimeError):
+            return torch.empty(shape, dtype=dtype, pin_memory=True)
+    return torch.empty(shape, dtype=dtype)
 
 
 Key = tuple[Any, int]
@@ -76,7 +90,7 @@ Pair = tuple[Stored, Stored]
 class KeptKV:
     """Keys and values of one run, by batch of conditionings and attention call. Lives no longer than the run.
 
-    `place` says for each tensor whether it may lie where it is used. What lies in main memory is copied to the device while the
+    `place` says for each pair whether it may lie where it is used. What lies in main memory is copied to the device while the
     call before computes (on CUDA, by a stream of its own); two calls' worth of room is enough for that.
     """
 
@@ -91,15 +105,12 @@ class KeptKV:
         key, kept = (batch, call), len(split.others)
         pair = self.pairs.get(key)
         if pair is None or not all(stored.fits(like, kept) for stored, like in zip(pair, (k, v), strict=True)):
-            pair = self.pairs[key] = (self.room(k, kept), self.room(v, kept))
+            here = self.place(sum(x.numel() if self.dtype == "fp8" else x.nbytes for x in (k, v)), k.device)
+            pair = self.pairs[key] = (Stored.room(k, kept, here, self.dtype), Stored.room(v, kept, here, self.dtype))
         if self.ahead is not None:
             self.ahead.forget()
         for stored, values in zip(pair, (k, v), strict=True):
-            stored.put(values.index_select(-2, split.others))
-
-    def room(self, like: Tensor, kept: int) -> Stored:
-        size = like.numel() if self.dtype == "fp8" else like.nbytes
-        return Stored.room(like, kept, self.place(size, like.device), self.dtype)
+            stored.put(values.index_select(-2, split.order))
 
     def extend(self, batch: Any, call: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """In a sparse step: the hole's k and v [..., K, D] -> those of all tokens [..., L + K, D], good until the next call.
@@ -109,7 +120,7 @@ class KeptKV:
         key = (batch, call)
         pair = self.pairs[key]
         found = tuple(stored.values for stored in pair)
-        if not all(stored.here for stored in pair):
+        if not pair[0].here:
             self.ahead = self.ahead or Ahead(k.device)
             found = self.ahead.take(key, pair)
             self.ahead.fetch(*self.following(key))
@@ -127,12 +138,12 @@ class KeptKV:
         if room is None:
             room = self.scratch[shape] = torch.empty(values.shape, dtype=like.dtype, device=like.device)
         kept = room[..., : stored.kept, :]
-        torch.mul(values[..., : stored.kept, :].to(like.dtype), stored.scale.to(like.dtype), out=kept)
+        torch.mul(values[..., : stored.kept, :].to(like.dtype), stored.scale, out=kept)  # by scales that fp16 could not hold
         return room
 
     def following(self, key: Key) -> tuple[Key, Pair]:
         """The next call of the same batch that has something in main memory, round and round."""
-        elsewhere = [each for each, pair in self.pairs.items() if each[0] == key[0] and not all(stored.here for stored in pair)]
+        elsewhere = [each for each, pair in self.pairs.items() if each[0] == key[0] and not pair[0].here]
         after = elsewhere[(elsewhere.index(key) + 1) % len(elsewhere)]
         return after, self.pairs[after]
 
@@ -181,7 +192,7 @@ class Ahead:
     @staticmethod
     def copy(slot: list[Tensor], pair: Pair) -> None:
         for room, stored in zip(slot, pair, strict=True):
-            room.copy_(stored.values, non_blocking=True)
+            room.copy_(stored.values, non_blocking=room.device.type == "cuda")
 
     def forget(self) -> None:
         """What was fetched is out of date, or not wanted any more."""

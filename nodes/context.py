@@ -47,7 +47,7 @@ class LazyEncodeContext(io.ComfyNode):
                     options=list(KV_DTYPES),
                     default="model",
                     optional=True,
-                    tooltip="For checkpoints not made for lazy edits: how what they know of the rest is kept. fp8: half the memory, a little less exact.",
+                    tooltip="For checkpoints not made for lazy edits: how keys and values are kept. fp8: half the memory, less exact.",
                 ),
             ],
             outputs=[
@@ -64,13 +64,14 @@ class LazyEncodeContext(io.ComfyNode):
         start = time.perf_counter()
         picture, holes = to_bchw(image), to_mask(mask)
         if host.is_stock(model):
-            make, key = cls.stock(model, vae, picture, holes, reuse, kv_dtype)
+            make, key = cls.stock(model, vae, picture, holes, reuse)
         else:
             make, key = cls.lazy(model, vae, picture, holes)
         if not bool(threshold(holes).any()):  # nothing to encode: neither a run of the encoder nor worth a place in the cache
             context, ran = make(), False
         else:
             context, ran = CACHE.get_or_make(content_key(picture, holes, key), make)
+        context = context.with_(kv_dtype=kv_dtype)
         figures = {
             "encoder_ran": ran,
             "encoder_runs": CACHE.runs,
@@ -95,14 +96,13 @@ class LazyEncodeContext(io.ComfyNode):
         return make, host.weights_key(model, vae)
 
     @classmethod
-    def stock(cls, model: Any, vae: Any, picture: Tensor, holes: Tensor, reuse: Any, kv_dtype: Any) -> tuple[Callable[[], Context], str]:
+    def stock(cls, model: Any, vae: Any, picture: Tensor, holes: Tensor, reuse: Any) -> tuple[Callable[[], Context], str]:
         """The same for a stock model, whose steps read the canvas themselves."""
         latents = stock.latents_of(model, vae)
         fill = stock.wants_fill(model)
 
         def make() -> Context:
             sizes = latents.scale, latents.patch, latents.channels
-            context = encode_canvas(encoder(vae), picture, holes, latents.identity, *sizes, reuse, fill)
-            return context.with_(kv_dtype=kv_dtype)
+            return encode_canvas(encoder(vae), picture, holes, latents.identity, *sizes, reuse, fill)
 
-        return make, f"{latents.identity}/{host.vae_key(vae)}/{reuse}/{fill}/{kv_dtype}"
+        return make, f"{latents.identity}/{host.vae_key(vae)}/{reuse}/{fill}"

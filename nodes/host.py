@@ -90,7 +90,8 @@ def with_room_for(model: Any, shape: list[int], kept: int) -> list[int]:
     needed = model.model.memory_required([2 * shape[0], *shape[1:]])
     if device.type == "cpu" or not needed:
         return shape
-    left = mm.get_total_memory(device) - model.model_size() - needed - mm.minimum_inference_memory()
+    held = sum(each.model_loaded_memory() for each in mm.current_loaded_models if each.device == device)
+    left = mm.get_free_memory(device) + held - model.model_size() - needed - mm.minimum_inference_memory()
     return [*shape[:-2], math.ceil(shape[-2] * (1 + min(kept, max(left, 0)) / needed)), shape[-1]]
 
 

@@ -74,10 +74,15 @@ def test_eight_bits_serve_channels_of_very_different_size():
     check(kept, 0, (k, k), 1 / 16)
 
 
-def test_a_channel_of_zeros_stays_zero():
-    kept, k = KeptKV(dtype="fp8"), torch.zeros(1, 7, 8)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [0.0, 1e-3, 60000.0])
+def test_eight_bits_of_every_dtype_and_size(dtype: torch.dtype, size: float):
+    """Channels of zeros stay zero; scales are not rounded to a dtype that cannot hold them."""
+    kept, k = KeptKV(dtype="fp8"), (size * torch.linspace(-1, 1, 7).view(1, 7, 1).repeat(1, 1, 8)).to(dtype)
     kept.keep("batch", 0, k, k, Split.of(HOLE, 7))
-    assert torch.equal(kept.extend("batch", 0, *new_of((1, 7, 8)))[0][:, :5], torch.zeros(1, 5, 8))
+    got = kept.extend("batch", 0, *(x.to(dtype) for x in new_of((1, 7, 8))))[0][:, :5]
+    assert got.dtype == dtype and torch.isfinite(got).all()
+    assert ((got.double() - k[:, Split.of(HOLE, 7).others].double()).abs() <= size / 14).all()
 
 
 @pytest.mark.parametrize("dtype", ["model", "fp8"])

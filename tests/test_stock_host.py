@@ -297,7 +297,9 @@ def test_the_host_is_told_the_bytes_that_are_kept(lazy: Lazy, name: str, monkeyp
 def test_room_is_made_beside_the_model_and_not_in_its_place(lazy: Lazy, monkeypatch: pytest.MonkeyPatch):
     host = importlib.import_module(f"{lazy.pack.__name__}.nodes.host")
     monkeypatch.setattr(host.mm, "minimum_inference_memory", lambda: 1000)
-    monkeypatch.setattr(host.mm, "get_total_memory", lambda _: 12000)
+    loaded = [SimpleNamespace(device=torch.device(kind), model_loaded_memory=lambda: 5000) for kind in ("cuda", "cpu")]
+    monkeypatch.setattr(host.mm, "current_loaded_models", loaded)  # others on the card can go, what other programs hold cannot
+    monkeypatch.setattr(host.mm, "get_free_memory", lambda _: 7000)
     inner = SimpleNamespace(memory_required=lambda shape: 10 * shape[0] * shape[-1] * shape[-2])
     model = SimpleNamespace(load_device=torch.device("cuda"), model=inner, model_size=lambda: 6000)
     assert inner.memory_required([2, 16, 10, 10]) == 2000  # 3000 are left beside the model, what it needs, and the host's reserve

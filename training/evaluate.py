@@ -196,7 +196,7 @@ def shown(figure: list[float] | None) -> str:
 
 
 def known(sheet: SpriteSheet, count: int, seed: int, split: str, drawn: float = 0.0, size: int = 256) -> Scenes:
-    """`count` scenes of `size` px, as many near as far as far as chance allows; none of a huge mask, where a crop says little about one object.
+    """`count` scenes of `size` px, as many near as far as far as chance allows; none of a huge mask, where a crop says little.
 
     `drawn`: the share with edge drawings.
     """

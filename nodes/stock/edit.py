@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ...lazy_core.context import Context
-from ...lazy_core.pipeline import Sample, grid_noise
 from ...lazy_core.kept import KeptKV, Place
+from ...lazy_core.pipeline import Sample, grid_noise
 from ...lazy_core.reuse import POLICIES, Policy, Whole
 from ...lazy_core.tokens import from_strip, patchify, to_strip
 from .. import host
@@ -135,7 +135,7 @@ def run_once(job: Job, context: Context, noise: Tensor, hole_noise: Tensor, star
     masked, mask = given.get("concat_latent_image", context.masked), given.get("concat_mask", context.mask[:, None].float())
     canvas = Canvas(clean, noise, whole, concat_of(job.model, masked, mask, clean))
     run = Run(base, job.family, canvas, job.policy, KeptKV(place, context.kv_dtype))
-    patched = hooked(job.model, run, kept_bytes(job, context))
+    patched = hooked(job.model, run, 0 if place is host.in_main_memory else kept_bytes(job, context))
     strips = (to_strip(x, grid.patch) for x in (hole_noise, start))
     strips = [strip.unsqueeze(2) if timed else strip for strip in strips]
     try:
@@ -165,7 +165,7 @@ def kept_bytes(job: Job, context: Context) -> int:
     if not job.policy.keeps:
         return 0
     base, area = job.model.model, context.grid.patch**2
-    size = 1 if context.kv_dtype == "fp8" else base.get_dtype().itemsize
+    size = 1 if context.kv_dtype == "fp8" else (base.manual_cast_dtype or base.get_dtype()).itemsize
     numbers = 0
     for conditioning in [job.positive, job.negative][: 1 if job.settings.cfg == 1 else 2]:
         for text, values in conditioning:

@@ -47,8 +47,9 @@ class Family:
 
     `roles` lists what the attention calls of one forward see, in order; calls beyond the list are joint. `text_in_sequence`: text
     is part of the sequence, so that its keys and values can be kept, too. `multiple`: attribute that holds what text and image
-    are each padded to a multiple of. `registers`: attribute that counts tokens put before the text. `least_text`: a shorter prompt is filled up to so many tokens. `width`: attribute that holds
-    the width of keys and of values. `blocks`: lists whose members make one joint call each, beyond those in `roles`.
+    are each padded to a multiple of. `registers`: attribute that counts tokens put before the text. `least_text`: a shorter prompt
+    is filled up to so many tokens. `width`: attribute that holds the width of keys and of values. `blocks`: lists whose members
+    make one joint call each, beyond those in `roles`.
     """
 
     name: str

@@ -30,7 +30,10 @@ class Positions(torch.nn.Module):
 
 
 def hooked(model: Any, run: Run, kept_bytes: int = 0) -> Any:
-    """A clone of MODEL whose samplers see strips, and for which the host makes room for what is kept. Functions only: the host deep-copies whatever else lies in a model's options."""
+    """A clone of MODEL whose samplers see strips, and with which the host makes room for `kept_bytes`.
+
+    Functions only: the host deep-copies whatever else lies in a model's options.
+    """
     try:
         clone = model.clone(disable_dynamic=True)  # newer hosts: not through their compiler, which captures what hooks do
     except TypeError:
