@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--judge", type=Path, default=Path("training/judge.safetensors"))
     parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
     parser.add_argument("--edits", type=int, default=200)
+    parser.add_argument("--crop-edits", type=int, default=60, help="of them by a crop as well")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=3.0)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
@@ -95,15 +96,17 @@ def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     print(f"  real: prompt {interval(real[0])}, style {None if real[1] is None else interval(real[1])}")
     for name, policy in [*policies(core, args.sweep).items(), ("crop", core.POLICIES["exact"])]:
         kv_dtype = "fp8" if name.endswith(EIGHT_BITS) else "model"
-        images, seconds, tokens = bench.edits(scenes, prompts, policy, kv_dtype, crop=name == "crop")
-        right, agree = judges.verdicts(images, scenes)
+        some = slice(0, args.crop_edits if name == "crop" else args.edits)  # a crop costs as much as all tokens
+        part = scenes.take(some)
+        images, seconds, tokens = bench.edits(part, prompts[some], policy, kv_dtype, crop=name == "crop")
+        right, agree = judges.verdicts(images, part)
         full = full or (images, right, agree)
-        row = {"model": about["family"], "policy": name, "prompt_accuracy": interval(right)}
+        row = {"model": about["family"], "policy": name, "edits": len(images), "prompt_accuracy": interval(right)}
         row |= {
             "style_agreement": None if agree is None else interval(agree),
-            "prompt_lost": interval(full[1].float() - right.float()),
-            "style_lost": None if agree is None or full[2] is None else interval(full[2].float() - agree.float()),
-            "psnr": None if name == "full" else interval(psnr(images, full[0], scenes.mask)),
+            "prompt_lost": interval(full[1][some].float() - right.float()),
+            "style_lost": None if agree is None or full[2] is None else interval(full[2][some].float() - agree.float()),
+            "psnr": None if name == "full" else interval(psnr(images, full[0][some], part.mask)),
         }
         row |= {"seconds": round(seconds, 2), "token_steps": round(tokens, 4)}
         rows.append(row)

@@ -40,6 +40,7 @@ class LazyConfig:
     `window`: tokens a side that the encoder reads around a hole on a canvas that is larger; None reads everything.
     `edges`: the decoder also takes edge maps (lines to follow), added to the context; the encoder does not run again for one.
     `styles`: of so many drawing styles the encoder names the canvas's; 0 names none.
+    `style_guidance`: how far guidance also leads towards the style that the encoder names (`StyleNaming.against`).
     `shift` moves the noise levels of a flow model's steps, see `schedule.shifted`; a checkpoint carries the one that suits it in few steps.
     `latent_rgb`: for each latent channel its share in (red, green, blue), -1..1, for step previews; None shows none.
     `vae` and `text` are None for a model that brings neither.
@@ -63,6 +64,7 @@ class LazyConfig:
     window: int | None = None
     edges: bool = False
     styles: int = 0
+    style_guidance: float = 0.0
     shift: float = 1.0
     latent_rgb: tuple[tuple[float, float, float], ...] | None = None
     vae: VAEConfig | None = None

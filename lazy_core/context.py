@@ -36,9 +36,12 @@ class Context:
     `image` [B, 3, H, W] in 0..1 is the canvas as it came; `mask` [B, H, W] bool, True = hole (generate), False = keep;
     `latent` [B, C, h, w] the canvas encoded with its hole filled smoothly; `tokens` [B, K, E] the compressed context
     of the hole; `model` the identity of the checkpoint that made it; `view` is set where the canvas is larger than the
-    encoder's window; `edges` [B, K, P P] in 0..1 are lines that the hole's P x P px tokens shall follow. For a stock model
-    `tokens` are empty [B, K, 0], `reuse` says how freely its steps may reuse what is known of the canvas, `kv_dtype` as what they
-    keep it, and `masked` is the canvas encoded with a grey hole [B, C, h, w], for models that were trained to fill one.
+    encoder's window; `against` [B, E] is what the negative prompt's tokens get on top, see `negative_tokens`; `edges` [B, K, P P] in
+    0..1 are lines that the hole's P x P px tokens shall follow.
+
+    For a stock model `tokens` are empty [B, K, 0], `reuse` says how freely its steps may reuse what is known of the canvas,
+    `kv_dtype` as what they keep it, and `masked` is the canvas encoded with a grey hole [B, C, h, w], for models that were
+    trained to fill one.
     """
 
     model: str
@@ -54,11 +57,19 @@ class Context:
     masked: Tensor | None = None
     edges: Tensor | None = None
     kv_dtype: KVDtype = "model"
+    against: Tensor | None = None
 
     @property
     def seen(self) -> View:
         """What positions refer to: the part that the encoder read, or the whole canvas."""
         return self.view or View(self.grid, self.hole.index)
+
+    @property
+    def negative_tokens(self) -> Tensor:
+        """The context [B, K, E] that goes with the negative prompt: guidance leads away from it (`StyleNaming.against`)."""
+        if self.against is None:
+            return self.tokens
+        return self.tokens + self.against[:, None] * self.hole.valid[..., None]
 
     def with_(self, **changes: Any) -> Context:
         return replace(self, **changes)

@@ -22,16 +22,28 @@ class StyleNaming(nn.Module):
         super().__init__()
         self.head = build.linear(config.encoder_width, config.styles)
         self.table = build.table(config.styles, config.encoder_width)
+        self.guidance = config.style_guidance
 
     def logits(self, tokens: Tensor, valid: Tensor) -> Tensor:
         """Tokens [B, K, E] of which `valid` [B, K] count -> [B, styles]."""
         weight = valid[..., None].to(tokens)
         return self.head((tokens * weight).sum(1) / weight.sum(1).clamp_min(1))
 
+    def told(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        """The sum of all styles' vectors, weighted by how probable they are [B, E]."""
+        return self.logits(tokens, valid).float().softmax(-1).to(tokens) @ self.table.to(tokens)
+
     def forward(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """-> tokens [B, K, E], each with the sum of all styles' vectors, weighted by how probable they are."""
-        told = self.logits(tokens, valid).float().softmax(-1).to(tokens) @ self.table.to(tokens)  # [B, E]
-        return tokens + told[:, None] * valid[..., None].to(tokens)
+        """-> tokens [B, K, E], each with what is `told`."""
+        return tokens + self.told(tokens, valid)[:, None] * valid[..., None].to(tokens)
+
+    def against(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        """What the negative prompt's tokens get on top [B, E], so that classifier-free guidance leads towards the named style as well.
+
+        Guidance that shares its context between both prompts strengthens the prompt alone, and the style gives way to it. 0 is that;
+        at `style_guidance` 1 the negative branch is told the styles' mean, at 1.5 (of three styles) the other two, further beyond.
+        """
+        return self.guidance * (self.table.to(tokens).mean(0) - self.told(tokens, valid))
 
 
 class ContextEncoder(nn.Module):
@@ -47,8 +59,15 @@ class ContextEncoder(nn.Module):
 
     def forward(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor) -> Tensor:
         """As `read`; a model of several styles then adds the one that it sees (`StyleNaming`)."""
+        return self.both(canvas, mask, hole, coordinates)[0]
+
+    def both(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor) -> tuple[Tensor, Tensor | None]:
+        """`forward`, and what the negative prompt's tokens get on top [B, E], if anything (`StyleNaming.against`)."""
         tokens = self.read(canvas, mask, hole, coordinates)
-        return tokens if self.naming is None else self.naming(tokens, hole.valid)
+        if self.naming is None:
+            return tokens, None
+        against = self.naming.against(tokens, hole.valid) if self.naming.guidance else None
+        return self.naming(tokens, hole.valid), against
 
     def read(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor) -> Tensor:
         """Canvas latent [B, C, h, w], mask [B, 1, h, w] (1 = hole, 0 = keep), coordinates [N, 2] -> context [B, K, E].

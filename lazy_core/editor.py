@@ -84,6 +84,7 @@ class LazyEditor:
                 keys,
                 (context.grid.height, context.grid.width),
                 edges,
+                context.negative_tokens.to(device),
             )
             levels = sigmas(config.prediction, steps, denoise).to(device)
             levels = shifted(levels, config.shift if shift is None else shift) if config.prediction == "flow_x0" else levels

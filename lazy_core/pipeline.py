@@ -78,9 +78,11 @@ def encode_context(
         cells = [box.times(grid.patch) for box in boxes]
         latents, masks = (torch.cat([cell.cut(x[i : i + 1]) for i, cell in enumerate(cells)]) for x in (latents, masks))
     near = HoleTokens.of(F.max_pool2d(masks, grid.patch).flatten(1) > 0)
-    tokens = transformer.context_encoder(latents.to(device), masks.to(device), near.to(device), grid_coordinates(seen, config, device))
+    read = transformer.context_encoder.both
+    tokens, against = read(latents.to(device), masks.to(device), near.to(device), grid_coordinates(seen, config, device))
     view = View(seen, near.index) if boxes else None
-    return Context(model, grid, image, hole_pixels, latent.cpu(), hole, tokens.float().cpu(), view=view)
+    against = None if against is None else against.float().cpu()
+    return Context(model, grid, image, hole_pixels, latent.cpu(), hole, tokens.float().cpu(), view=view, against=against)
 
 
 @torch.inference_mode()

@@ -29,8 +29,12 @@ def guided_denoiser(
     keys: Tensor | None = None,
     size: tuple[int, int] | None = None,
     edges: Tensor | None = None,
+    negative_context: Tensor | None = None,
 ) -> Denoiser:
-    """The decoder under classifier-free guidance, both branches in one batch; `cfg` 1 or no `negative` runs one branch."""
+    """The decoder under classifier-free guidance, both branches in one batch; `cfg` 1 or no `negative` runs one branch.
+
+    `negative_context` goes with `negative`; None: both have the same.
+    """
     config: LazyConfig = decoder.config
     both = negative is not None and cfg != 1.0
 
@@ -39,7 +43,8 @@ def guided_denoiser(
 
     captions = torch.cat([caption, negative.expand_as(caption)]) if both and negative is not None else caption
     marks, lines = (None if x is None else double(x) for x in (keys, edges))
-    given = decoder.prepare(double(context), double(coordinates), captions, marks, size, packed=True, edges=lines)
+    contexts = double(context) if negative_context is None or not both else torch.cat([context, negative_context])
+    given = decoder.prepare(contexts, double(coordinates), captions, marks, size, packed=True, edges=lines)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         scaled = x if config.prediction == "flow_x0" else x / (1 + sigma.view(-1, 1, 1) ** 2).sqrt()

@@ -502,8 +502,8 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
             settings.cfg,
             settings.sampler,
             settings.scheduler,
-            with_context(positive, context, reuse),
-            with_context(negative, context, reuse),
+            with_context(positive, context, context.tokens, reuse),
+            with_context(negative, context, context.negative_tokens, reuse),
             to_strip(start, config.patch_size),
             denoise=denoise,
             callback=progress(model, context, config.patch_size, timing),
@@ -568,12 +568,12 @@ def same_every_step(model: Any, conditioning: list) -> bool:
     return known and not wrapped and not any(values.get("hooks") for _, values in conditioning)
 
 
-def with_context(conditioning: list, context: Context, reuse: Reuse | None) -> list:
-    """Conditioning that carries the hole's tokens to the model. Raises ValueError for what only makes sense on a whole image."""
+def with_context(conditioning: list, context: Context, tokens: Tensor, reuse: Reuse | None) -> list:
+    """Conditioning that carries the hole's `tokens` to the model. Raises ValueError for what only makes sense on a whole image."""
     check_whole_image_conditions(conditioning)
     keys = context.hole.padding
     values = {
-        "lazy_tokens": context.tokens,
+        "lazy_tokens": tokens,
         "lazy_index": context.seen.index,
         "lazy_keys": None if keys is None else keys.long(),
         "lazy_edges": context.edges,

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from lazy_core.cache import ContentCache, content_key
 from lazy_core.checkpoint import CONFIG_KEY, load_model, read_checkpoint, save_checkpoint
@@ -45,6 +46,17 @@ def editor(checkpoint) -> LazyEditor:
     return LazyEditor.load(checkpoint)
 
 
+@pytest.fixture(scope="module")
+def styled(checkpoint) -> LazyEditor:
+    """The same weights, and three styles that they name by chance."""
+    model, read = load_model(checkpoint)
+    larger = LazyDiffusion(replace(model.config, styles=3, style_guidance=2.0))
+    initialise(larger, torch.Generator().manual_seed(1))
+    larger.load_state_dict({**larger.state_dict(), **model.state_dict()})
+    torch.nn.init.normal_(larger.transformer.context_encoder.naming.table)  # type: ignore[union-attr]
+    return LazyEditor(larger.eval(), Tokenizer.from_str(read.tokenizer or ""), "styled")
+
+
 def random_mask(kind: str, height: int, width: int, dice: random.Random) -> torch.Tensor:
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     cy, cx, r = dice.randrange(height), dice.randrange(width), dice.uniform(4, min(height, width) / 2)
@@ -63,6 +75,31 @@ def random_mask(kind: str, height: int, width: int, dice: random.Random) -> torc
 
 
 KINDS = ("ring", "disjoint", "border", "pixel", "full", "disc")
+
+
+def test_guidance_leads_towards_the_named_style(styled):
+    """The negative prompt's tokens differ by one vector an image, on valid tokens alone; without guidance nothing does."""
+    image, mask = torch.rand(2, 3, 64, 64), torch.zeros(2, 64, 64)
+    mask[0, :40, :40] = mask[1, 20:30, 30:50] = 1
+    context = styled.encode(image, mask)
+    assert context.hole.padding is not None
+    moved = context.negative_tokens - context.tokens
+    assert torch.allclose(moved[context.hole.valid], context.against[:, None].expand_as(moved)[context.hole.valid], atol=1e-5)
+    assert not moved[~context.hole.valid].any() and context.against.abs().max() > 1e-2
+    without = context.with_(against=None)
+    assert torch.equal(without.negative_tokens, context.tokens)
+    edits = {cfg: [styled.decode(each, "red apple", seed=1, steps=2, cfg=cfg) for each in (context, without)] for cfg in (1.0, 3.0)}
+    assert torch.equal(*edits[1.0]) and not torch.allclose(*edits[3.0])
+
+
+def test_models_without_style_guidance_have_one_context_for_both_prompts(editor, styled):
+    image, mask = torch.rand(1, 3, 64, 64), torch.ones(1, 64, 64)
+    assert editor.encode(image, mask).against is None
+    styled.model.transformer.context_encoder.naming.guidance = 0.0
+    try:
+        assert styled.encode(image, mask).against is None
+    finally:
+        styled.model.transformer.context_encoder.naming.guidance = 2.0
 
 
 @pytest.mark.parametrize("kind", KINDS)

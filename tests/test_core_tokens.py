@@ -170,6 +170,27 @@ def test_every_token_is_told_the_style_that_its_own_hole_names():
     assert torch.allclose(naming(tokens, valid)[valid] - tokens[valid], naming.table[1].expand(15, -1), atol=1e-5)
 
 
+@torch.no_grad()
+def test_the_negative_prompt_is_told_other_styles():
+    """At 1 the styles' mean, at 1.5 the mean of the two that are not named, at 0 and where none is named nothing else."""
+    torch.manual_seed(1)
+    tokens, valid = torch.randn(2, 9, TINY.encoder_width), torch.ones(2, 9, dtype=torch.bool)
+
+    def named(guidance: float, certain: float = 100.0) -> StyleNaming:
+        torch.manual_seed(2)
+        naming = StyleNaming(replace(TINY, styles=3, style_guidance=guidance), Build())
+        torch.nn.init.normal_(naming.table)
+        naming.head.get_parameter("weight").zero_()
+        naming.head.get_parameter("bias").copy_(torch.tensor([-certain, certain, -certain]))
+        return naming
+
+    for guidance, wanted in ((1.0, [1 / 3, 1 / 3, 1 / 3]), (1.5, [0.5, 0.0, 0.5]), (0.0, [0.0, 1.0, 0.0])):
+        naming = named(guidance)
+        told = naming.told(tokens, valid) + naming.against(tokens, valid)
+        assert torch.allclose(told, torch.tensor(wanted) @ naming.table.expand(3, -1), atol=1e-5)
+    assert named(3.0, certain=0.0).against(tokens, valid).abs().max() < 1e-5
+
+
 def test_smaller_than_a_token_is_an_error():
     with pytest.raises(ValueError, match="smaller than one token"):
         Grid(15, 300, 8, 2)

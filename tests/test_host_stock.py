@@ -257,6 +257,19 @@ def test_lora_on_the_decoder_changes_the_result(lazy: Lazy, context: Any):
     assert torch.equal(lazy.decode(context)[0], plain), "the patch stayed in the model"
 
 
+def test_each_prompt_gets_its_own_context(lazy: Lazy, context: Any):
+    """What `lazy_core` does without the host: the negative prompt's tokens are not the prompt's, and that is all that `against` does."""
+    assert context.against is not None, "the shipped model guides style"
+    guided, plain = (lazy.decode(context.with_(against=against), cfg=3.0)[0] for against in (context.against, None))
+    assert not torch.equal(guided, plain)
+    same = [lazy.decode(context.with_(against=against), cfg=1.0)[0] for against in (context.against, None)]
+    assert torch.equal(*same)
+    swapped = context.with_(tokens=context.negative_tokens, against=-context.against)
+    texts = {"positive": lazy.negative, "negative": lazy.text("panda")}
+    ways = [lazy.decode(swapped, **texts, cfg=-2.0 + 1e-7)[0], guided]  # n + c (p - n) with both exchanged: c' = 1 - c
+    assert torch.allclose(*ways, atol=1e-3)
+
+
 def test_sampling_patch_changes_the_result_and_keeps_the_context(lazy: Lazy):
     image = image_of(random_canvas(np.random.default_rng(11), HEIGHT, WIDTH))
     context, _ = lazy.encode(image, HOLE)

@@ -19,20 +19,22 @@ from lazy_core.sampling import Solver
 from .evaluate import BATCH, SEEDS, Judges, digest, known, scenes_digest
 from .figures import frechet, interval
 from .methods import MethodEditor
-from .scenes import Scenes
+from .scenes import FAR, Scenes
 from .study import opened, percent, study_parser
 
 
 @dataclass(frozen=True)
 class Way:
-    """How to sample: ComfyUI's names are `solver`, and for `shift` the ModelSamplingSD3 node's."""
+    """How to sample: ComfyUI's names are `solver`, and for `shift` the ModelSamplingSD3 node's. `style`: see `config.style_guidance`."""
 
     solver: Solver
     shift: float
     cfg: float
+    style: float | None
 
     def __str__(self) -> str:
-        return f"{self.solver} shift {self.shift:g} cfg {self.cfg:g}"
+        styled = "" if self.style is None else f" style {self.style:g}"
+        return f"{self.solver} shift {self.shift:g} cfg {self.cfg:g}{styled}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--solver", choices=get_args(Solver), nargs="+", default=["euler"])
     parser.add_argument("--shift", type=float, nargs="+", default=[1.0, 2.0])
     parser.add_argument("--cfg", type=float, nargs="+", default=[3.0])
+    parser.add_argument("--style-guidance", type=float, nargs="+", default=[None], help="instead of the checkpoint's own")
     args = parser.parse_args(argv)
     sheet, editor, judges = opened(args)
     scenes = known(sheet, args.edits, SEEDS["validation"], "validation")
@@ -49,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     reference = known(sheet, 2 * args.edits, SEEDS["validation"] + 500_000, "validation")
     features = judges.features(reference.image, reference.mask)
     print(f"{args.edits} edits, validation split; data {digest(args.data)}, scenes {scenes_digest(scenes)}")
-    ways = tuple(starmap(Way, product(args.solver, args.shift, args.cfg)))
+    ways = tuple(starmap(Way, product(args.solver, args.shift, args.cfg, args.style_guidance)))
     rows = [judge(args, editor, judges, scenes, prompts, features, way, steps) for way in ways for steps in args.steps]
     if args.json:
         args.json.write_text(json.dumps({"edits": args.edits, "model": digest(args.model), "rows": rows}, indent=1))
@@ -69,6 +72,8 @@ def judge(
     steps: int,
 ) -> dict[str, Any]:
     parts, begun = [], time.monotonic()
+    if way.style is not None:
+        editor.editor.model.transformer.context_encoder.naming.guidance = way.style
     for start in tqdm(range(0, len(prompts), BATCH), desc=f"{way}, {steps} steps", leave=False):
         part = slice(start, start + BATCH)
         context = editor.editor.encode(scenes.empty[part], scenes.mask[part, 0])
@@ -77,14 +82,17 @@ def judge(
     ms = 1000 * (time.monotonic() - begun) / len(prompts)
     image = torch.cat(parts)
     right, agree = judges.verdicts(image, scenes)
+    far = scenes.seen == FAR
     row = {
         "way": str(way),
         "steps": steps,
         "prompt_accuracy": interval(right),
         "style_agreement": None if agree is None else interval(agree),
+        "style_agreement_far": None if agree is None else interval(agree[far]),
     }
     row |= {"frechet": frechet(judges.features(image, scenes.mask), reference), "ms": round(ms, 1)}
-    told = f"prompt {percent(row['prompt_accuracy'])}, style {percent(row['style_agreement'])}, Frechet {row['frechet']}"
+    styles = f"style {percent(row['style_agreement'])}, far {percent(row['style_agreement_far'])}"
+    told = f"prompt {percent(row['prompt_accuracy'])}, {styles}, Frechet {row['frechet']}"
     print(f"{way!s:28} {steps:3} steps: {told}")
     return row
 

@@ -102,8 +102,9 @@ class MethodEditor:
         latent = editor.to_latent(prefill(grid.pad(image), grid.pad(hole[:, None].float())[:, 0] > 0))
         tokens = everything(hole.new_ones(len(image), grid.tokens))
         coordinates = grid_coordinates(grid, config, device)
-        encoder = editor.model.transformer.context_encoder
-        known = encoder(latent.to(device), latent_mask(hole, grid).to(device), tokens.to(device), coordinates).float().cpu()
-        context = Context(editor.identity, grid, image, hole, latent, tokens, known)
+        read = editor.model.transformer.context_encoder.both
+        known, against = read(latent.to(device), latent_mask(hole, grid).to(device), tokens.to(device), coordinates)
+        against = None if against is None else against.float().cpu()
+        context = Context(editor.identity, grid, image, hole, latent, tokens, known.float().cpu(), against=against)
         sample = editor.sampler(context, prompts, steps, cfg)
         return lazy_decode(context, sample, editor.to_latent, editor.to_image, seed, blend=blend)[0]
