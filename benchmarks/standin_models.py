@@ -158,6 +158,12 @@ def concat_of(base: Any, canvas: Tensor, mask: Tensor) -> Tensor | None:
     return base.concat_cond(noise=canvas.float(), device=canvas.device, concat_latent_image=canvas.float(), concat_mask=pixels)
 
 
+def in_float32(convolution: nn.Conv2d) -> None:
+    """PyTorch 2.11's bfloat16 convolutions read uninitialised memory on CPUs with AMX at 17 channels and strips 2 latents wide."""
+    convolution.float().register_forward_pre_hook(lambda _, given: tuple(x.float() for x in given))
+    convolution.register_forward_hook(lambda _, given, out: out.bfloat16())
+
+
 def save_stand_in(transformer: nn.Module, path: Path, about: dict[str, Any]) -> None:
     """The transformer under the host's own names; `stand_in` in the metadata says how to build it."""
     weights = {name: value.detach().cpu().contiguous() for name, value in transformer.state_dict().items()}
@@ -173,5 +179,8 @@ def load_stand_in(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, 
     base = build(about["family"], dtype)
     base.diffusion_model.load_state_dict(load_file(path))
     base.diffusion_model.eval().requires_grad_(False)
+    for module in base.diffusion_model.modules():
+        if isinstance(module, nn.Conv2d) and dtype == torch.bfloat16:
+            in_float32(module)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return comfy.model_patcher.ModelPatcher(base, device, torch.device("cpu")), about

@@ -115,6 +115,7 @@ _SMALL = LazyConfig(
     window=16,
     edges=True,
     styles=3,
+    style_guidance=3.0,
     shift=2.0,
     vae=VAEConfig(),
     text=TextConfig(),

@@ -69,6 +69,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--shift", type=float, default=0.0, help="share of steps with moved positions, for canvases larger than --size")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--style-weight", type=float, default=0.3, help="weight of the encoder's naming the scene's style")
+    parser.add_argument("--style-guidance", type=float, default=None, help="for the checkpoint's config; default: the preset's, or --init's")
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon")
     parser.add_argument("--compile", action="store_true", help="torch.compile the blocks: minutes to start, then a sixth faster on a CPU")
@@ -158,7 +159,8 @@ class Trainer:
             styles = len(self.sheet.styles)
             if 0 < model.config.styles != styles:
                 raise ValueError(f"{args.init or config.preset} knows {model.config.styles} styles, {args.data} has {styles}.")
-            model = extended(model, replace(model.config, edges=True, styles=styles if styles > 1 else 0))
+            guidance = model.config.style_guidance if args.style_guidance is None else args.style_guidance
+            model = extended(model, replace(model.config, edges=True, styles=styles if styles > 1 else 0, style_guidance=guidance))
         elif model.transformer.decoder.edge_embedder is not None:
             model.transformer.decoder.edge_embedder.requires_grad_(False)  # shards bring no drawings
         if model.vae is not None:
