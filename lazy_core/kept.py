@@ -95,7 +95,8 @@ class KeptKV:
     """
 
     def __init__(self, place: Place = lambda size, device: True, dtype: KVDtype = "model") -> None:
-        self.place, self.dtype = place, dtype
+        self.place = place
+        self.dtype: KVDtype = dtype
         self.pairs: dict[Key, Pair] = {}
         self.ahead: Ahead | None = None
         self.scratch: dict[tuple[Any, ...], Tensor] = {}

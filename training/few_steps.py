@@ -73,7 +73,10 @@ def judge(
 ) -> dict[str, Any]:
     parts, begun = [], time.monotonic()
     if way.style is not None:
-        editor.editor.model.transformer.context_encoder.naming.guidance = way.style
+        naming = editor.editor.model.transformer.context_encoder.naming
+        if naming is None:
+            raise ValueError(f"{args.model} names no styles, so that --style-guidance {way.style:g} has nothing to lead to. Leave it out.")
+        naming.guidance = way.style
     for start in tqdm(range(0, len(prompts), BATCH), desc=f"{way}, {steps} steps", leave=False):
         part = slice(start, start + BATCH)
         context = editor.editor.encode(scenes.empty[part], scenes.mask[part, 0])

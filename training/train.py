@@ -69,7 +69,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--shift", type=float, default=0.0, help="share of steps with moved positions, for canvases larger than --size")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--style-weight", type=float, default=0.3, help="weight of the encoder's naming the scene's style")
-    parser.add_argument("--style-guidance", type=float, default=None, help="for the checkpoint's config; default: the preset's, or --init's")
+    parser.add_argument(
+        "--style-guidance", type=float, default=None, help="for the checkpoint's config; default: the preset's, or --init's"
+    )
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon")
     parser.add_argument("--compile", action="store_true", help="torch.compile the blocks: minutes to start, then a sixth faster on a CPU")
