@@ -17,7 +17,7 @@ from torch import Tensor
 from lazy_core.decoder import LazyDecoder
 from lazy_core.positions import sincos
 
-from .stock import loaded
+from .stock import for_this_host, loaded
 
 PATCH, CHANNELS, TEXT = 2, 8, 256
 FLUX = {
@@ -89,7 +89,7 @@ def build(family: str, dtype: torch.dtype = torch.float32) -> Any:
     import comfy.supported_models
 
     kind = FAMILIES[family]
-    config = getattr(comfy.supported_models, kind.config)(dict(kind.transformer))
+    config = getattr(comfy.supported_models, kind.config)(for_this_host(kind.transformer))
     config.set_inference_dtype(dtype, None)
     base = config.get_model({}, device=torch.device("cpu"))
     base.latent_format = loaded("nodes.host").TinyLatent()

@@ -126,12 +126,20 @@ def loaded(module: str) -> ModuleType:
     return importlib.import_module(f"lazydiffusion_pack.{module}")
 
 
+def for_this_host(transformer: dict[str, Any]) -> dict[str, Any]:
+    """A transformer's configuration with what later hosts read from a checkpoint of Flux, and 0.3.75 did not know."""
+    import comfy.ldm.flux.model
+
+    newer = "txt_ids_dims" in comfy.ldm.flux.model.FluxParams.__dataclass_fields__
+    return transformer | ({"txt_ids_dims": []} if newer and transformer.get("image_model") == "flux" else {})
+
+
 def make_model(shape: Shape) -> Any:
     import comfy.model_management as mm
     import comfy.model_patcher
     import comfy.supported_models
 
-    config = getattr(comfy.supported_models, shape.config)(dict(shape.transformer))
+    config = getattr(comfy.supported_models, shape.config)(for_this_host(shape.transformer))
     device = mm.get_torch_device()
     config.set_inference_dtype(torch.float32 if device.type == "cpu" else torch.bfloat16, None)
     model = config.get_model({}, device=torch.device("cpu"))

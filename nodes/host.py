@@ -56,7 +56,7 @@ SAMPLERS: list[str] = comfy.samplers.KSampler.SAMPLERS
 SCHEDULERS: list[str] = comfy.samplers.KSampler.SCHEDULERS
 
 
-TESTED = ("0.3.75", "0.33.0")  # ComfyUI versions that the tests of the nodes pass on; those of the page pass on the first
+TESTED = ("0.3.75", "0.33.0")  # ComfyUI versions that all tests pass on
 
 
 def report_version() -> None:
