@@ -159,8 +159,10 @@ def muon_and_adamw(transformer: nn.Module, lr: float) -> list[torch.optim.Optimi
 def denoised(base: Any, x: Tensor, sigma: Tensor, text: Tensor, pooled: Tensor, concat: Tensor | None) -> Tensor:
     """Clean latent [B, C, h, w] as the host's own `apply_model` gives it, with attention that trains fast."""
     import comfy.ldm.pixart.blocks
+    import comfy.model_management
 
     comfy.ldm.pixart.blocks.optimized_attention = attention  # PixArt hands its attention no options
+    comfy.model_management.in_training = True  # later hosts: a rotary embedding that can be differentiated
     options = {"optimized_attention_override": lambda _, *given, **named: attention(*given, **named)}
     return base.apply_model(x, sigma, concat, text, None, options, y=pooled)
 
