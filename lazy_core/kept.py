@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -35,7 +36,7 @@ class Split:
         keep[hole + offset] = False
         return cls(hole + offset, keep.nonzero()[:, 0], total)
 
-    @property
+    @cached_property
     def order(self) -> Tensor:
         """All tokens [total], the hole's last."""
         return torch.cat([self.others, self.hole])

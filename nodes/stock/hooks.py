@@ -29,7 +29,7 @@ class Positions(torch.nn.Module):
         return self.run.positions(lambda: self.inner(ids), 2, ids.shape[1])
 
 
-def hooked(model: Any, run: Run, kept_bytes: int = 0) -> Any:
+def hooked(model: Any, run: Run, kept_bytes: int) -> Any:
     """A clone of MODEL whose samplers see strips, and with which the host makes room for `kept_bytes`.
 
     Functions only: the host deep-copies whatever else lies in a model's options.

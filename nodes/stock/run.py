@@ -179,11 +179,11 @@ class Run:
         if not kwargs.get("skip_reshape"):
             k, v = k.flatten(2), v.flatten(2)  # SD3 leaves its values' heads apart
         start = now.text if role == "joint" else 0
-        if now.full and self.policy.keeps:
-            self.kept.keep(now.batch, call, k, v, self.split(k.shape[-2], start, k.device))
         if not now.full:
             hole = slice(start, start + len(self.canvas.whole.index))  # what comes after is padding
             k, v = self.kept.extend(now.batch, call, k[..., hole, :], v[..., hole, :])
+        elif self.policy.keeps:
+            self.kept.keep(now.batch, call, k, v, self.split(k.shape[-2], start, k.device))
         return function(q, k, v, *args, **kwargs)
 
     def split(self, total: int, offset: int, device: torch.device) -> Split:
