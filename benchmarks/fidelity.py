@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cfg", type=float, default=3.0)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--sweep", action="store_true", help="other policies beside the presets, for the curve")
+    parser.add_argument("--split", choices=list(SEEDS), default="test")
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--picture", type=Path, default=None)
     args = parser.parse_args(argv)
@@ -60,24 +61,20 @@ def main(argv: list[str] | None = None) -> int:
 EIGHT_BITS = ", fp8"  # at the end of a policy's name: what it keeps, it keeps in eight bits
 
 
-def policies(reuse: ModuleType, sweep: bool) -> dict[str, Any]:
+def policies(reuse: ModuleType, presets: dict[str, Any], sweep: bool) -> dict[str, Any]:
     """`full` is the reference; `stale` keeps the first step's keys and values and does nothing else."""
-    named = {"full": reuse.POLICIES["exact"], "balanced": reuse.POLICIES["balanced"], "fast": reuse.POLICIES["fast"]}
+    named = {"full": presets["exact"], "balanced": presets["balanced"], "fast": presets["fast"]}
     named |= {name + EIGHT_BITS: named[name] for name in ("balanced", "fast")}
-    named["stale"] = reuse.Policy()
+    named["stale"] = reuse.Policy(((0.0,),))
     if sweep:
-        tried = [reuse.Policy(anchor=anchor) for anchor in (0.15, 0.45, 0.6)]
-        tried += [reuse.Policy(refresh=refresh) for refresh in ((0.3,), (0.25, 0.5))]
-        refreshed = ((0.35,), (0.65,), (0.95,), (0.35, 0.7), (0.5, 0.95), (0.0, 0.25, 0.5, 0.75))
-        tried += [reuse.Policy(refresh=refresh, anchor=0.3) for refresh in refreshed]
-        tried += [reuse.Policy(refresh=refresh, anchor=0.3, grow=1) for refresh in ((), (0.5,))]
-        named |= {label(policy): policy for policy in tried}
+        named |= {" ".join(f"{share:g}" for share in plan): reuse.Policy((plan,) * len(plan)) for plan in SWEEP}
     return named
 
 
-def label(policy: Any) -> str:
-    parts = {"anchor": policy.anchor, "refresh": " ".join(f"{share:g}" for share in policy.refresh), "grow": policy.grow}
-    return ", ".join(f"{name} {value}" for name, value in parts.items() if value)
+SWEEP: list[tuple[float, ...]] = [(first,) for first in (0.05, 0.1, 0.15, 0.2, 0.3, 0.45)]
+SWEEP += [(0, last) for last in (0.2, 0.35, 0.5, 0.65)] + [(0.1, 0.5), (0.3, 0.65)]
+SWEEP += [(0, 0.15, 0.45), (0, 0.15, 0.55), (0, 0.2, 0.55), (0, 0.3, 0.65), (0, 0.4, 0.75)]
+SWEEP += [(0, 0.1, 0.3, 0.6), (0, 0.1, 0.25, 0.5, 0.75)]
 
 
 def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -85,7 +82,7 @@ def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     model, about = load_stand_in(path, getattr(torch, args.dtype))
     everything = SpriteSheet.load(args.data)
     sheet, judges = few_objects(everything, about["objects"]), Judges.load(args.judge, everything)
-    scenes = known(sheet, args.edits, SEEDS["test"], "test", size=FAMILIES[about["family"]].size)
+    scenes = known(sheet, args.edits, SEEDS[args.split], args.split, size=FAMILIES[about["family"]].size)
     scenes = replace(scenes, mask=aligned(scenes.mask))
     prompts = sheet.prompts(scenes.label)
     bench = Bench(model, LazyEditor.load(args.shipped or path.with_name(SHIPPED)), args)
@@ -94,7 +91,8 @@ def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     full: tuple[Tensor, Tensor, Tensor | None] | None = None  # pictures and verdicts of the run on all tokens
     real = judges.verdicts(scenes.image, scenes)
     print(f"  real: prompt {interval(real[0])}, style {None if real[1] is None else interval(real[1])}")
-    for name, policy in [*policies(core, args.sweep).items(), ("crop", core.POLICIES["exact"])]:
+    presets = loaded("nodes.stock.families").family_of(model).policies
+    for name, policy in [*policies(core, presets, args.sweep).items(), ("crop", presets["exact"])]:
         kv_dtype = "fp8" if name.endswith(EIGHT_BITS) else "model"
         some = slice(0, args.crop_edits if name == "crop" else args.edits)  # a crop costs as much as all tokens
         part = scenes.take(some)
@@ -131,7 +129,7 @@ class Bench:
     def edits(self, scenes: Scenes, prompts: list[str], policy: Any, kv_dtype: str, crop: bool) -> tuple[Tensor, float, float]:
         """-> edited canvases, seconds of sampling, and the share of all token-steps that were computed."""
         results, seconds, shares = [], 0.0, []
-        loaded("lazy_core.reuse").POLICIES["measured"] = policy
+        loaded("nodes.stock.families").family_of(self.model).policies["measured"] = policy
         for i in tqdm(range(len(prompts)), leave=False):
             image, mask = scenes.empty[i : i + 1], scenes.mask[i : i + 1]
             given, hole = image, mask

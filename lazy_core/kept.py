@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -91,6 +91,9 @@ Pair = tuple[Stored, Stored]
 class KeptKV:
     """Keys and values of one run, by batch of conditionings and attention call. Lives no longer than the run.
 
+    Two passes over all tokens can be kept at a time: the one that lies behind, and a `later` one, at a noise level that the run has
+    not come to; `extend` then interpolates between both, and `advance` leaves the earlier one behind.
+
     `place` says for each pair whether it may lie where it is used. What lies in main memory is copied to the device while the
     call before computes (on CUDA, by a stream of its own); two calls' worth of room is enough for that.
     """
@@ -99,65 +102,95 @@ class KeptKV:
         self.place = place
         self.dtype: KVDtype = dtype
         self.pairs: dict[Key, Pair] = {}
+        self.later: dict[Key, Pair] = {}
         self.ahead: Ahead | None = None
         self.scratch: dict[tuple[Any, ...], Tensor] = {}
 
-    def keep(self, batch: Any, call: int, k: Tensor, v: Tensor, split: Split) -> None:
+    def keep(self, batch: Any, call: int, k: Tensor, v: Tensor, split: Split, later: bool = False) -> None:
         """From a full pass: k and v [..., total, D]; the memory of an earlier pass is used again."""
-        key, kept = (batch, call), len(split.others)
-        pair = self.pairs.get(key)
+        key, kept, pairs = (batch, call), len(split.others), self.later if later else self.pairs
+        pair = pairs.get(key)
         if pair is None or not all(stored.fits(like, kept) for stored, like in zip(pair, (k, v), strict=True)):
             here = self.place(sum(x.numel() if self.dtype == "fp8" else x.nbytes for x in (k, v)), k.device)
-            pair = self.pairs[key] = (Stored.room(k, kept, here, self.dtype), Stored.room(v, kept, here, self.dtype))
+            pair = pairs[key] = (Stored.room(k, kept, here, self.dtype), Stored.room(v, kept, here, self.dtype))
         if self.ahead is not None:
             self.ahead.forget()
         for stored, values in zip(pair, (k, v), strict=True):
             stored.put(values.index_select(-2, split.order))
 
-    def extend(self, batch: Any, call: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def advance(self, batch: Any, last: bool) -> None:
+        """The run has come to the later pass's noise level: that pass is what lies behind now, and the memory of the one before is
+        the next later one's; with the `last` it is free."""
+        if self.ahead is not None:
+            self.ahead.forget()
+        for key in [key for key in self.later if key[0] == batch]:
+            before, self.pairs[key] = self.pairs[key], self.later.pop(key)
+            if not last:
+                self.later[key] = before
+
+    def extend(self, batch: Any, call: int, k: Tensor, v: Tensor, weight: float = 0.0) -> tuple[Tensor, Tensor]:
         """In a sparse step: the hole's k and v [..., K, D] -> those of all tokens [..., L + K, D], good until the next call.
 
-        What lies where it is used is not copied, but for the hole's. Raises KeyError where no full pass over this batch came before.
+        `weight`, 0 to 1: how far from the pass behind to the later one. Without it what lies where it is used is not copied, but
+        for the hole's. Raises KeyError where no full pass over this batch came before.
         """
         key = (batch, call)
-        pair = self.pairs[key]
-        found = tuple(stored.values for stored in pair)
-        if not pair[0].here:
+        stored = self.entry(key, weight)
+        found = [part.values for part in stored]
+        away = [i for i, part in enumerate(stored) if not part.here]
+        if away:
             self.ahead = self.ahead or Ahead(k.device)
-            found = self.ahead.take(key, pair)
-            self.ahead.fetch(*self.following(key))
-        whole = tuple(self.opened(stored, x, new, part) for part, (stored, x, new) in enumerate(zip(pair, found, (k, v), strict=True)))
-        for stored, x, new in zip(pair, whole, (k, v), strict=True):
-            x[..., stored.kept :, :] = new
+            for i, values in zip(away, self.ahead.take(key, [stored[i] for i in away]), strict=True):
+                found[i] = values
+            self.ahead.fetch(*self.following(key, weight))
+        whole = [self.opened(part, values, k, i) for i, (part, values) in enumerate(zip(stored, found, strict=True))]
+        if len(whole) > 2:
+            whole = [self.between(stored[i].kept, whole[i], whole[i + 2], weight, i) for i in range(2)]
+        for part, x, new in zip(stored, whole, (k, v), strict=False):
+            x[..., part.kept :, :] = new
         return whole[0], whole[1]
+
+    def entry(self, key: Key, weight: float) -> tuple[Stored, ...]:
+        """Keys and values that a call needs: of the pass behind, and of the later one."""
+        return self.pairs[key] + (self.later[key] if weight else ())
 
     def opened(self, stored: Stored, values: Tensor, like: Tensor, part: int) -> Tensor:
         """`values` as attention takes them: eight bits become numbers of the model's kind, in memory that all calls share."""
         if stored.scale is None:
             return values
-        shape = (part, tuple(values.shape), like.dtype)
-        room = self.scratch.get(shape)
-        if room is None:
-            room = self.scratch[shape] = torch.empty(values.shape, dtype=like.dtype, device=like.device)
+        room = self.room(part, values.shape, like.dtype, like.device)
         kept = room[..., : stored.kept, :]
         torch.mul(values[..., : stored.kept, :].to(like.dtype), stored.scale, out=kept)  # by scales that fp16 could not hold
         return room
 
-    def following(self, key: Key) -> tuple[Key, Pair]:
+    def between(self, kept: int, behind: Tensor, later: Tensor, weight: float, part: int) -> Tensor:
+        """`weight` of the way [..., L + K, D] from the one to the other, in memory that all calls share."""
+        room = self.room(part, behind.shape, behind.dtype, behind.device)
+        torch.lerp(behind[..., :kept, :], later[..., :kept, :], weight, out=room[..., :kept, :])
+        return room
+
+    def room(self, part: int, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+        kind = (part, tuple(shape), dtype)
+        if kind not in self.scratch:
+            self.scratch[kind] = torch.empty(shape, dtype=dtype, device=device)
+        return self.scratch[kind]
+
+    def following(self, key: Key, weight: float) -> tuple[Key, list[Stored]]:
         """The next call of the same batch that has something in main memory, round and round."""
-        elsewhere = [each for each, pair in self.pairs.items() if each[0] == key[0] and not pair[0].here]
-        after = elsewhere[(elsewhere.index(key) + 1) % len(elsewhere)]
-        return after, self.pairs[after]
+        away = {each: [part for part in self.entry(each, weight) if not part.here] for each in self.pairs if each[0] == key[0]}
+        keys = [each for each, parts in away.items() if parts]
+        after = keys[(keys.index(key) + 1) % len(keys)]
+        return after, away[after]
 
     def forget(self) -> None:
         """Drop everything; copies under way end first, as their memory is about to be somebody else's."""
         if self.ahead is not None:
             self.ahead.forget()
-        self.pairs, self.scratch, self.ahead = {}, {}, None
+        self.pairs, self.later, self.scratch, self.ahead = {}, {}, {}, None
 
     @property
     def nbytes(self) -> int:
-        return sum(stored.nbytes for pair in self.pairs.values() for stored in pair)
+        return sum(stored.nbytes for pairs in (self.pairs, self.later) for pair in pairs.values() for stored in pair)
 
 
 class Ahead:
@@ -168,33 +201,33 @@ class Ahead:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.slots: list[list[Tensor]] = [[], []]
         self.turn = 0
-        self.coming: Key | None = None
+        self.coming: tuple[Key, int] | None = None
 
-    def take(self, key: Key, pair: Pair) -> tuple[Tensor, Tensor]:
-        """The pair on the device: what was fetched ahead, or copied now where something else, or nothing, was."""
-        if self.coming != key:
-            self.fetch(key, pair)
+    def take(self, key: Key, parts: Sequence[Stored]) -> list[Tensor]:
+        """The parts on the device: what was fetched ahead, or copied now where something else, or nothing, was."""
+        if self.coming != (key, len(parts)):
+            self.fetch(key, parts)
         if self.stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
         here, self.coming, self.turn = self.slots[self.turn], None, 1 - self.turn
-        return here[0], here[1]
+        return here
 
-    def fetch(self, key: Key, pair: Pair) -> None:
+    def fetch(self, key: Key, parts: Sequence[Stored]) -> None:
         """Start copying; what the device was told to do before now may still read the slot, so the copy waits for it."""
         slot = self.slots[self.turn]
-        if [(x.shape, x.dtype) for x in slot] != [(stored.values.shape, stored.values.dtype) for stored in pair]:
-            slot[:] = [torch.empty(stored.values.shape, dtype=stored.values.dtype, device=self.device) for stored in pair]
-        self.coming = key
+        if [(x.shape, x.dtype) for x in slot] != [(part.values.shape, part.values.dtype) for part in parts]:
+            slot[:] = [torch.empty(part.values.shape, dtype=part.values.dtype, device=self.device) for part in parts]
+        self.coming = (key, len(parts))
         if self.stream is None:
-            return self.copy(slot, pair)
+            return self.copy(slot, parts)
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.stream):
-            self.copy(slot, pair)
+            self.copy(slot, parts)
 
     @staticmethod
-    def copy(slot: list[Tensor], pair: Pair) -> None:
-        for room, stored in zip(slot, pair, strict=True):
-            room.copy_(stored.values, non_blocking=room.device.type == "cuda")
+    def copy(slot: list[Tensor], parts: Sequence[Stored]) -> None:
+        for room, part in zip(slot, parts, strict=True):
+            room.copy_(part.values, non_blocking=room.device.type == "cuda")
 
     def forget(self) -> None:
         """What was fetched is out of date, or not wanted any more."""

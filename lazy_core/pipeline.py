@@ -15,7 +15,7 @@ from .lazy_vae import DecodeImage, decode_windows
 from .masks import latent_mask, prefill, threshold, token_mask
 from .model import LazyTransformer
 from .positions import grid_coordinates
-from .reuse import POLICIES, Reuse, grow_tokens
+from .reuse import Reuse
 from .tokens import HoleTokens, patchify, unpatchify
 
 EncodeImage = Callable[[Tensor], Tensor]
@@ -105,7 +105,7 @@ def encode_canvas(
     image, mask = check_inputs(image, mask)
     grid = Grid(image.shape[-2], image.shape[-1], scale, patch)
     hole_pixels = threshold(mask)
-    hole = HoleTokens.of(grow_tokens(token_mask(hole_pixels, grid), grid.rows, grid.cols, POLICIES[reuse].grow))
+    hole = HoleTokens.of(token_mask(hole_pixels, grid))
     nothing = image.new_zeros(len(image), hole.count, 0)
     if hole.count == 0:
         latent = image.new_zeros(len(image), channels, *grid.latent_size)

@@ -2,8 +2,8 @@
 
 The mask is known before the first step, what is visible is known exactly at every noise level, and positions never move: so the
 keys and values of all tokens but the hole's, as attention sees them (after norm and rotary embedding), can be kept from a
-full pass (`kept.py`) and used by the sparse steps that follow. With those of the same step a sparse step is exact; with those of an
-earlier one it is an approximation whose error the `Policy` bounds. Compare RegionE (arXiv 2510.25590) and SpotEdit (arXiv 2512.22323),
+few full passes (`kept.py`) and used by sparse steps. With those of the same step a sparse step is exact; with those of other noise
+levels, interpolated between them, it is an approximation whose error the `Policy` bounds. Compare RegionE (arXiv 2510.25590) and SpotEdit (arXiv 2512.22323),
 which have to find the region first and keep keys before the rotary embedding.
 """
 
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from .tokens import patchify, unpatchify
@@ -24,42 +23,45 @@ REUSES: tuple[Reuse, ...] = get_args(Reuse)
 
 @dataclass(frozen=True)
 class Policy:
-    """When all tokens are computed.
+    """At which noise levels all tokens are computed; between two of them keys and values are interpolated.
 
-    A pass at the first step's noise level would see nothing of the canvas: of a flow model's visible tokens only noise is left
-    there. So what the first steps reuse comes from the `anchor`, where the canvas shows through.
+    `plans`: what to do with one such pass, with two, and so on: the shares of the steps, 0 (the first) to 1, at whose noise levels they
+    are, rising; short schedules take an earlier plan. None is a pass at every step.
 
-    `refresh`: at which shares of the steps, 0 (the first) to 1, a step computes all tokens; None is every step. `anchor`: the share
-    of the steps at whose noise level one pass over the canvas alone precedes the first step; the hole then shows its smooth fill.
-    `grow`: tokens around the hole that are generated with it and then thrown away, so that the hole's edge is not its network's edge.
+    A pass at 0 is the first step itself. One further on is made as soon as the run comes to the one before it, with the canvas as it is
+    at that level and the hole as it looks by then (before the first step: its smooth fill). A single pass at 0 would see nothing
+    of the canvas, as of a flow model's visible tokens only noise is left there; so a plan of one pass looks ahead.
     """
 
-    refresh: tuple[float, ...] | None = ()
-    anchor: float | None = None
-    grow: int = 0
+    plans: tuple[tuple[float, ...], ...] | None
 
     @property
     def keeps(self) -> bool:
         """Whether a step ever uses what another one computed."""
-        return self.refresh is not None
+        return self.plans is not None
 
-    def full_steps(self, steps: int) -> frozenset[int]:
-        """Which of `steps` steps compute all tokens: fewer in a short schedule, and the first where nothing is known before it."""
-        if self.refresh is None:
-            return frozenset(range(steps))
-        most = round(len(self.refresh) * min(1.0, steps / 20))
-        first = {0} if self.anchor is None else set()
-        return frozenset(first | {min(int(share * steps), steps - 1) for share in self.refresh[:most]})
+    def levels(self, steps: int) -> list[int]:
+        """The steps, of so many, at whose noise levels all tokens are computed."""
+        if self.plans is None:
+            return list(range(steps))
+        passes = max(round(len(self.plans) * min(1.0, steps / 20)), 1)
+        return sorted({min(int(share * steps), steps - 1) for share in self.plans[passes - 1]})
 
-    def anchor_sigma(self, sigmas: Sequence[float]) -> float | None:
-        """Noise level of the pass before the first step."""
-        return None if self.anchor is None else float(sigmas[min(int(self.anchor * (len(sigmas) - 1)), len(sigmas) - 2)])
+    def at_once(self, steps: int) -> int:
+        """How many passes' keys and values are kept at the same time."""
+        return min(len(self.levels(steps)), 2) if self.keeps else 0
 
 
-POLICIES: dict[Reuse, Policy] = {  # the knee of `python -m benchmarks.fidelity --sweep`, see docs/benchmark.md
-    "fast": Policy(anchor=0.3),
-    "balanced": Policy(refresh=(0.65,), anchor=0.3),
-    "exact": Policy(refresh=None),
+Policies = dict[Reuse, Policy]
+POLICIES: Policies = {  # the knee of `python -m benchmarks.fidelity --sweep`, see docs/benchmark.md
+    "fast": Policy(((0.3,),)),
+    "balanced": Policy(((0.3,), (0.0, 0.5), (0.0, 0.3, 0.65))),
+    "exact": Policy(None),
+}
+EARLY: Policies = {  # for networks whose keys and values change most in the first steps
+    "fast": Policy(((0.1,),)),
+    "balanced": Policy(((0.1,), (0.0, 0.35), (0.0, 0.15, 0.55))),
+    "exact": Policy(None),
 }
 
 
@@ -69,14 +71,6 @@ def step_at(sigma: float, sigmas: Sequence[float]) -> int:
         if sigma > sigmas[index + 1] * (1 + 1e-6):
             return index
     return max(len(sigmas) - 2, 0)
-
-
-def grow_tokens(mask: Tensor, rows: int, cols: int, tokens: int) -> Tensor:
-    """Hole tokens [B, N] bool, grown by `tokens` on all sides."""
-    if tokens == 0:
-        return mask
-    grid = mask.view(-1, 1, rows, cols).float()
-    return F.max_pool2d(grid, 2 * tokens + 1, 1, tokens).flatten(1) > 0
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -18,10 +19,12 @@ def elsewhere(size: int, device: torch.device) -> bool:
     return False
 
 
-def filled(kept: KeptKV, shape: tuple[int, ...], calls: int = 1, batch: Any = "batch") -> list[tuple[Tensor, Tensor]]:
+def filled(
+    kept: KeptKV, shape: tuple[int, ...], calls: int = 1, batch: Any = "batch", later: bool = False
+) -> list[tuple[Tensor, Tensor]]:
     pairs = [(torch.randn(shape), torch.randn(shape)) for _ in range(calls)]
     for call, (k, v) in enumerate(pairs):
-        kept.keep(batch, call, k, v, Split.of(HOLE, shape[-2]))
+        kept.keep(batch, call, k, v, Split.of(HOLE, shape[-2]), later)
     return pairs
 
 
@@ -173,9 +176,64 @@ def test_calls_of_different_shapes_are_fetched_in_turn():
         assert torch.equal(kept.extend("batch", 0, *new_of((1, 9, 8)))[0][:, :7], long[0][:, others])
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", ["model", "fp8"])
+@pytest.mark.parametrize("place", [lambda size, device: True, elsewhere, lambda size, device: next(TURNS)])
+def test_between_two_passes_keys_and_values_are_interpolated(shape: tuple[int, ...], dtype: Any, place: Any, fetched: list[Any]):
+    """Wherever either pass lies; the hole's are the step's own, and neither pass is written to."""
+    kept, others = KeptKV(place, dtype), Split.of(HOLE, shape[-2]).others
+    behind, later = (filled(kept, shape, calls=3, later=later) for later in (False, True))
+    for weight in (0.0, 0.25, 1.0, 0.25):
+        for call in range(3):
+            new = new_of(shape)
+            found = kept.extend("batch", call, *new, weight)
+            for got, a, b, hole in zip(found, behind[call], later[call], new, strict=True):
+                wanted = torch.lerp(a, b, weight).index_select(-2, others)
+                size = torch.maximum(a.abs(), b.abs()).amax(-2, keepdim=True)
+                assert ((got[..., :5, :] - wanted).abs() / size).max() <= (1 / 16 if dtype == "fp8" else 1e-6)
+                assert torch.equal(got[..., 5:, :], hole)
+    assert kept.nbytes == 2 * sum(part.nbytes for call in range(3) for part in kept.pairs["batch", call])
+
+
+TURNS = itertools.cycle([True, False, False])
+
+
+@pytest.mark.parametrize("place", [lambda size, device: True, elsewhere])
+def test_the_later_pass_becomes_the_one_behind(place: Any):
+    """Its memory goes to the next later one, and with the last to nobody; another batch's passes stay."""
+    kept = KeptKV(place)
+    filled(kept, (1, 7, 8), batch="other")
+    filled(kept, (1, 7, 8), batch="other", later=True)
+    size = kept.nbytes // 2
+    filled(kept, (1, 7, 8))
+    first = kept.pairs["batch", 0][0].values.data_ptr()
+    (second,) = filled(kept, (1, 7, 8), later=True)
+    kept.extend("batch", 0, *new_of((1, 7, 8)), 0.5)
+    kept.advance("batch", last=False)
+    check(kept, 0, second)
+    (third,) = filled(kept, (1, 7, 8), later=True)
+    assert kept.later["batch", 0][0].values.data_ptr() == first
+    kept.advance("batch", last=True)
+    check(kept, 0, third)
+    assert kept.nbytes == 3 * size
+    assert set(kept.later) == {("other", 0)}
+
+
+def test_both_passes_are_read_one_call_ahead(fetched: list[Any]):
+    kept = KeptKV(elsewhere)
+    for later in (False, True):
+        filled(kept, (1, 7, 8), calls=5, later=later)
+    for _ in range(2):
+        for call in range(5):
+            kept.extend("batch", call, *new_of((1, 7, 8)), 0.5)
+            assert fetched[-1] == ("batch", (call + 1) % 5)
+    assert len(fetched) == 1 + 2 * 5
+
+
 def test_forgetting_leaves_nothing():
     kept = KeptKV(elsewhere, "fp8")
     filled(kept, (1, 7, 8), calls=2)
+    filled(kept, (1, 7, 8), calls=2, later=True)
     kept.extend("batch", 0, *new_of((1, 7, 8)))
     kept.forget()
     assert kept.nbytes == 0 and not kept.scratch and kept.ahead is None

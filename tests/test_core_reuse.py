@@ -5,35 +5,33 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lazy_core.reuse import POLICIES, Policy, Whole, grow_tokens, step_at
+from lazy_core.reuse import EARLY, POLICIES, Policies, Policy, Whole, step_at
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "full"),
+    ("policies", "name", "steps", "levels"),
     [
-        ("exact", 4, {0, 1, 2, 3}),
-        ("balanced", 20, {13}),
-        ("balanced", 40, {26}),
-        ("balanced", 8, set()),
-        ("balanced", 1, set()),
-        ("fast", 20, set()),
+        (POLICIES, "exact", 4, [0, 1, 2, 3]),
+        (POLICIES, "balanced", 20, [0, 6, 13]),
+        (POLICIES, "balanced", 40, [0, 12, 26]),
+        (POLICIES, "balanced", 12, [0, 6]),
+        (POLICIES, "balanced", 8, [2]),
+        (POLICIES, "balanced", 1, [0]),
+        (POLICIES, "fast", 20, [6]),
+        (EARLY, "balanced", 20, [0, 3, 11]),
+        (EARLY, "fast", 20, [2]),
+        (EARLY, "fast", 4, [0]),
     ],
 )
-def test_policies_say_which_steps_are_full(name: str, steps: int, full: set[int]):
-    assert POLICIES[name].full_steps(steps) == full  # type: ignore[index]
+def test_policies_say_at_which_steps_noise_levels_all_tokens_are_computed(policies: Policies, name: str, steps: int, levels: list[int]):
+    policy = policies[name]  # type: ignore[index]
+    assert policy.levels(steps) == levels
+    assert policy.at_once(steps) == (0 if name == "exact" else min(len(levels), 2))
 
 
-def test_without_an_anchor_the_first_step_is_full():
-    assert Policy(refresh=(0.5,)).full_steps(20) == {0, 10}
-    assert Policy(refresh=(0.5,), anchor=0.2).full_steps(20) == {10}
-
-
-def test_an_anchor_is_a_noise_level_of_the_schedule():
-    sigmas = [1.0, 0.75, 0.5, 0.25, 0.0]
-    assert Policy(anchor=0.5).anchor_sigma(sigmas) == 0.5
-    assert Policy(anchor=1.0).anchor_sigma(sigmas) == 0.25  # never zero: there is no noise to remove at it
-    assert Policy(anchor=0.5).anchor_sigma([1.0, 0.0]) == 1.0
-    assert Policy().anchor_sigma(sigmas) is None
+def test_passes_that_a_short_schedule_puts_together_are_one():
+    assert Policy(((0.0,), (0.0, 0.01), (0.0, 0.99, 1.0))).levels(20) == [0, 19]
+    assert Policy(((0.0, 0.01),)).levels(3) == [0]
 
 
 def test_calls_inside_a_step_belong_to_it():
@@ -53,11 +51,3 @@ def test_strips_and_latents(patch: int):
     assert torch.equal(latent, before)
     assert torch.equal(whole.take(changed), strip + 1)
     assert (changed != latent).sum() == strip.numel()
-
-
-def test_holes_grow_by_tokens_and_not_over_the_edge():
-    mask = torch.zeros(1, 4 * 5, dtype=torch.bool)
-    mask[0, 0] = True
-    grown = grow_tokens(mask, 4, 5, 1).view(4, 5)
-    assert grown.nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
-    assert torch.equal(grow_tokens(mask, 4, 5, 0), mask)

@@ -65,7 +65,7 @@ def test_presets_trade_passes_for_fidelity(lazy: Lazy, name: str, monkeypatch: p
     for reuse in ("exact", "balanced", "fast"):
         context, _, latents[reuse] = edit(lazy, name, model, reuse, steps=20, cfg=1.0)
     passes = [run.passes for run in seen]
-    assert passes == [{True: 20, False: 0}, {True: 2, False: 19}, {True: 1, False: 20}]
+    assert passes == [{True: 20, False: 0}, {True: 3, False: 19}, {True: 1, False: 20}]
     exact = hole_of(latents["exact"], context)
     errors = [float((hole_of(latents[reuse], context) - exact).square().mean().sqrt() / exact.std()) for reuse in latents]
     print(f"{name}: error relative to the hole's spread {dict(zip(latents, errors, strict=True))}")
@@ -270,20 +270,27 @@ def test_what_lies_in_main_memory_gives_the_same_bits(lazy: Lazy, name: str, mon
 
 @pytest.mark.parametrize("name", STOCK)
 def test_the_host_is_told_the_bytes_that_are_kept(lazy: Lazy, name: str, monkeypatch: pytest.MonkeyPatch):
-    """To the byte, with and without guidance; nothing for `exact`; scales of eight-bit values are not counted."""
+    """To the byte, with and without guidance; two passes' where it interpolates; nothing for `exact`; scales of eight-bit values are not counted."""
     edits = importlib.import_module(f"{lazy.pack.__name__}.nodes.stock.edit")
     told, held = [], []
     hooked, forget = edits.hooked, edits.Run.forget
     monkeypatch.setattr(edits, "hooked", lambda model, run, size: told.append(size) or hooked(model, run, size))
 
     def noted(run: Any) -> None:
-        stored = [each for pair in run.kept.pairs.values() for each in pair]
-        held.append(sum(each.values.nbytes for each in stored))
+        held.append(most[0])
+        most[0] = 0
         forget(run)
 
+    def kept(kv: Any, *args: Any) -> None:
+        keep(kv, *args)
+        stored = [each for pairs in (kv.pairs, kv.later) for pair in pairs.values() for each in pair]
+        most[0] = max(most[0], sum(each.values.nbytes for each in stored))
+
+    most, keep = [0], edits.KeptKV.keep
+    monkeypatch.setattr(edits.KeptKV, "keep", kept)
     monkeypatch.setattr(edits.Run, "forget", noted)
-    for reuse, cfg in (("fast", 1.0), ("fast", 3.0), ("exact", 3.0)):
-        edit(lazy, name, make_stock(name), reuse, cfg=cfg, steps=1)
+    for reuse, cfg, steps in (("fast", 1.0, 1), ("fast", 3.0, 1), ("exact", 3.0, 1), ("balanced", 3.0, 18)):
+        edit(lazy, name, make_stock(name), reuse, cfg=cfg, steps=steps)
     image, mask = canvas_and_holes(*SIZE)
     context, _ = lazy.encode(image, mask, model=make_stock(name), vae=vae_of(name), kv_dtype="fp8")
     given = {"model": make_stock(name), "vae": vae_of(name), "positive": conditioning(name, 3), "negative": conditioning(name, 4)}
@@ -291,7 +298,8 @@ def test_the_host_is_told_the_bytes_that_are_kept(lazy: Lazy, name: str, monkeyp
     assert told == held
     assert told[1] == 2 * told[0] > 0
     assert told[2] == 0
-    assert told[3] == told[0] // 4
+    assert told[3] == 2 * told[1]
+    assert told[4] == told[0] // 4
 
 
 def test_room_is_made_beside_the_model_and_not_in_its_place(lazy: Lazy, monkeypatch: pytest.MonkeyPatch):

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...lazy_core.context import Context
 from ...lazy_core.kept import KeptKV, Place
 from ...lazy_core.pipeline import Sample, grid_noise
-from ...lazy_core.reuse import POLICIES, Policy, Whole
+from ...lazy_core.reuse import Policy, Whole
 from ...lazy_core.tokens import from_strip, patchify, to_strip
 from .. import host
 from .families import Family, family_of
@@ -80,7 +80,7 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
     family = family_of(model)
     assert family is not None
     host.check_steps(settings)
-    policy = POLICIES[context.reuse or "balanced"]
+    policy = family.policies[context.reuse or "balanced"]
     channels = {name: value for _, values in positive for name, value in values.items() if name in CONCATENATED}
     positive, negative = with_size(positive, context), with_size(negative, context)
 
@@ -162,8 +162,6 @@ def run_once(job: Job, context: Context, noise: Tensor, hole_noise: Tensor, star
 
 def kept_bytes(job: Job, context: Context) -> int:
     """How much the run will keep, for both conditionings where there is guidance."""
-    if not job.policy.keeps:
-        return 0
     base, area = job.model.model, context.grid.patch**2
     size = 1 if context.kv_dtype == "fp8" else (base.manual_cast_dtype or base.get_dtype()).itemsize
     numbers = 0
@@ -171,7 +169,7 @@ def kept_bytes(job: Job, context: Context) -> int:
         for text, values in conditioning:
             image = context.grid.tokens + sum(x.shape[-1] * x.shape[-2] // area for x in values.get("reference_latents", ()))
             numbers += job.family.kept_numbers(base.diffusion_model, image, text.shape[1])
-    return len(context.latent) * numbers * size
+    return job.policy.at_once(job.settings.steps) * len(context.latent) * numbers * size
 
 
 def with_size(conditioning: list, context: Context) -> list:

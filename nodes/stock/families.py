@@ -6,8 +6,10 @@ Read in ComfyUI 0.3.75 and 0.33: `comfy/ldm/flux`, `chroma`, `qwen_image`, `lumi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from ...lazy_core.reuse import EARLY, POLICIES, Policies
 
 Role = Literal["joint", "image", "text"]
 """What an attention call sees: text and image tokens in one sequence (text first), image tokens alone, or something else."""
@@ -49,7 +51,7 @@ class Family:
     is part of the sequence, so that its keys and values can be kept, too. `multiple`: attribute that holds what text and image
     are each padded to a multiple of. `registers`: attribute that counts tokens put before the text. `least_text`: a shorter prompt
     is filled up to so many tokens. `width`: attribute that holds the width of keys and of values. `blocks`: lists whose members
-    make one joint call each, beyond those in `roles`.
+    make one joint call each, beyond those in `roles`. `policies`: when all tokens are computed, by preset.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Family:
     multiple: str | None = None
     registers: str | None = None
     least_text: int = 0
+    policies: Policies = field(default_factory=POLICIES.copy)
 
     def padded(self, transformer: Any, count: int) -> int:
         multiple = getattr(transformer, self.multiple) if self.multiple else None
@@ -87,7 +90,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("Qwen-Image", ("QwenImage",), "pe_embedder", "inner_dim", ("transformer_blocks",)),
     Family("Lumina2 and Z-Image", ("Lumina2",), "rope_embedder", "dim", ("layers",), lumina_roles, multiple="pad_tokens_multiple"),
     Family("SD3 and SD3.5", ("SD3",), "cropped_pos_embed", "hidden_size", (), sd3_roles, registers="register_length"),
-    Family("PixArt", ("PixArt",), "pixart", "hidden_size", (), pixart_roles, text_in_sequence=False),
+    Family("PixArt", ("PixArt",), "pixart", "hidden_size", (), pixart_roles, text_in_sequence=False, policies=EARLY),
 )
 
 

@@ -37,13 +37,34 @@ class Canvas:
 
 @dataclass
 class Pass:
-    """A model call under way: all tokens or the hole's, for which conditionings, and how far the forward has come."""
+    """A model call under way: all tokens or the hole's, for which conditionings, and how far the forward has come.
+
+    `later`: all tokens at a noise level to come; `weight`: how far towards it the hole's tokens are, 0 to 1.
+    """
 
     full: bool
     batch: tuple[Any, ...]
     text: int
+    later: bool = False
+    weight: float = 0.0
     attention: int = 0
     positions: int = 0
+
+
+@dataclass
+class Between:
+    """Where a batch of conditionings is between passes over all tokens: that of step `levels[behind]` and the next one.
+
+    `hole` is its last clean strip [B, C, (1,) K p, p], if any.
+    """
+
+    levels: list[int]
+    hole: Tensor | None = None
+    behind: int = 0
+
+    @property
+    def more(self) -> bool:
+        return self.behind + 1 < len(self.levels)
 
 
 class Run:
@@ -54,7 +75,7 @@ class Run:
         self.kept = kept
         self.places: dict[Any, list[Tensor]] = {}
         self.full_text: dict[Any, int] = {}
-        self.refreshed: dict[Any, int] = {}
+        self.between: dict[Any, Between] = {}
         self.under_way: Pass | None = None
         self.passes = {True: 0, False: 0}
         self.splits: dict[tuple[int, int], Split] = {}
@@ -62,7 +83,7 @@ class Run:
     def forget(self) -> None:
         """The run is over. The host takes its patches off the model only when it loads the next; keys and values must not wait for that."""
         self.kept.forget()
-        self.places, self.splits = {}, {}
+        self.places, self.splits, self.between = {}, {}, {}
 
     # -- a model call -----------------------------------------------------------------------------------------------
     def apply(
@@ -73,39 +94,62 @@ class Run:
         batch = tuple(options.get("uuids") or options.get("cond_or_uncond") or ())
         sigmas = [float(sigma) for sigma in options.get("sample_sigmas", t[:1])]
         call = (execute, text, options, batch, conds)
-        anchor = self.policy.anchor_sigma(sigmas)
-        if anchor is not None and batch not in self.refreshed:
-            level = torch.full_like(t, anchor)
-            self.run_full(self.like(x, self.noised(x, level)), level, *call)
-            self.refreshed[batch] = -1
+        if not self.policy.keeps:
+            return self.here(x, t, *call)
         step = step_at(float(t[0]), sigmas)
-        if self.is_full(batch, step, len(sigmas) - 1):
-            self.refreshed[batch] = step
-            whole = self.canvas.whole.put(flat(x), self.noised(x, t).to(x))
-            return self.like(x, self.canvas.whole.take(flat(self.run_full(self.like(x, whole), t, *call))))
-        return self.run_sparse(x, t, *call)
+        now = self.between.get(batch)
+        if now is None:
+            now = self.between[batch] = Between(self.policy.levels(len(sigmas) - 1))
+            if step >= now.levels[0]:  # or later, where the host batches conditionings in a new way as memory got short
+                now.levels = [step, *(level for level in now.levels if level > step)]
+                now.hole = self.here(x, t, *call)
+                self.look_ahead(x, t, sigmas, now, 1, *call)
+                return now.hole
+            for which in (0, 1):
+                self.look_ahead(x, t, sigmas, now, which, *call)
+        while now.more and step >= now.levels[now.behind + 1]:
+            now.behind += 1
+            self.kept.advance(batch, last=not now.more)
+            self.look_ahead(x, t, sigmas, now, 1, *call)
+        now.hole = self.run_sparse(x, t, *call, weight=self.weight(float(t[0]), sigmas, now))
+        return now.hole
 
-    def is_full(self, batch: Any, step: int, steps: int) -> bool:
-        """At most one full pass a step: what a sampler asks again inside a step is answered sparsely, unless every step is full.
+    def here(self, x: Tensor, t: Tensor, *call: Any) -> Tensor:
+        """All tokens at the strip's own noise level t [B] -> clean strip."""
+        whole = self.canvas.whole.put(flat(x), self.noised(x, t).to(x))
+        return self.like(x, self.canvas.whole.take(flat(self.run_full(self.like(x, whole), t, *call))))
 
-        Conditionings that the host batches in a new way (memory got short) have nothing kept, and are computed in full.
-        """
-        if self.policy.refresh is None or batch not in self.refreshed:
-            return True
-        return step in self.policy.full_steps(steps) and self.refreshed[batch] != step
+    def look_ahead(self, x: Tensor, t: Tensor, sigmas: list[float], now: Between, which: int, *call: Any) -> None:
+        """All tokens at the noise level of the pass behind (0) or of the one after it (1), if there is one."""
+        index = now.behind + which
+        if index < len(now.levels):
+            level = torch.full_like(t, sigmas[now.levels[index]])
+            self.run_full(self.like(x, self.noised(x, level, now.hole)), level, *call, later=which == 1)
 
-    def run_full(self, x: Tensor, t: Tensor, execute: Any, text: Tensor, options: Any, batch: Any, conds: Any) -> Tensor:
+    def weight(self, sigma: float, sigmas: list[float], now: Between) -> float:
+        """How far `sigma` is from the pass behind to the one after it, 0 to 1, in the network's own time."""
+        if not now.more:
+            return 0.0
+        known = [sigma, *(sigmas[now.levels[now.behind + which]] for which in (0, 1))]
+        time, behind, after = (float(self.base.model_sampling.timestep(torch.tensor(each))) for each in known)
+        return min(max((behind - time) / (behind - after), 0.0), 1.0) if behind != after else 0.0
+
+    def run_full(
+        self, x: Tensor, t: Tensor, execute: Any, text: Tensor, options: Any, batch: Any, conds: Any, later: bool = False
+    ) -> Tensor:
         self.places[batch] = []
         self.full_text[batch] = self.family.text_tokens(self.transformer, text.shape[1])
-        with self.told(Pass(True, batch, self.full_text[batch])):
+        with self.told(Pass(True, batch, self.full_text[batch], later)):
             return execute(x, t, self.repeated(self.canvas.concat, x), text, None, options, **conds)
 
-    def run_sparse(self, x: Tensor, t: Tensor, execute: Any, text: Tensor, options: Any, batch: Any, conds: Any) -> Tensor:
+    def run_sparse(
+        self, x: Tensor, t: Tensor, execute: Any, text: Tensor, options: Any, batch: Any, conds: Any, weight: float = 0.0
+    ) -> Tensor:
         concat = None if self.canvas.concat is None else self.repeated(self.canvas.whole.take(self.canvas.concat), x)
         conds = {name: value for name, value in conds.items() if name not in WHOLE_IMAGE}
         if self.family.text_in_sequence:
             text = text[:, :1]  # as few tokens as the host's reshapes can take; nobody reads what becomes of it
-        with self.told(Pass(False, batch, self.family.text_tokens(self.transformer, text.shape[1]))):
+        with self.told(Pass(False, batch, self.family.text_tokens(self.transformer, text.shape[1]), weight=weight)):
             return execute(x, t, concat, text, None, options, **conds)
 
     @contextmanager
@@ -123,9 +167,11 @@ class Run:
         return self.under_way is not None and not self.under_way.full
 
     # -- latents ----------------------------------------------------------------------------------------------------
-    def noised(self, x: Tensor, t: Tensor) -> Tensor:
-        """The canvas at noise level t [B] -> [B, C, h, w] for all conditionings in x [B, ...]."""
+    def noised(self, x: Tensor, t: Tensor, hole: Tensor | None = None) -> Tensor:
+        """The canvas at noise level t [B] -> [B, C, h, w] for all conditionings in x [B, ...]; `hole`: a clean strip to put into it."""
         latent, noise = (self.repeated(part, x) for part in (self.canvas.latent, self.canvas.noise))
+        if hole is not None:
+            latent = self.canvas.whole.put(flat(hole), latent)
         return self.base.scale_latent_inpaint(x=x, sigma=t, noise=noise, latent_image=latent)
 
     @staticmethod
@@ -181,9 +227,9 @@ class Run:
         start = now.text if role == "joint" else 0
         if not now.full:
             hole = slice(start, start + len(self.canvas.whole.index))  # what comes after is padding
-            k, v = self.kept.extend(now.batch, call, k[..., hole, :], v[..., hole, :])
+            k, v = self.kept.extend(now.batch, call, k[..., hole, :], v[..., hole, :], now.weight)
         elif self.policy.keeps:
-            self.kept.keep(now.batch, call, k, v, self.split(k.shape[-2], start, k.device))
+            self.kept.keep(now.batch, call, k, v, self.split(k.shape[-2], start, k.device), now.later)
         return function(q, k, v, *args, **kwargs)
 
     def split(self, total: int, offset: int, device: torch.device) -> Split:
