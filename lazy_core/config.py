@@ -39,7 +39,8 @@ class LazyConfig:
     `positions`: `pixart` takes PixArt-alpha's spacing of positions, `unit` spaces neighbours 1 apart at any size.
     `window`: tokens a side that the encoder reads around a hole on a canvas that is larger; None reads everything.
     `edges`: the decoder also takes edge maps (lines to follow), added to the context; the encoder does not run again for one.
-    `styles`: of so many drawing styles the encoder names the canvas's; 0 names none.
+    `styles`: of so many drawing styles the encoder names the canvas's; 0 names none. `style_depth`: blocks of a ViT of its own that
+    names it (`StyleReader`); 0 names it from the context.
     `style_guidance`: how far guidance also leads towards the style that the encoder names (`StyleNaming.against`).
     `shift` moves the noise levels of a flow model's steps, see `schedule.shifted`; a checkpoint carries the one that suits it in few steps.
     `latent_rgb`: for each latent channel its share in (red, green, blue), -1..1, for step previews; None shows none.
@@ -64,6 +65,7 @@ class LazyConfig:
     window: int | None = None
     edges: bool = False
     styles: int = 0
+    style_depth: int = 0
     style_guidance: float = 0.0
     shift: float = 1.0
     latent_rgb: tuple[tuple[float, float, float], ...] | None = None
@@ -115,6 +117,7 @@ _SMALL = LazyConfig(
     window=16,
     edges=True,
     styles=3,
+    style_depth=3,
     style_guidance=3.0,
     shift=2.0,
     vae=VAEConfig(),

@@ -12,6 +12,29 @@ from .positions import sincos
 from .tokens import HoleTokens, patchify
 
 
+class StyleReader(nn.Module):
+    """A ViT of its own over all N tokens of the canvas, which tells what style is drawn where something is drawn.
+
+    The hole's context has other things to carry: what its mean tells of the style is less than what can be seen (training/README.md).
+    """
+
+    def __init__(self, config: LazyConfig, build: Build):
+        super().__init__()
+        self.width = config.encoder_width
+        self.embed = build.linear((config.latent_channels + 1) * config.patch_size**2, self.width)
+        self.blocks = nn.ModuleList(Block(build, self.width, config.encoder_heads, config.mlp_ratio) for _ in range(config.style_depth))
+        self.norm = build.norm(self.width)
+        self.head = build.linear(self.width, config.styles + 1)
+
+    def forward(self, x: Tensor, coordinates: Tensor) -> Tensor:
+        """Visible tokens [B, N, (C + 1) p p], coordinates [N, 2] -> logits [B, styles]: each token's own, and how much they count."""
+        x = self.embed(x) + sincos(coordinates, self.width).to(x)
+        for block in self.blocks:
+            x = block(x)
+        named = self.head(self.norm(x)).float()  # [B, N, styles + 1]
+        return (named[..., :-1] * named[..., -1:].softmax(1)).sum(1)
+
+
 class StyleNaming(nn.Module):
     """Names the canvas's drawing style, one of those of the training data, and tells it to all of the hole's tokens.
 
@@ -20,30 +43,34 @@ class StyleNaming(nn.Module):
 
     def __init__(self, config: LazyConfig, build: Build):
         super().__init__()
-        self.head = build.linear(config.encoder_width, config.styles)
+        self.reader = StyleReader(config, build) if config.style_depth else None
+        self.head = build.linear(config.encoder_width, config.styles) if self.reader is None else None
         self.table = build.table(config.styles, config.encoder_width)
         self.guidance = config.style_guidance
 
-    def logits(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """Tokens [B, K, E] of which `valid` [B, K] count -> [B, styles]."""
+    def logits(self, x: Tensor, coordinates: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:
+        """[B, styles], by the reader from visible tokens x [B, N, (C + 1) p p]; without one from the context [B, K, E] where `valid` [B, K]."""
+        if self.reader is not None:
+            return self.reader(x, coordinates)
+        assert self.head is not None
         weight = valid[..., None].to(tokens)
         return self.head((tokens * weight).sum(1) / weight.sum(1).clamp_min(1))
 
-    def told(self, tokens: Tensor, valid: Tensor) -> Tensor:
+    def told(self, logits: Tensor) -> Tensor:
         """The sum of all styles' vectors, weighted by how probable they are [B, E]."""
-        return self.logits(tokens, valid).float().softmax(-1).to(tokens) @ self.table.to(tokens)
+        return logits.float().softmax(-1) @ self.table.float().to(logits.device)
 
-    def forward(self, tokens: Tensor, valid: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, valid: Tensor, logits: Tensor) -> Tensor:
         """-> tokens [B, K, E], each with what is `told`."""
-        return tokens + self.told(tokens, valid)[:, None] * valid[..., None].to(tokens)
+        return tokens + self.told(logits)[:, None].to(tokens) * valid[..., None].to(tokens)
 
-    def against(self, tokens: Tensor, valid: Tensor) -> Tensor:
+    def against(self, logits: Tensor) -> Tensor:
         """What the negative prompt's tokens get on top [B, E], so that classifier-free guidance leads towards the named style as well.
 
         Guidance that shares its context between both prompts strengthens the prompt alone, and the style gives way to it. 0 is that;
         at `style_guidance` 1 the negative branch is told the styles' mean, at 1.5 (of three styles) the other two, further beyond.
         """
-        return self.guidance * (self.table.to(tokens).mean(0) - self.told(tokens, valid))
+        return self.guidance * (self.table.float().mean(0).to(logits.device) - self.told(logits))
 
 
 class ContextEncoder(nn.Module):
@@ -63,19 +90,25 @@ class ContextEncoder(nn.Module):
 
     def both(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor) -> tuple[Tensor, Tensor | None]:
         """`forward`, and what the negative prompt's tokens get on top [B, E], if anything (`StyleNaming.against`)."""
-        tokens = self.read(canvas, mask, hole, coordinates)
-        if self.naming is None:
+        tokens, logits = self.read_and_name(canvas, mask, hole, coordinates)
+        if self.naming is None or logits is None:
             return tokens, None
-        against = self.naming.against(tokens, hole.valid) if self.naming.guidance else None
-        return self.naming(tokens, hole.valid), against
+        against = self.naming.against(logits).to(tokens) if self.naming.guidance else None
+        return self.naming(tokens, hole.valid, logits), against
+
+    def read_and_name(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As `read`, and logits of the canvas's style [B, styles] where the model knows several."""
+        x = self.visible(canvas, mask)
+        tokens = self.read(canvas, mask, hole, coordinates)
+        return tokens, None if self.naming is None else self.naming.logits(x, coordinates, tokens, hole.valid)
+
+    def visible(self, canvas: Tensor, mask: Tensor) -> Tensor:
+        """[B, N, (C + 1) p p]: the hole's content is removed before anything is computed from it; the mask is an input channel."""
+        return patchify(torch.cat([canvas * (1 - mask), mask], 1), self.patch)
 
     def read(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor) -> Tensor:
-        """Canvas latent [B, C, h, w], mask [B, 1, h, w] (1 = hole, 0 = keep), coordinates [N, 2] -> context [B, K, E].
-
-        The hole's content is removed before anything is computed from it; the mask is an input channel.
-        """
-        visible = canvas * (1 - mask)  # [B, C, h, w]
-        x = patchify(torch.cat([visible, mask], 1), self.patch)  # [B, N, (C + 1) p p]
+        """Canvas latent [B, C, h, w], mask [B, 1, h, w] (1 = hole, 0 = keep), coordinates [N, 2] -> context [B, K, E]."""
+        x = self.visible(canvas, mask)
         x = self.embed(x) + sincos(coordinates, self.width).to(x)  # [B, N, E]
         for block in self.blocks:
             x = block(x)  # [B, N, E]

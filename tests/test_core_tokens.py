@@ -153,6 +153,15 @@ def test_hole_content_is_never_seen(model):
     assert not torch.allclose(encode(latent), encode(elsewhere))
 
 
+def logits_of(naming: StyleNaming, tokens: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """By the head over the context: what can be seen elsewhere does not matter."""
+    return naming.logits(torch.empty(0), torch.empty(0), tokens, valid)
+
+
+def name(naming: StyleNaming, tokens: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    return naming(tokens, valid, logits_of(naming, tokens, valid))
+
+
 @torch.no_grad()
 def test_every_token_is_told_the_style_that_its_own_hole_names():
     torch.manual_seed(1)
@@ -161,13 +170,13 @@ def test_every_token_is_told_the_style_that_its_own_hole_names():
     valid = torch.zeros(4, 9, dtype=torch.bool)
     valid[0, :5] = valid[1, :9] = valid[2, :1] = True  # and an image without a hole
     tokens = torch.randn(4, 9, TINY.encoder_width) * valid[..., None]
-    named = naming(tokens, valid)
+    named = name(naming, tokens, valid)
     assert torch.equal(named[~valid], tokens[~valid]) and torch.isfinite(named).all()
     for image in range(3):
         own = tokens[image : image + 1, valid[image]]
-        assert torch.allclose(named[image, valid[image]], naming(own, torch.ones(own.shape[:2], dtype=torch.bool))[0], atol=1e-5)
+        assert torch.allclose(named[image, valid[image]], name(naming, own, torch.ones(own.shape[:2], dtype=torch.bool))[0], atol=1e-5)
     naming.head.get_parameter("bias").copy_(torch.tensor([-100.0, 100.0, -100.0]))
-    assert torch.allclose(naming(tokens, valid)[valid] - tokens[valid], naming.table[1].expand(15, -1), atol=1e-5)
+    assert torch.allclose(name(naming, tokens, valid)[valid] - tokens[valid], naming.table[1].expand(15, -1), atol=1e-5)
 
 
 @torch.no_grad()
@@ -186,9 +195,33 @@ def test_the_negative_prompt_is_told_other_styles():
 
     for guidance, wanted in ((1.0, [1 / 3, 1 / 3, 1 / 3]), (1.5, [0.5, 0.0, 0.5]), (0.0, [0.0, 1.0, 0.0])):
         naming = named(guidance)
-        told = naming.told(tokens, valid) + naming.against(tokens, valid)
+        logits = logits_of(naming, tokens, valid)
+        told = naming.told(logits) + naming.against(logits)
         assert torch.allclose(told, torch.tensor(wanted) @ naming.table.expand(3, -1), atol=1e-5)
-    assert named(3.0, certain=0.0).against(tokens, valid).abs().max() < 1e-5
+    undecided = named(3.0, certain=0.0)
+    assert undecided.against(logits_of(undecided, tokens, valid)).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_a_reader_names_the_style_from_all_that_is_visible_and_nothing_else():
+    torch.manual_seed(1)
+    encoder = LazyTransformer(replace(TINY, styles=3, style_depth=1)).context_encoder
+    torch.nn.init.normal_(encoder.naming.table)  # type: ignore[union-attr]
+    grid, pixels = Grid(64, 80, 8, 2), torch.zeros(2, 64, 80, dtype=torch.bool)
+    pixels[0, 20:50, 10:70], pixels[1, :16, :16] = True, True
+    mask, hole, places = latent_mask(pixels, grid), HoleTokens.of(token_mask(pixels, grid)), grid_coordinates(grid, TINY)
+    latent = torch.randn(2, 4, *grid.latent_size)
+    tokens, logits = encoder.read_and_name(latent, mask, hole, places)
+    inside = torch.where(mask > 0, torch.randn_like(latent) * 100, latent)
+    assert torch.equal(encoder.read_and_name(inside, mask, hole, places)[1], logits)
+    far = latent.clone()
+    far[:, :, -1, -1] += 1
+    assert not torch.allclose(encoder.read_and_name(far, mask, hole, places)[1], logits)
+    alone = encoder.read_and_name(latent[:1], mask[:1], HoleTokens.of(token_mask(pixels[:1], grid)), places)[1]
+    assert torch.allclose(alone[0], logits[0], atol=1e-5)
+    told = encoder(latent, mask, hole, places) - tokens
+    wanted = logits.softmax(-1) @ encoder.naming.table  # type: ignore[union-attr]
+    assert torch.allclose(told[hole.valid], wanted[:, None].expand_as(told)[hole.valid], atol=1e-5)
 
 
 def test_smaller_than_a_token_is_an_error():

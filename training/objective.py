@@ -63,10 +63,11 @@ class Objective(nn.Module):
         kept = HoleTokens.of(scenes.hole) if self.method == "lazy" else everything(scenes.hole)
         transformer = self.model.transformer
         encoder = transformer.context_encoder
-        context, naming = encoder.read(scenes.canvas.float(), scenes.mask.float(), kept, coordinates), examples.sigma.new_zeros(())
-        if encoder.naming is not None:
-            naming = F.cross_entropy(encoder.naming.logits(context, kept.valid).float(), scenes.style)
-            context = encoder.naming(context, kept.valid)
+        context, logits = encoder.read_and_name(scenes.canvas.float(), scenes.mask.float(), kept, coordinates)
+        naming = examples.sigma.new_zeros(())
+        if encoder.naming is not None and logits is not None:
+            naming = F.cross_entropy(logits.float(), scenes.style)
+            context = encoder.naming(context, kept.valid, logits)
         places = kept.gather(coordinates.expand(len(scenes.hole), -1, -1))
         target = repeat(kept.gather(patchify(scenes.target.float(), config.patch_size)))
         x, timestep = noised(config.prediction, target, examples.noise, examples.sigma)

@@ -306,12 +306,22 @@ def pixart_weights(path: Path) -> dict[str, Tensor]:
 
 
 def extended(model: LazyDiffusion, config: LazyConfig) -> LazyDiffusion:
-    """The model with the parts that `config` has beyond its own (edge maps, styles); they start at zero: it computes what it did."""
+    """The model with the parts that `config` has beyond its own (edge maps, styles). They start at zero: it computes what it did.
+
+    A reader of styles is different: it takes the place of the head that named them, and starts as a copy of the context encoder.
+    """
     if config == model.config:
         return model
     larger = LazyDiffusion(config)
     initialise(larger)
-    larger.load_state_dict({**larger.state_dict(), **model.state_dict()})
+    weights = larger.state_dict()
+    weights |= {name: value for name, value in model.state_dict().items() if name in weights}
+    encoder = "transformer.context_encoder."
+    if config.style_depth and not model.config.style_depth:
+        reader = f"{encoder}naming.reader."
+        own = {name: f"{encoder}{name.removeprefix(reader)}" for name in weights if name.startswith(reader)}
+        weights |= {name: weights[source].clone() for name, source in own.items() if source in weights}
+    larger.load_state_dict(weights)
     return larger
 
 

@@ -1,0 +1,95 @@
+"""`python -m training.naming`: train the part of a checkpoint that names the canvas's drawing style, and nothing else.
+
+It reads the visible tokens alone, so that neither text nor noise nor decoder take part, and a step costs a hundredth of one of
+`training.train`. What the decoder makes of a named style it has learned already.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from lazy_core.checkpoint import load_model, save_checkpoint
+from lazy_core.context_encoder import ContextEncoder
+from lazy_core.geometry import Grid
+from lazy_core.model import LazyDiffusion
+from lazy_core.positions import grid_coordinates
+
+from .captions import CaptionTable
+from .objective import optimizers
+from .pool import Encoded
+from .record import Record, learning_rate, summary
+from .scene_source import PoolSettings, ScenePool
+from .scenes import SpriteSheet
+from .train import extended
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.naming", description=summary(__doc__))
+    parser.add_argument("--init", type=Path, default=Path("models/fluent-small.safetensors"))
+    parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
+    parser.add_argument("--out", type=Path, default=Path("training/runs/naming"))
+    parser.add_argument("--depth", type=int, default=3, help="blocks of the reader, where --init has none")
+    parser.add_argument("--size", type=int, default=256, help="canvas in px")
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--pool", type=int, default=12288, help="encoded scenes held in memory")
+    parser.add_argument("--fresh", type=int, default=0, help="scenes replaced per step")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--record-every", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    torch.manual_seed(args.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    sheet, (model, checkpoint) = SpriteSheet.load(args.data, device), load_model(args.init)
+    depth = model.config.style_depth or args.depth
+    model = extended(model, replace(model.config, styles=len(sheet.styles), style_depth=depth)).to(device)
+    args.out.mkdir(parents=True, exist_ok=True)
+    record = Record(args.out / "record.json", vars(args))
+    settings = PoolSettings(args.size, "lazy", args.batch, 1, args.pool, args.fresh)
+    captions = CaptionTable(sheet.names, Tokenizer.from_str(checkpoint.tokenizer or ""), device)
+    train(model, ScenePool(sheet, model, captions, settings, torch.Generator(device).manual_seed(args.seed)), args, record)
+    notes = {name: value for name, value in checkpoint.metadata.items() if not name.startswith("lazydiffusion.") and name != "format"}
+    save_checkpoint(args.out / "model.safetensors", model, checkpoint.tokenizer, torch.float16, **notes)
+    record.finish(steps=args.steps, batch=args.batch)
+    return 0
+
+
+def train(model: LazyDiffusion, pool: ScenePool, args: argparse.Namespace, record: Record) -> None:
+    """Fits the style reader in place; all other weights stay as they are."""
+    encoder = model.transformer.context_encoder
+    assert encoder.naming is not None and encoder.naming.reader is not None
+    model.requires_grad_(False)
+    encoder.naming.reader.requires_grad_(True)
+    grid = Grid(args.size, args.size, model.config.latent_scale, model.config.patch_size)
+    coordinates = grid_coordinates(grid, model.config, pool.generator.device)
+    chosen = optimizers(encoder.naming, "muon", args.lr)
+    for step, scenes in zip(tqdm(range(1, args.steps + 1), desc="naming"), pool.batches(), strict=False):
+        loss, right = step_of(encoder, scenes, coordinates)
+        loss.backward()
+        for optimizer in chosen:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * learning_rate(1.0, step / args.steps, warmup=0.04)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if step % args.record_every == 0 or step == 1:
+            record.add(step, naming=float(loss), right=float(right))
+
+
+def step_of(encoder: ContextEncoder, scenes: Encoded, coordinates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """-> cross-entropy of the scenes' styles, a little smoothed, and the share of them that is named right."""
+    assert encoder.naming is not None and encoder.naming.reader is not None
+    x = encoder.visible(scenes.canvas.float(), scenes.mask.float())
+    with torch.autocast(x.device.type, torch.bfloat16):
+        logits = encoder.naming.reader(x, coordinates).float()
+    return F.cross_entropy(logits, scenes.style, label_smoothing=0.02), (logits.argmax(-1) == scenes.style).float().mean()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
