@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cfg", type=float, default=3.0)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--sweep", action="store_true", help="other policies beside the presets, for the curve")
+    parser.add_argument("--policies", nargs="+", default=None, help="of those that there are, beside the run on all tokens; default: all")
     parser.add_argument("--split", choices=list(SEEDS), default="test")
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--picture", type=Path, default=None)
@@ -72,7 +73,7 @@ def policies(reuse: ModuleType, presets: dict[str, Any], sweep: bool) -> dict[st
 
 
 SWEEP: list[tuple[float, ...]] = [(first,) for first in (0.05, 0.1, 0.15, 0.2, 0.3, 0.45)]
-SWEEP += [(0, last) for last in (0.2, 0.35, 0.5, 0.65)] + [(0.1, 0.5), (0.3, 0.65)]
+SWEEP += [(0, last) for last in (0.2, 0.35, 0.5, 0.65)] + [(0.1, 0.5), (0.2, 0.5), (0.2, 0.6), (0.3, 0.65)]
 SWEEP += [(0, 0.15, 0.45), (0, 0.15, 0.55), (0, 0.2, 0.55), (0, 0.3, 0.65), (0, 0.4, 0.75)]
 SWEEP += [(0, 0.1, 0.3, 0.6), (0, 0.1, 0.25, 0.5, 0.75)]
 
@@ -93,6 +94,8 @@ def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     print(f"  real: prompt {interval(real[0])}, style {None if real[1] is None else interval(real[1])}")
     presets = loaded("nodes.stock.families").family_of(model).policies
     for name, policy in [*policies(core, presets, args.sweep).items(), ("crop", presets["exact"])]:
+        if args.policies and name not in ("full", *args.policies):
+            continue
         kv_dtype = "fp8" if name.endswith(EIGHT_BITS) else "model"
         some = slice(0, args.crop_edits if name == "crop" else args.edits)  # a crop costs as much as all tokens
         part = scenes.take(some)

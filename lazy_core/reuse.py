@@ -55,7 +55,7 @@ class Policy:
 Policies = dict[Reuse, Policy]
 POLICIES: Policies = {  # the knee of `python -m benchmarks.fidelity --sweep`, see docs/benchmark.md
     "fast": Policy(((0.3,),)),
-    "balanced": Policy(((0.3,), (0.0, 0.5), (0.0, 0.3, 0.65))),
+    "balanced": Policy(((0.3,), (0.2, 0.6))),
     "exact": Policy(None),
 }
 EARLY: Policies = {  # for networks whose keys and values change most in the first steps

@@ -19,9 +19,7 @@ def elsewhere(size: int, device: torch.device) -> bool:
     return False
 
 
-def filled(
-    kept: KeptKV, shape: tuple[int, ...], calls: int = 1, batch: Any = "batch", later: bool = False
-) -> list[tuple[Tensor, Tensor]]:
+def filled(kept: KeptKV, shape: tuple[int, ...], calls: int = 1, batch: Any = "batch", later: bool = False) -> list[tuple[Tensor, Tensor]]:
     pairs = [(torch.randn(shape), torch.randn(shape)) for _ in range(calls)]
     for call, (k, v) in enumerate(pairs):
         kept.keep(batch, call, k, v, Split.of(HOLE, shape[-2]), later)

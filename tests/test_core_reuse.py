@@ -12,9 +12,9 @@ from lazy_core.reuse import EARLY, POLICIES, Policies, Policy, Whole, step_at
     ("policies", "name", "steps", "levels"),
     [
         (POLICIES, "exact", 4, [0, 1, 2, 3]),
-        (POLICIES, "balanced", 20, [0, 6, 13]),
-        (POLICIES, "balanced", 40, [0, 12, 26]),
-        (POLICIES, "balanced", 12, [0, 6]),
+        (POLICIES, "balanced", 20, [4, 12]),
+        (POLICIES, "balanced", 40, [8, 24]),
+        (POLICIES, "balanced", 16, [3, 9]),
         (POLICIES, "balanced", 8, [2]),
         (POLICIES, "balanced", 1, [0]),
         (POLICIES, "fast", 20, [6]),

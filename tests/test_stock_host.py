@@ -65,7 +65,8 @@ def test_presets_trade_passes_for_fidelity(lazy: Lazy, name: str, monkeypatch: p
     for reuse in ("exact", "balanced", "fast"):
         context, _, latents[reuse] = edit(lazy, name, model, reuse, steps=20, cfg=1.0)
     passes = [run.passes for run in seen]
-    assert passes == [{True: 20, False: 0}, {True: 3, False: 19}, {True: 1, False: 20}]
+    balanced = {True: 3, False: 19} if name == "pixart" else {True: 2, False: 20}
+    assert passes == [{True: 20, False: 0}, balanced, {True: 1, False: 20}]
     exact = hole_of(latents["exact"], context)
     errors = [float((hole_of(latents[reuse], context) - exact).square().mean().sqrt() / exact.std()) for reuse in latents]
     print(f"{name}: error relative to the hole's spread {dict(zip(latents, errors, strict=True))}")

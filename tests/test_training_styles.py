@@ -19,7 +19,7 @@ from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.positions import grid_coordinates
 from lazy_core.text import build_tokenizer
 from lazy_core.tokens import HoleTokens
-from training import classifier, drawings, evaluate, few_steps, figures, progressive, sketch_study, train
+from training import classifier, drawings, evaluate, few_steps, figures, naming, progressive, sketch_study, train
 from training.brushes import CropBox, bounds, crop_boxes, inside
 from training.captions import NOTHING, all_captions, captions_of, grow_embedding, plural, tokenizer_for
 from training.methods import METHODS, MethodEditor, cut, put_back
@@ -102,8 +102,8 @@ def test_a_model_from_before_styles_learns_to_name_them(data, small, tmp_path):
     train.main([*settings, "--out", str(tmp_path), "--steps", "30", "--ema", "0", "--lr", "0.01"])
     trained = read_checkpoint(tmp_path / "model.safetensors")
     assert trained.config.styles == 3 and trained.weights["transformer.context_encoder.naming.table"].abs().max() > 0
-    naming = [point[2] for point in json.loads((tmp_path / "record.json").read_text())["curves"]["naming"]]
-    assert naming[-1] < 0.8 * naming[0], "three colours are soon told apart"
+    losses = [point[2] for point in json.loads((tmp_path / "record.json").read_text())["curves"]["naming"]]
+    assert losses[-1] < 0.8 * losses[0], "three colours are soon told apart"
     with pytest.raises(ValueError, match="knows 3 styles"):
         two = tmp_path / "two.safetensors"
         save_file(
@@ -123,6 +123,48 @@ def test_a_model_learns_to_take_edges(data, small, tmp_path):
     trained = read_checkpoint(tmp_path / "model.safetensors")
     assert trained.config.edges and trained.weights["transformer.decoder.edge_embedder.weight"].abs().max() > 0
     assert {"loss", "naming"} == json.loads((tmp_path / "record.json").read_text())["curves"].keys()
+
+
+# -- naming styles ------------------------------------------------------------------------------------------------------
+def test_the_reader_learns_and_nothing_else_moves(data, small, tmp_path):
+    settings = [
+        "--data",
+        str(data),
+        "--init",
+        str(small),
+        "--depth",
+        "1",
+        "--size",
+        "64",
+        "--batch",
+        "8",
+        "--pool",
+        "16",
+        "--record-every",
+        "5",
+    ]
+    naming.main([*settings, "--out", str(tmp_path / "one"), "--steps", "60", "--lr", "0.01"])
+    before, after = read_checkpoint(small), read_checkpoint(tmp_path / "one" / "model.safetensors")
+    assert after.config.style_depth == 1 and after.config.styles == 3
+    assert after.tokenizer == before.tokenizer
+    for name, weight in before.weights.items():
+        if "naming" not in name:
+            assert torch.equal(after.weights[name], weight.half()), name
+    curve = [point[2] for point in json.loads((tmp_path / "one" / "record.json").read_text())["curves"]["naming"]]
+    assert sum(curve[-3:]) < 0.8 * sum(curve[:3]), "three colours are soon told apart"
+    again = ["--init", str(tmp_path / "one" / "model.safetensors"), "--out", str(tmp_path / "two"), "--steps", "1"]
+    naming.main([*settings, *again])
+    assert read_checkpoint(tmp_path / "two" / "model.safetensors").config.style_depth == 1
+
+
+def test_a_new_reader_starts_as_the_encoder(small):
+    model, _ = load_model(small)
+    depth = model.config.encoder_depth
+    larger = extended(model, replace(model.config, styles=3, style_depth=depth))
+    encoder = larger.transformer.context_encoder
+    assert encoder.naming is not None and encoder.naming.reader is not None
+    mine, theirs = encoder.naming.reader.state_dict(), encoder.state_dict()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine if not name.startswith("head."))
 
 
 # -- data --------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from lazy_core.checkpoint import load_model, save_checkpoint
+from lazy_core.checkpoint import CONFIG_KEY, TOKENIZER_KEY, load_model, save_checkpoint
 from lazy_core.context_encoder import ContextEncoder
 from lazy_core.geometry import Grid
 from lazy_core.model import LazyDiffusion
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = PoolSettings(args.size, "lazy", args.batch, 1, args.pool, args.fresh)
     captions = CaptionTable(sheet.names, Tokenizer.from_str(checkpoint.tokenizer or ""), device)
     train(model, ScenePool(sheet, model, captions, settings, torch.Generator(device).manual_seed(args.seed)), args, record)
-    notes = {name: value for name, value in checkpoint.metadata.items() if not name.startswith("lazydiffusion.") and name != "format"}
+    notes = {name: value for name, value in checkpoint.metadata.items() if name not in ("format", CONFIG_KEY, TOKENIZER_KEY)}
     save_checkpoint(args.out / "model.safetensors", model, checkpoint.tokenizer, torch.float16, **notes)
     record.finish(steps=args.steps, batch=args.batch)
     return 0
@@ -79,7 +79,7 @@ def train(model: LazyDiffusion, pool: ScenePool, args: argparse.Namespace, recor
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if step % args.record_every == 0 or step == 1:
-            record.add(step, naming=float(loss), right=float(right))
+            record.add(step, naming=loss.item(), right=right.item())
 
 
 def step_of(encoder: ContextEncoder, scenes: Encoded, coordinates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
