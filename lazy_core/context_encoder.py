@@ -49,7 +49,7 @@ class StyleNaming(nn.Module):
         self.guidance = config.style_guidance
 
     def logits(self, x: Tensor, coordinates: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:
-        """[B, styles], by the reader from visible tokens x [B, N, (C + 1) p p]; without one from the context [B, K, E] where `valid` [B, K]."""
+        """[B, styles], by the reader from visible tokens x [B, N, (C + 1) p p]; else from the context [B, K, E] where `valid` [B, K]."""
         if self.reader is not None:
             return self.reader(x, coordinates)
         assert self.head is not None

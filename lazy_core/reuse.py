@@ -2,9 +2,9 @@
 
 The mask is known before the first step, what is visible is known exactly at every noise level, and positions never move: so the
 keys and values of all tokens but the hole's, as attention sees them (after norm and rotary embedding), can be kept from a
-few full passes (`kept.py`) and used by sparse steps. With those of the same step a sparse step is exact; with those of other noise
-levels, interpolated between them, it is an approximation whose error the `Policy` bounds. Compare RegionE (arXiv 2510.25590) and SpotEdit (arXiv 2512.22323),
-which have to find the region first and keep keys before the rotary embedding.
+few full passes (`kept.py`) and used by sparse steps. With those of the same step a sparse step is exact; with those of other
+noise levels, interpolated between them, it is an approximation whose error the `Policy` bounds. Compare RegionE (arXiv
+2510.25590) and SpotEdit (arXiv 2512.22323), which have to find the region first and keep keys before the rotary embedding.
 """
 
 from __future__ import annotations

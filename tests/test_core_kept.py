@@ -81,7 +81,8 @@ def test_eight_bits_of_every_dtype_and_size(dtype: torch.dtype, size: float):
     """Channels of zeros stay zero; scales are not rounded to a dtype that cannot hold them."""
     kept, k = KeptKV(dtype="fp8"), (size * torch.linspace(-1, 1, 7).view(1, 7, 1).repeat(1, 1, 8)).to(dtype)
     kept.keep("batch", 0, k, k, Split.of(HOLE, 7))
-    got = kept.extend("batch", 0, *(x.to(dtype) for x in new_of((1, 7, 8))))[0][:, :5]
+    new = new_of((1, 7, 8))
+    got = kept.extend("batch", 0, new[0].to(dtype), new[1].to(dtype))[0][:, :5]
     assert got.dtype == dtype and torch.isfinite(got).all()
     assert ((got.double() - k[:, Split.of(HOLE, 7).others].double()).abs() <= size / 14).all()
 

@@ -175,6 +175,7 @@ def test_every_token_is_told_the_style_that_its_own_hole_names():
     for image in range(3):
         own = tokens[image : image + 1, valid[image]]
         assert torch.allclose(named[image, valid[image]], name(naming, own, torch.ones(own.shape[:2], dtype=torch.bool))[0], atol=1e-5)
+    assert naming.head is not None
     naming.head.get_parameter("bias").copy_(torch.tensor([-100.0, 100.0, -100.0]))
     assert torch.allclose(name(naming, tokens, valid)[valid] - tokens[valid], naming.table[1].expand(15, -1), atol=1e-5)
 
@@ -189,6 +190,7 @@ def test_the_negative_prompt_is_told_other_styles():
         torch.manual_seed(2)
         naming = StyleNaming(replace(TINY, styles=3, style_guidance=guidance), Build())
         torch.nn.init.normal_(naming.table)
+        assert naming.head is not None
         naming.head.get_parameter("weight").zero_()
         naming.head.get_parameter("bias").copy_(torch.tensor([-certain, certain, -certain]))
         return naming
@@ -212,13 +214,19 @@ def test_a_reader_names_the_style_from_all_that_is_visible_and_nothing_else():
     mask, hole, places = latent_mask(pixels, grid), HoleTokens.of(token_mask(pixels, grid)), grid_coordinates(grid, TINY)
     latent = torch.randn(2, 4, *grid.latent_size)
     tokens, logits = encoder.read_and_name(latent, mask, hole, places)
+    assert logits is not None
+
+    def named(canvas: torch.Tensor) -> torch.Tensor:
+        found = encoder.read_and_name(canvas, mask[: len(canvas)], HoleTokens.of(token_mask(pixels[: len(canvas)], grid)), places)[1]
+        assert found is not None
+        return found
+
     inside = torch.where(mask > 0, torch.randn_like(latent) * 100, latent)
-    assert torch.equal(encoder.read_and_name(inside, mask, hole, places)[1], logits)
+    assert torch.equal(named(inside), logits)
     far = latent.clone()
     far[:, :, -1, -1] += 1
-    assert not torch.allclose(encoder.read_and_name(far, mask, hole, places)[1], logits)
-    alone = encoder.read_and_name(latent[:1], mask[:1], HoleTokens.of(token_mask(pixels[:1], grid)), places)[1]
-    assert torch.allclose(alone[0], logits[0], atol=1e-5)
+    assert not torch.allclose(named(far), logits)
+    assert torch.allclose(named(latent[:1])[0], logits[0], atol=1e-5)
     told = encoder(latent, mask, hole, places) - tokens
     wanted = logits.softmax(-1) @ encoder.naming.table  # type: ignore[union-attr]
     assert torch.allclose(told[hole.valid], wanted[:, None].expand_as(told)[hole.valid], atol=1e-5)

@@ -271,7 +271,7 @@ def test_what_lies_in_main_memory_gives_the_same_bits(lazy: Lazy, name: str, mon
 
 @pytest.mark.parametrize("name", STOCK)
 def test_the_host_is_told_the_bytes_that_are_kept(lazy: Lazy, name: str, monkeypatch: pytest.MonkeyPatch):
-    """To the byte, with and without guidance; two passes' where it interpolates; nothing for `exact`; scales of eight-bit values are not counted."""
+    """To the byte, with and without guidance; two passes' where it interpolates; nothing for `exact`; scales of fp8 are not counted."""
     edits = importlib.import_module(f"{lazy.pack.__name__}.nodes.stock.edit")
     told, held = [], []
     hooked, forget = edits.hooked, edits.Run.forget
