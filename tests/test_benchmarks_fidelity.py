@@ -48,7 +48,7 @@ def test_a_stand_in_is_trained_and_measured(family: str, data: Path, host: Path)
     assert bool(norms) == (family != "pixart"), "PixArt has none with weights"
     assert all(weights[name].abs().max() > 0.5 for name in norms if weights[name].dim() == 1), "attention that is not uniform"
     told = ["--data", str(data / "sprites.safetensors"), "--judge", str(data / "judge.safetensors"), "--json", str(report)]
-    printed = run("benchmarks.fidelity", str(model), *told, "--edits", "1", "--steps", "11", "--cfg", "2", "--picture", str(data / "p.png"))
+    printed = run("benchmarks.fidelity", str(model), *told, "--edits", "1", "--steps", "15", "--cfg", "2", "--picture", str(data / "p.png"))
     assert f"'family': '{family}', 'objects': 6" in printed
     rows = {row["policy"]: row for row in json.loads(report.read_text())["rows"]}
     assert set(rows) == {"full", "balanced", "fast", "balanced, fp8", "fast, fp8", "stale", "crop"}
