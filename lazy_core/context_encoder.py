@@ -12,26 +12,37 @@ from .positions import sincos
 from .tokens import HoleTokens, patchify
 
 
-class StyleReader(nn.Module):
-    """A ViT of its own over all N tokens of the canvas, which tells what style is drawn where something is drawn.
+class CanvasViT(nn.Module):
+    """A ViT over all N tokens of the canvas, `depth` blocks of the encoder's width."""
+
+    def __init__(self, config: LazyConfig, build: Build, depth: int):
+        super().__init__()
+        self.width = config.encoder_width
+        self.embed = build.linear((config.latent_channels + 1) * config.patch_size**2, self.width)
+        self.blocks = nn.ModuleList(Block(build, self.width, config.encoder_heads, config.mlp_ratio) for _ in range(depth))
+        self.norm = build.norm(self.width)
+
+    def tokens(self, x: Tensor, coordinates: Tensor) -> Tensor:
+        """Visible tokens [B, N, (C + 1) p p] (`ContextEncoder.visible`), coordinates [N, 2] -> [B, N, E]."""
+        x = self.embed(x) + sincos(coordinates, self.width).to(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class StyleReader(CanvasViT):
+    """Tells what style is drawn where something is drawn.
 
     The hole's context has other things to carry: what its mean tells of the style is less than what can be seen (training/README.md).
     """
 
     def __init__(self, config: LazyConfig, build: Build):
-        super().__init__()
-        self.width = config.encoder_width
-        self.embed = build.linear((config.latent_channels + 1) * config.patch_size**2, self.width)
-        self.blocks = nn.ModuleList(Block(build, self.width, config.encoder_heads, config.mlp_ratio) for _ in range(config.style_depth))
-        self.norm = build.norm(self.width)
+        super().__init__(config, build, config.style_depth)
         self.head = build.linear(self.width, config.styles + 1)
 
     def forward(self, x: Tensor, coordinates: Tensor) -> Tensor:
         """Visible tokens [B, N, (C + 1) p p], coordinates [N, 2] -> logits [B, styles]: each token's own, and how much they count."""
-        x = self.embed(x) + sincos(coordinates, self.width).to(x)
-        for block in self.blocks:
-            x = block(x)
-        named = self.head(self.norm(x)).float()  # [B, N, styles + 1]
+        named = self.head(self.tokens(x, coordinates)).float()  # [B, N, styles + 1]
         return (named[..., :-1] * named[..., -1:].softmax(1)).sum(1)
 
 
@@ -73,19 +84,16 @@ class StyleNaming(nn.Module):
         return self.guidance * (self.table.float().mean(0).to(logits.device) - self.told(logits))
 
 
-class ContextEncoder(nn.Module):
+class ContextEncoder(CanvasViT):
     """A ViT over all N tokens of the canvas, then token dropping (section 3.1): T_hole [B, K, E] is the compressed context."""
 
     def __init__(self, config: LazyConfig, build: Build):
-        super().__init__()
-        self.patch, self.width = config.patch_size, config.encoder_width
-        self.embed = build.linear((config.latent_channels + 1) * config.patch_size**2, self.width)
-        self.blocks = nn.ModuleList(Block(build, self.width, config.encoder_heads, config.mlp_ratio) for _ in range(config.encoder_depth))
-        self.norm = build.norm(self.width)
+        super().__init__(config, build, config.encoder_depth)
+        self.patch = config.patch_size
         self.naming = StyleNaming(config, build) if config.styles else None
 
     def forward(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor) -> Tensor:
-        """As `read`; a model of several styles then adds the one that it sees (`StyleNaming`)."""
+        """The context of `read_and_name`, to which a model of several styles adds the one that it sees (`StyleNaming`)."""
         return self.both(canvas, mask, hole, coordinates)[0]
 
     def both(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -97,19 +105,12 @@ class ContextEncoder(nn.Module):
         return self.naming(tokens, hole.valid, logits), against
 
     def read_and_name(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As `read`, and logits of the canvas's style [B, styles] where the model knows several."""
+        """Canvas latent [B, C, h, w], mask [B, 1, h, w] (1 = hole, 0 = keep), coordinates [N, 2] -> context [B, K, E], and logits of the
+        canvas's style [B, styles] where the model knows several."""
         x = self.visible(canvas, mask)
-        tokens = self.read(canvas, mask, hole, coordinates)
+        tokens = hole.gather(self.tokens(x, coordinates))
         return tokens, None if self.naming is None else self.naming.logits(x, coordinates, tokens, hole.valid)
 
     def visible(self, canvas: Tensor, mask: Tensor) -> Tensor:
         """[B, N, (C + 1) p p]: the hole's content is removed before anything is computed from it; the mask is an input channel."""
         return patchify(torch.cat([canvas * (1 - mask), mask], 1), self.patch)
-
-    def read(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor) -> Tensor:
-        """Canvas latent [B, C, h, w], mask [B, 1, h, w] (1 = hole, 0 = keep), coordinates [N, 2] -> context [B, K, E]."""
-        x = self.visible(canvas, mask)
-        x = self.embed(x) + sincos(coordinates, self.width).to(x)  # [B, N, E]
-        for block in self.blocks:
-            x = block(x)  # [B, N, E]
-        return hole.gather(self.norm(x))  # [B, K, E]

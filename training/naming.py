@@ -1,7 +1,7 @@
 """`python -m training.naming`: train the part of a checkpoint that names the canvas's drawing style, and nothing else.
 
-It reads the visible tokens alone, so that neither text nor noise nor decoder take part, and a step costs a hundredth of one of
-`training.train`. What the decoder makes of a named style it has learned already.
+It reads the visible tokens alone, so that neither text nor noise nor decoder take part. What the decoder makes of a named style it
+has learned already.
 """
 
 from __future__ import annotations
