@@ -59,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+NAMED = ("balanced", "fast", "stale")
 EIGHT_BITS = ", fp8"  # at the end of a policy's name: what it keeps, it keeps in eight bits
 
 
@@ -172,18 +173,20 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     models = list(dict.fromkeys(row["model"] for row in rows))
     figure = Figure(figsize=(5.5 * len(models), 4), layout="constrained")
     for axes, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
-        for row in rows:
-            if row["model"] == model and row["psnr"] and row["policy"] != "crop":  # which draws another picture
-                preset = row["policy"].removesuffix(EIGHT_BITS) in ("balanced", "fast", "stale")
-                axes.errorbar(
-                    row["token_steps"],
-                    row["psnr"][0],
-                    [[row["psnr"][0] - row["psnr"][1]], [row["psnr"][2] - row["psnr"][0]]],
-                    fmt="o" if preset else ".",
-                    color="C1" if preset else "C0",
-                )
-                axes.annotate(row["policy"], (row["token_steps"], row["psnr"][0]), fontsize=7 if preset else 5)
+        shown = [row for row in rows if row["model"] == model and row["psnr"] and row["policy"] != "crop"]  # which draws another picture
+        presets = [row for row in shown if row["policy"] in NAMED]
+        for row in shown:
+            middle, low, high = row["psnr"]
+            preset = row in presets
+            if preset:
+                axes.errorbar(row["token_steps"], middle, [[middle - low], [high - middle]], fmt="o", color="C1")
+            elif not any(other["token_steps"] == row["token_steps"] and other["psnr"] == row["psnr"] for other in presets):
+                axes.plot(row["token_steps"], middle, ".", color="C0")
+            else:
+                continue
+            axes.annotate(row["policy"], (row["token_steps"], middle), (5, -3), textcoords="offset points", fontsize=8 if preset else 6)
         axes.set(title=model, xlabel="token-steps computed, of all", ylabel="PSNR of the hole against all tokens, dB")
+        axes.margins(x=0.15)
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 
