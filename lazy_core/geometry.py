@@ -86,8 +86,31 @@ class Box:
         return image[..., self.top : self.bottom, self.left : self.right]
 
     @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
+
+    @property
     def area(self) -> int:
-        return (self.bottom - self.top) * (self.right - self.left)
+        return self.height * self.width
+
+    def grown(self, margin: int) -> Box:
+        return Box(self.top - margin, self.left - margin, self.bottom + margin, self.right + margin)
+
+    def within(self, other: Box) -> Box:
+        """What of it lies in the other."""
+        return Box(max(self.top, other.top), max(self.left, other.left), min(self.bottom, other.bottom), min(self.right, other.right))
+
+    def aligned(self, side: int) -> Box:
+        """The smallest box around it that starts and ends at multiples of `side`."""
+        return Box(self.top // side * side, self.left // side * side, -(-self.bottom // side) * side, -(-self.right // side) * side)
+
+    def divided(self, side: int) -> Box:
+        """The inverse of `times`, for a box that is `aligned`."""
+        return Box(self.top // side, self.left // side, self.bottom // side, self.right // side)
 
     def moved(self, down: int, along: int) -> Box:
         return Box(self.top + down, self.left + along, self.bottom + down, self.right + along)

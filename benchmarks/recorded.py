@@ -1,0 +1,137 @@
+"""`python dev.py run -- python -m benchmarks.recorded`: holes decoded with a record, by VAEs of SDXL's and Flux's shape.
+
+Random weights. Each case is a canvas, what a hole of 10 % showed in the pass that was recorded, and what it shows now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lazy_core.recorded import Parts, decode_and_record, decode_holes
+
+from .stock import load_pack
+
+PICTURES = Path(__file__).resolve().parent.parent / "tests" / "data"
+CASES = [("astronaut", "astronaut", "coffee"), ("coffee", "astronaut", "flat"), ("flat", "astronaut", "coffee"), ("flat", "flat", "coffee")]
+CHANNELS = {"sdxl": 4, "flux": 16}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.recorded", description=(__doc__ or "").partition(": ")[2].splitlines()[0])
+    parser.add_argument("--shapes", nargs="+", choices=list(CHANNELS), default=list(CHANNELS))
+    parser.add_argument("--width", type=int, default=128, help="channels at full resolution; both have 128")
+    parser.add_argument("--size", type=int, default=1024, help="px")
+    parser.add_argument("--cases", type=int, default=len(CASES))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, default=None)
+    args = parser.parse_args(argv)
+    load_pack()
+    rows = [row for shape in args.shapes for row in measure(shape, args)]
+    if args.json:
+        args.json.write_text(json.dumps({"size": args.size, "width": args.width, "rows": rows}, indent=1) + "\n")
+    return 0
+
+
+@torch.inference_mode()
+def measure(shape: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    vae = random_vae(shape, args.width)
+    side, rows = args.size // 8, []
+    cells = torch.zeros(side, side, dtype=torch.bool)
+    first, length = side // 3, round(side * math.sqrt(0.1))
+    cells[first : first + length, first : first + length] = True
+    pixels = cells.repeat_interleave(8, 0).repeat_interleave(8, 1)
+    latents = {name: standard(vae.encode(picture(name, args.size) * 2 - 1)) for name in ("astronaut", "coffee", "flat")}
+    parts = parts_of(vae.decoder)
+
+    def decode(latent: Tensor) -> Tensor:
+        return ((vae.decode(latent) + 1) / 2).clamp(0, 1)
+
+    for canvas, recorded, shown in CASES[: args.cases]:
+        before, now = (torch.where(cells, latents[name], latents[canvas]) for name in (recorded, shown))
+        image, record = decode_and_record(parts, decode, before)
+        ratios, result, full = [], image[0], image
+        for _ in range(args.rounds):
+            full, slow = timed(lambda now=now: decode(now))
+            (result, _), fast = timed(lambda now=now, image=image, record=record: decode_holes(parts, decode, now, image[0], cells, record))
+            ratios.append(fast / slow)
+        error = (result - full[0])[:, pixels]
+        psnr = -10 * math.log10(max(float(error.square().mean()), 1e-12))
+        rows.append({"shape": shape, "canvas": canvas, "recorded": recorded, "shown": shown, "psnr": round(psnr, 1)})
+        rows[-1] |= {
+            "time": round(median(ratios), 3),
+            "contrast": round(float(full[0][:, pixels].std()), 3),
+            "bytes": record.get_ram_usage(),
+        }
+        print(
+            f"  {shape}: {canvas}, recorded with {recorded}, now {shown}: {psnr:.1f} dB, {median(ratios):.2f} of the full decode's time",
+            flush=True,
+        )
+    return rows
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    begun = time.perf_counter()
+    return call(), time.perf_counter() - begun
+
+
+def random_vae(shape: str, width: int) -> Any:
+    """The host's own class, with PyTorch's initial weights."""
+    from comfy.ldm.models.autoencoder import AutoencoderKL, AutoencodingEngine
+
+    model = "comfy.ldm.modules.diffusionmodules.model"
+    config = {"double_z": True, "z_channels": CHANNELS[shape], "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": width}
+    config |= {"ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}
+    if shape == "sdxl":
+        vae = AutoencoderKL(ddconfig=config, embed_dim=4)
+    else:
+        vae = AutoencodingEngine(
+            regularizer_config={"target": "comfy.ldm.models.autoencoder.DiagonalGaussianRegularizer"},
+            encoder_config={"target": f"{model}.Encoder", "params": config},
+            decoder_config={"target": f"{model}.Decoder", "params": config},
+        )
+    torch.manual_seed(0)
+    for module in vae.modules():
+        if isinstance(module, nn.Conv2d):  # the host leaves its layers without initial values
+            nn.Conv2d.reset_parameters(module)
+        elif isinstance(module, nn.GroupNorm):
+            nn.GroupNorm.reset_parameters(module)
+    return vae.eval().requires_grad_(False)
+
+
+def parts_of(decoder: nn.Module) -> Parts:
+    from comfy.ldm.modules.diffusionmodules.model import AttnBlock, Upsample
+
+    def every(kind: Any) -> dict[str, Any]:
+        return {name: module for name, module in decoder.named_modules() if isinstance(module, kind)}
+
+    return Parts(every(nn.GroupNorm), every(AttnBlock), every(Upsample), decoder.conv_in)  # type: ignore[arg-type]
+
+
+def picture(name: str, size: int) -> Tensor:
+    """[1, 3, size, size] in 0..1"""
+    if name == "flat":
+        return torch.tensor([0.7, 0.5, 0.3]).view(1, 3, 1, 1).expand(1, 3, size, size).contiguous()
+    with Image.open(PICTURES / f"{name}.jpg") as file:
+        pixels = torch.from_numpy(np.asarray(file.convert("RGB").resize((size, size))).copy())
+    return pixels.movedim(-1, 0)[None].float() / 255
+
+
+def standard(latent: Tensor) -> Tensor:
+    """Scaled as diffusion models want latents; flat ones are not blown up."""
+    return (latent - latent.mean()) / latent.std().clamp_min(0.05)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
