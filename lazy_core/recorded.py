@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from types import MethodType
 from typing import Any
 
 import torch
@@ -93,6 +94,9 @@ def replaced(parts: Parts, norm: Any, attend: Any, upsample: Any, first: Any) ->
 
 
 def bound(instead: Any, name: str, module: Any, original: Any) -> Callable[..., Tensor]:
+    """A layer takes one map, and on newer hosts arguments for video, which are handed on; an attention takes three maps."""
+    if isinstance(original, MethodType) and original.__name__ == "forward":
+        return lambda x, *rest, **named: instead(name, module, lambda y: original(y, *rest, **named), x)
     return lambda *given: instead(name, module, original, *given)
 
 
