@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from types import MethodType
 from typing import Any
 
 import torch
@@ -86,18 +85,20 @@ def replaced(parts: Parts, norm: Any, attend: Any, upsample: Any, first: Any) ->
     own = [(module, call, module.__dict__.get(call)) for module, call, _, _ in calls]
     try:
         for module, call, instead, name in calls:
-            setattr(module, call, bound(instead, name, module, getattr(module, call)))
+            setattr(module, call, (layer if call == "forward" else attention)(instead, name, module, getattr(module, call)))
         yield
     finally:
         for module, call, before in own:
             delattr(module, call) if before is None else setattr(module, call, before)
 
 
-def bound(instead: Any, name: str, module: Any, original: Any) -> Callable[..., Tensor]:
-    """A layer takes one map, and on newer hosts arguments for video, which are handed on; an attention takes three maps."""
-    if isinstance(original, MethodType) and original.__name__ == "forward":
-        return lambda x, *rest, **named: instead(name, module, lambda y: original(y, *rest, **named), x)
-    return lambda *given: instead(name, module, original, *given)
+def layer(instead: Any, name: str, module: Any, original: Any) -> Callable[..., Tensor]:
+    """Newer hosts call layers with arguments for video as well, which are handed on."""
+    return lambda x, *rest, **named: instead(name, module, lambda y: original(y, *rest, **named), x)
+
+
+def attention(instead: Any, name: str, module: Any, original: Any) -> Callable[..., Tensor]:
+    return lambda q, k, v: instead(name, module, original, q, k, v)
 
 
 def decode_and_record(parts: Parts, decode: DecodeImage, latent: Tensor) -> tuple[Tensor, Record]:
@@ -165,7 +166,7 @@ class Strip:
         places, left, below, right = [], 0, 0, 0
         for box in pieces:
             height, width = box.height * scale, box.width * scale
-            if below + height > tall or left + width > max(right, left + width * (below == 0)):
+            if below and (below + height > tall or left + width > right):
                 left, below = right + 1, 0
             places.append(Box(below, left, below + height, left + width))
             right, below = max(right, left + width), below + height + 1
@@ -190,15 +191,15 @@ class Strip:
         return like.new_zeros(*like.shape[:-2], *self.size)
 
     def inside(self, parts: list[Box]) -> list[Box]:
-        """Where `parts` of the pieces, in latents of the canvas, lie in the map."""
-        shifts = zip(parts, self.pieces, self.places, strict=True)
+        """Where `parts` of the first pieces, one of each, in latents of the canvas, lie in the map."""
+        shifts = zip(parts, self.pieces, self.places, strict=False)
         return [part.moved(-piece.top, -piece.left).times(self.scale).moved(place.top, place.left) for part, piece, place in shifts]
 
-    def covers(self, parts: list[Box], device: torch.device) -> Tensor:
-        """[H, W], 1 on `parts` of the pieces."""
-        mask = torch.zeros(self.size, device=device)
-        for box in self.inside(parts):
-            box.cut(mask).fill_(1)
+    def covered(self, like: Tensor) -> Tensor:
+        """[H, W], 1 on the pieces and 0 between them."""
+        mask = like.new_zeros(self.size)
+        for place in self.places:
+            place.cut(mask).fill_(1)
         return mask
 
 
@@ -231,8 +232,7 @@ class Holes:
 
     def first(self, name: str, module: nn.Module, original: Any, x: Tensor) -> Tensor:
         """Zero between the pieces, as convolutions pad with it; what comes before may have made something of the nothing."""
-        strip = self.strip.at(x)
-        return original(x * strip.covers(list(strip.pieces), x.device).to(x))
+        return original(x * self.strip.at(x).covered(x))
 
     def upsample(self, name: str, module: nn.Module, original: Any, x: Tensor) -> Tensor:
         """Convolutions above see less far, in latents: pieces lose some of their halo."""
@@ -242,16 +242,15 @@ class Holes:
         small = new.room(x)
         for source, place in zip(old.inside(list(new.pieces)), new.places, strict=True):
             place.cut(small).copy_(source.cut(x))
-        result = original(small)
-        self.strip = new.at(result)
-        return result
+        self.strip = new
+        return original(small)
 
     def attend(self, name: str, module: Any, original: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The strip's queries against the canvas's keys and values, of which the holes' are new."""
         kept = [x.to(q, copy=True) for x in self.record.attended[name]]
         strip = self.strip.at(q)
         scale = kept[0].shape[-1] // self.record.canvas.right
-        places = strip.inside([*self.live, *self.patches])[: len(self.live)]
+        places = strip.inside(self.live)
         self.attended[name] = [tuple(place.cut(x).cpu() for x in (k, v)) for place in places]
         for all_of_it, new in zip(kept, (k, v), strict=True):
             for box, place in zip(self.live, places, strict=True):
@@ -267,7 +266,7 @@ class Holes:
         scale = weight.view(groups, -1) / (variance + module.eps).sqrt()[:, None]
         shift = bias.view(groups, -1) - mean[:, None] * scale
         normed = torch.addcmul(shift.view(1, -1, 1, 1).to(x), x, scale.view(1, -1, 1, 1).to(x))
-        return normed.mul_(strip.covers(list(strip.pieces), x.device).to(x))
+        return normed.mul_(strip.covered(x))
 
     def statistics(self, name: str, module: nn.GroupNorm, x: Tensor, strip: Strip) -> Moments:
         """-> mean and variance of each group [G]: of the holes as they are, of the rest as recorded and moved like its patches."""
@@ -392,6 +391,6 @@ def decode_holes(parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tens
         pixels = decode(holes.gathered(latent))
     strip = holes.strip.at(pixels)
     result = canvas.clone()
-    for box, place in zip(right, strip.inside([*right, *holes.patches]), strict=False):
+    for box, place in zip(right, strip.inside(right), strict=True):
         box.times(strip.scale).cut(result).copy_(place.cut(pixels[0]))
     return result, holes.updated(latent)
