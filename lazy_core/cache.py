@@ -45,6 +45,16 @@ class ContentCache(Generic[Value]):
             self._store(key, value)
         return value, True
 
+    def put(self, key: str, value: Value) -> None:
+        """Stores a value, or counts it as used just now."""
+        with self._lock:
+            self._store(key, value)
+
+    def under(self, prefix: str) -> list[tuple[str, Value]]:
+        """Keys that start with `prefix` and their values, least recently used first."""
+        with self._lock:
+            return [(key, value) for key, value in self._values.items() if key.startswith(prefix)]
+
     def _store(self, key: str, value: Value) -> None:
         if key in self._values:
             self.bytes -= self._values.pop(key).get_ram_usage()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from .checkpoint import load_model
 from .composite import Blend
 from .context import Context
+from .lazy_vae import decode_windows
 from .model import LazyDiffusion, store_for_few_rows
 from .pipeline import Sample, encode_context, hole_coordinates, lazy_decode
 from .sampling import Solver, dpmpp_2m, euler, guided_denoiser
@@ -56,7 +58,8 @@ class LazyEditor:
         `shift` moves the noise levels of flow models, see `schedule.shifted`; None is the checkpoint's own.
         """
         sample = self.sampler(context, prompt, steps, cfg, solver, shift)
-        image, _ = lazy_decode(context, sample, self.to_latent, self.to_image, seed, denoise, blend, local=True)
+        decode_hole = partial(decode_windows, self.to_image)
+        image, _ = lazy_decode(context, sample, self.to_latent, self.to_image, seed, denoise, blend, decode_hole)
         return image
 
     def caption(self, prompts: list[str]) -> Tensor:

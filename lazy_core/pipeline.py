@@ -11,7 +11,7 @@ from torch import Tensor
 from .composite import Blend, composite
 from .context import Context, View
 from .geometry import Box, Grid
-from .lazy_vae import DecodeImage, decode_windows
+from .lazy_vae import DecodeImage
 from .masks import latent_mask, prefill, threshold, token_mask
 from .model import LazyTransformer
 from .positions import grid_coordinates
@@ -22,6 +22,12 @@ EncodeImage = Callable[[Tensor], Tensor]
 """VAE encoder: [B, 3, H', W'] in 0..1, whole tokens -> latent [B, C, h, w]."""
 Sample = Callable[[Tensor, Tensor, float], Tensor]
 """Sampler over the hole: (noise [B, K, C p p], start [B, K, C p p], denoise 0..1) -> clean tokens [B, K, C p p]."""
+
+
+DecodeHole = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""VAE decoder around the hole: (latent [B, C, h, w], canvas [B, 3, H', W'] in 0..1, touched latents [B, h, w] bool) -> [B, 3, H', W'].
+
+Right in the hole and on the latents next to it."""
 
 
 def check_inputs(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,13 +159,12 @@ def lazy_decode(
     seed: int,
     denoise: float = 1.0,
     blend: Blend = "feather",
-    local: bool = False,
+    decode_hole: DecodeHole | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Fill the hole: -> (image [B, 3, H, W] in 0..1, latent [B, C, h, w] of the edited canvas).
 
     Denoising starts from noise, from the sketch, or, for `denoise` < 1, from what the hole showed before. With an
-    empty mask the image comes back as it is. `local` says that `decode_image` is of convolutions only: it then decodes
-    the neighbourhood of the hole, and nothing else.
+    empty mask the image comes back as it is. With `decode_hole` the VAE decodes the neighbourhood of the hole, and nothing else.
     """
     if context.hole.count == 0:
         return context.image, encode_image(context.grid.pad(context.image))
@@ -172,9 +177,9 @@ def lazy_decode(
     tokens = sample(hole_noise(context, seed), start, denoise) if denoise > 0 else start
     latent = fill_hole(context, tokens)
     grid = context.grid
-    if local:
+    if decode_hole is not None:
         touched = latent_mask(context.mask, grid)[:, 0] > 0
-        decoded = decode_windows(decode_image, latent, grid.pad(context.image), touched)
+        decoded = decode_hole(latent, grid.pad(context.image), touched)
     else:
         decoded = decode_image(latent)
     return composite(context.image, grid.crop(decoded).to(context.image), context.mask, blend), latent

@@ -1,40 +1,40 @@
 """Holes of a decoder that sees its whole picture at once (AutoencoderKL of SD, SDXL, Flux): what a hole's window lacks comes from a record.
 
 Its GroupNorms want the mean and variance of the whole picture, its attention the keys and values of all latents. A full pass
-leaves both behind; a later pass computes the holes and takes the rest from there (the idea of SIGE, Li et al. 2022, arXiv
-2211.02048). As a hole's content moves the statistics, and they in turn everything outside it, small patches all over the
-canvas are computed along: they tell how far the record has moved.
-
-`benchmarks.recorded` measures it. No node uses it yet: it is neither as near nor as cheap as it has to be.
+leaves both behind; later passes compute the holes and take the rest from there (the idea of SIGE, Li et al. 2022, arXiv
+2211.02048). As a hole's content moves the statistics, and they in turn everything outside it, patches all over the canvas
+are computed along (`lazy_core.patches`): they tell how far the record has moved.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import patches
 from .attention import sdpa
 from .geometry import Box
-from .lazy_vae import DecodeImage, windows
+from .lazy_vae import DecodeImage
+from .moments import Line, Moments, Shift, affine, block_moments, group_means, patch_moments, together
+from .patches import BLOCK
+from .strip import NotWholeError, Strip
 
-BLOCK = 2  # latents a side of what moments are recorded over
 HALOS = (8, 4, 3, 2)  # latents around a hole, at each resolution from the latents' to the pixels': what its convolutions still see
+COSTS = (0.08, 0.22, 0.35, 0.35)  # of a full decode's operations at each resolution, in SD, SDXL and Flux
 MARGIN = 2  # latents around a hole that count as computed, not as recorded: content reaches so far
-PATCH, PATCHES = 4, 6  # latents a side of a patch; a square of so many patches a side is spread over the canvas
-PATCH_HALOS = (2, 1, 1, 0)  # latents around each, like HALOS
 
 
 @dataclass(frozen=True)
 class Parts:
     """What of a decoder is neither pointwise nor a convolution, and the `first` of these.
 
-    An attention has `optimized_attention(q, k, v)` on maps [B, C, h, w].
+    An attention has a `norm`, projections `k` and `v`, and `optimized_attention(q, k, v)` on maps [B, C, h, w].
     """
 
     norms: dict[str, nn.GroupNorm]
@@ -45,34 +45,37 @@ class Parts:
 
 @dataclass(frozen=True)
 class Record:
-    """What a full pass left behind: `moments` of each norm's input, mean and variance [2, G, h / 2, w / 2]; keys and values [1, C, h, w].
+    """What a full pass left behind: `moments` of each norm's input in blocks [2, G, h / 2, w / 2], each attention's input [1, C, h, w].
 
-    `patches` are the moments [2, patches, G] of patches that were decoded by themselves with the whole picture's statistics.
+    Of patches that were decoded by themselves with the whole picture's statistics the moments [2, G, patches] and inputs
+    [C, patches, px]: empty until a later pass asks, NaN where a hole has been since. All is as it was in the full pass:
+    what later holes left is brought back to its statistics.
     """
 
     latent: Tensor
-    moments: dict[str, Tensor]
-    attended: dict[str, tuple[Tensor, Tensor]]
-    patches: dict[str, Tensor]
+    moments: dict[str, Tensor] = field(default_factory=dict)
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    patch_moments: dict[str, Tensor] = field(default_factory=dict)
+    patch_inputs: dict[str, Tensor] = field(default_factory=dict)
+    edits: int = 0  # since the full pass
 
     @property
     def canvas(self) -> Box:
         return Box(0, 0, *self.latent.shape[-2:])
 
     def get_ram_usage(self) -> int:
-        kept = [self.latent, *self.moments.values(), *self.patches.values(), *(x for pair in self.attended.values() for x in pair)]
-        return sum(x.nbytes for x in kept)
+        return self.latent.nbytes + sum(x.nbytes for kept in (self.moments, self.inputs, self.patch_moments, self.patch_inputs) for x in kept.values())
 
-    def changed(self, latent: Tensor, cells: Tensor) -> float:
-        """Share of the latents [1, C, h, w] outside a hole's `cells` [h, w] that are not what was recorded; 1 for another size."""
-        if latent.shape != self.latent.shape:
-            return 1.0
-        moved = (latent.cpu() - self.latent).abs().amax(1)[0] > 0.1 * float(self.latent.std())
-        return float((moved & ~cells.cpu()).float().mean())
+    def moved(self, latent: Tensor) -> Tensor:
+        """How far each latent [1, C, h, w] of the same size is from what was recorded: [h, w], 1 being the recorded ones' variance."""
+        return ((latent.cpu() - self.latent).square().mean(1) / self.latent.var().clamp_min(1e-12))[0]
 
-
-class NotWholeError(RuntimeError):
-    """The decoder was called with something else than was asked: the host went over to tiles, for example."""
+    def without_holes(self, boxes: list[Box]) -> Tensor:
+        """Blocks [h / 2, w / 2] bool that are in none of the boxes."""
+        rest = torch.ones(self.canvas.bottom // BLOCK, self.canvas.right // BLOCK, dtype=torch.bool)
+        for box in boxes:
+            box.divided(BLOCK).cut(rest).fill_(False)
+        return rest
 
 
 @contextlib.contextmanager
@@ -101,31 +104,30 @@ def attention(instead: Any, name: str, module: Any, original: Any) -> Callable[.
     return lambda q, k, v: instead(name, module, original, q, k, v)
 
 
+def unchanged(name: str, module: nn.Module, original: Any, x: Tensor) -> Tensor:
+    return original(x)
+
+
 def decode_and_record(parts: Parts, decode: DecodeImage, latent: Tensor) -> tuple[Tensor, Record]:
     """A full decode of one latent [1, C, h, w], bit for bit as without a record, h and w even. Raises NotWholeError."""
-    record = Record(latent.cpu().clone(), {}, {}, {})
+    record, attentions = Record(latent.cpu().clone()), {norm_of(name) for name in parts.attentions}
 
     def norm(name: str, module: nn.GroupNorm, original: Any, x: Tensor) -> Tensor:
         side = scale_of(x, latent) * BLOCK
-        record.moments[name] = torch.stack(block_moments(x, side, group_means(x, module.num_groups))).cpu()
+        record.moments[name] = block_moments(x, side, group_means(x, module.num_groups)).stacked().cpu()
+        if name in attentions:
+            record.inputs[name] = x.cpu().clone()
         return original(x)
 
     def attend(name: str, module: Any, original: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        record.attended[name] = (k.cpu().clone(), v.cpu().clone())
         return original(q, k, v)
 
     with replaced(parts, norm, attend, unchanged, unchanged):
-        pixels = decode(latent)
-    if patches := spread_patches(record.canvas):
-        alone = Holes(record, [], patches)
-        with replaced(parts, alone.norm, alone.attend, alone.upsample, alone.first):
-            decode(alone.gathered(latent))
-        record.patches.update(alone.patch_moments)
-    return pixels, record
+        return decode(latent), record
 
 
-def unchanged(name: str, module: nn.Module, original: Any, x: Tensor) -> Tensor:
-    return original(x)
+def norm_of(attention: str) -> str:
+    return f"{attention}.norm"
 
 
 def scale_of(x: Tensor, latent: Tensor) -> int:
@@ -135,93 +137,64 @@ def scale_of(x: Tensor, latent: Tensor) -> int:
     return scale
 
 
-def group_means(x: Tensor, groups: int) -> Tensor:
-    """Of [1, C, H, W]: [G]."""
-    return x[0].mean((1, 2), dtype=torch.float32).view(groups, -1).mean(1)
-
-
-def block_moments(x: Tensor, side: int, centre: Tensor) -> tuple[Tensor, Tensor]:
-    """[1, C, H, W] -> mean and variance of each group in each block of `side` px, twice [G, H / side, W / side].
-
-    `centre` [G] is near the values, so that squares do not lose what they differ by.
-    """
-    values = x[0].float().unflatten(0, (len(centre), -1)) - centre.view(-1, 1, 1, 1)
-    mean = F.avg_pool2d(values.mean(1), side)
-    square = F.avg_pool2d(values.square_().mean(1), side)
-    return mean + centre.view(-1, 1, 1), (square - mean.square()).clamp_min_(0)
-
-
-@dataclass(frozen=True)
-class Strip:
-    """Pieces of a canvas side by side in one map: `pieces` in latents of the canvas, `places` in px of the map, `scale` px a latent."""
-
-    pieces: tuple[Box, ...]
-    places: tuple[Box, ...]
-    scale: int
-
-    @classmethod
-    def of(cls, pieces: list[Box], scale: int) -> Strip:
-        """In columns, one px apart."""
-        tall = max(box.height for box in pieces) * scale
-        places, left, below, right = [], 0, 0, 0
-        for box in pieces:
-            height, width = box.height * scale, box.width * scale
-            if below and (below + height > tall or left + width > right):
-                left, below = right + 1, 0
-            places.append(Box(below, left, below + height, left + width))
-            right, below = max(right, left + width), below + height + 1
-        return cls(tuple(pieces), tuple(places), scale)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return max(place.bottom for place in self.places), max(place.right for place in self.places)
-
-    def times(self, scale: int) -> Strip:
-        return replace(self, places=tuple(place.times(scale) for place in self.places), scale=self.scale * scale)
-
-    def at(self, x: Tensor) -> Strip:
-        """This strip where a layer works on a multiple of its resolution."""
-        height, width = self.size
-        scale = x.shape[-2] // height
-        if x.shape[0] != 1 or (height * scale, width * scale) != tuple(x.shape[-2:]):
-            raise NotWholeError(f"a layer was given {tuple(x.shape)}, expected one strip of {(height, width)} or a multiple")
-        return self.times(scale)
-
-    def room(self, like: Tensor) -> Tensor:
-        return like.new_zeros(*like.shape[:-2], *self.size)
-
-    def inside(self, parts: list[Box]) -> list[Box]:
-        """Where `parts` of the first pieces, one of each, in latents of the canvas, lie in the map."""
-        shifts = zip(parts, self.pieces, self.places, strict=False)
-        return [part.moved(-piece.top, -piece.left).times(self.scale).moved(place.top, place.left) for part, piece, place in shifts]
-
-    def covered(self, like: Tensor) -> Tensor:
-        """[H, W], 1 on the pieces and 0 between them."""
-        mask = like.new_zeros(self.size)
-        for place in self.places:
-            place.cut(mask).fill_(1)
-        return mask
-
-
 @dataclass
 class Holes:
-    """One pass over the holes of a canvas, and the patches that go with it."""
+    """One pass over the holes of a canvas, and the patches that go with it: `kept` are their numbers."""
 
     record: Record
     boxes: list[Box]  # of the holes
-    patches: list[Box]
+    kept: list[int]
 
     def __post_init__(self) -> None:
+        everywhere = patches.spread(self.record.canvas)
+        self.patches = [everywhere[i] for i in self.kept]
         self.live = [live_box(box, self.record.canvas) for box in self.boxes]
+        self.rest = self.record.without_holes(self.live)
         self.level = 0
-        self.strip = Strip.of(self.pieces(), 1)
+        self.strip = Strip.of(self.pieces(0), 1)
+        self.whole: dict[str, Tensor] = {}  # each attention's input, normalised, all over the canvas
         self.moments: dict[str, list[Tensor]] = {}
+        self.inputs: dict[str, list[Tensor]] = {}
         self.patch_moments: dict[str, Tensor] = {}
-        self.attended: dict[str, list[tuple[Tensor, ...]]] = {}
+        self.patch_inputs: dict[str, Tensor] = {}
 
-    def pieces(self) -> list[Box]:
-        halo, small = (halos[min(self.level, len(halos) - 1)] for halos in (HALOS, PATCH_HALOS))
-        around = [box.grown(halo).aligned(BLOCK) for box in self.boxes] + [box.grown(small) for box in self.patches]
+    @classmethod
+    def over(cls, record: Record, boxes: list[Box]) -> Holes:
+        """With the patches that no hole touches."""
+        near = [live_box(box, record.canvas).grown(MARGIN) for box in boxes]
+        numbered = enumerate(patches.spread(record.canvas))
+        return cls(record, boxes, [i for i, patch in numbered if not any(patch.overlaps(box) for box in near)])
+
+    @cached_property
+    def known(self) -> Tensor:
+        """Which of the patches were recorded [patches] bool: none in the pass that records them."""
+        for recorded in self.record.patch_moments.values():
+            return torch.isfinite(recorded[0, 0, self.kept])
+        return torch.zeros(len(self.kept), dtype=torch.bool)
+
+    @cached_property
+    def shares(self) -> Tensor:
+        """Of the rest of the canvas that each known patch stands for."""
+        numbers = torch.tensor(self.kept)[self.known]
+        recorded = {name: value[..., numbers] for name, value in self.record.patch_moments.items()}
+        left = int(self.rest.sum())
+        wholes = {name: Moments.of(value[:, :, self.rest]).united(1 / left) for name, value in self.record.moments.items()}
+        return patches.shares(patches.areas(self.record.canvas)[numbers], recorded, wholes)
+
+    def decode(self, parts: Parts, decode: DecodeImage, latent: Tensor) -> Tensor:
+        with replaced(parts, self.norm, self.attend, self.upsample, self.first):
+            return decode(self.gathered(latent))
+
+    @property
+    def cost(self) -> float:
+        """Operations to a full decode's, roughly."""
+        areas = (sum(piece.area for piece in self.pieces(level)) for level in range(len(COSTS)))
+        return sum(area * cost for area, cost in zip(areas, COSTS, strict=True)) / self.record.canvas.area
+
+    def pieces(self, level: int) -> list[Box]:
+        halo, small = (halos[min(level, len(halos) - 1)] for halos in (HALOS, patches.HALOS))
+        around = [box.grown(halo).union(live) for box, live in zip(self.boxes, self.live, strict=True)]
+        around += [box.grown(small) for box in self.patches]
         return [box.within(self.record.canvas) for box in around]
 
     def gathered(self, latent: Tensor) -> Tensor:
@@ -238,7 +211,7 @@ class Holes:
         """Convolutions above see less far, in latents: pieces lose some of their halo."""
         old = self.strip.at(x)
         self.level += 1
-        new = Strip.of(self.pieces(), old.scale)
+        new = Strip.of(self.pieces(self.level), old.scale)
         small = new.room(x)
         for source, place in zip(old.inside(list(new.pieces)), new.places, strict=True):
             place.cut(small).copy_(source.cut(x))
@@ -246,151 +219,125 @@ class Holes:
         return original(small)
 
     def attend(self, name: str, module: Any, original: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The strip's queries against the canvas's keys and values, of which the holes' are new."""
-        kept = [x.to(q, copy=True) for x in self.record.attended[name]]
-        strip = self.strip.at(q)
-        scale = kept[0].shape[-1] // self.record.canvas.right
-        places = strip.inside(self.live)
-        self.attended[name] = [tuple(place.cut(x).cpu() for x in (k, v)) for place in places]
-        for all_of_it, new in zip(kept, (k, v), strict=True):
-            for box, place in zip(self.live, places, strict=True):
-                box.times(scale).cut(all_of_it).copy_(place.cut(new))
-        rows = [x.flatten(2).transpose(1, 2) for x in (q, *kept)]
+        """The strip's queries against the canvas's keys and values."""
+        whole = self.whole.pop(norm_of(name))
+        rows = [x.flatten(2).transpose(1, 2).contiguous() for x in (q, module.k(whole), module.v(whole))]  # strided, the CPU is slower
         return sdpa(rows[0], rows[1], rows[2], 1).transpose(1, 2).reshape(q.shape)
 
     def norm(self, name: str, module: nn.GroupNorm, original: Any, x: Tensor) -> Tensor:
         """GroupNorm with the whole picture's statistics; zero between the pieces, as convolutions pad with it."""
         strip, groups = self.strip.at(x), module.num_groups
-        mean, variance = self.statistics(name, module, x, strip)
+        places = strip.inside([*self.live, *self.patches])
+        live, small = places[: len(self.live)], places[len(self.live) :]
+        mean, variance = self.statistics(name, module, x, strip.scale * BLOCK, live, small)
         weight, bias = affine(module, original, x)
         scale = weight.view(groups, -1) / (variance + module.eps).sqrt()[:, None]
         shift = bias.view(groups, -1) - mean[:, None] * scale
-        normed = torch.addcmul(shift.view(1, -1, 1, 1).to(x), x, scale.view(1, -1, 1, 1).to(x))
-        return normed.mul_(strip.covered(x))
+        scale, shift = (each.view(1, -1, 1, 1).to(x) for each in (scale, shift))
+        if name in self.record.inputs:
+            self.whole[name] = torch.addcmul(shift, self.everywhere(name, x, live, small), scale)
+        return torch.addcmul(shift, x, scale).mul_(strip.covered(x))
 
-    def statistics(self, name: str, module: nn.GroupNorm, x: Tensor, strip: Strip) -> Moments:
+    def statistics(self, name: str, module: nn.GroupNorm, x: Tensor, side: int, live: list[Box], small: list[Box]) -> Moments:
         """-> mean and variance of each group [G]: of the holes as they are, of the rest as recorded and moved like its patches."""
-        mean, variance = self.record.moments[name].to(x.device)
-        places, count, centre = strip.inside([*self.live, *self.patches]), len(self.live), mean.mean((1, 2))
-        blocks = [torch.stack(block_moments(place.cut(x), strip.scale * BLOCK, centre)) for place in places[:count]]
-        self.moments[name] = [each.cpu() for each in blocks]
-        rest = torch.ones(mean.shape[1:], dtype=torch.bool, device=x.device)
-        for box in self.live:
-            box.divided(BLOCK).cut(rest).fill_(False)
-        live = [as_one(*each.flatten(2)) for each in blocks]
-        if not bool(rest.any()):
-            return together(live, [box.area for box in self.live])
-        outside = as_one(mean[:, rest], variance[:, rest])
-        if self.patches:
-            outside = self.moved(name, outside, patch_moments(x, places[count:], module.num_groups), module.eps)
-        return together([*live, outside], [*(box.area for box in self.live), int(rest.sum()) * BLOCK**2])
+        recorded = Moments.of(self.record.moments[name].to(x.device))
+        centre = recorded.mean.mean((1, 2))
+        shift = self.shift(name, patch_moments(x, small, module.num_groups), module.eps) if small else None
+        blocks = [block_moments(place.cut(x), side, centre) for place in live]
+        self.moments[name] = [(shift.undo(each) if shift else each).stacked().cpu() for each in blocks]
+        parts = [Moments(*(each.flatten(1) for each in block)).united(1 / block.mean[0].numel()) for block in blocks]
+        sizes = [box.area for box in self.live]
+        if left := int(self.rest.sum()):
+            rest = self.rest.to(x.device)
+            outside = Moments(recorded.mean[:, rest], recorded.variance[:, rest]).united(1 / left)
+            parts.append(shift.apply(outside) if shift else outside)
+            sizes.append(left * BLOCK**2)
+        return together(parts, sizes)
 
-    def moved(self, name: str, outside: Moments, patches: Tensor, eps: float) -> Moments:
-        """What was recorded of the outside, moved as its patches [2, patches, G] moved since."""
-        self.patch_moments[name] = patches.cpu()
-        if name not in self.record.patches:  # this pass is to record them
-            return outside
-        everywhere = spread_patches(self.record.canvas)
-        kept = [everywhere.index(box) for box in self.patches]
-        share = patch_areas(self.record.canvas).to(patches)[kept]
-        before = self.record.patches[name].to(patches)[:, kept]
-        old, new = (weighed(each[0].T, each[1].T, share / share.sum()) for each in (before, patches))
-        return outside[0] + new[0] - old[0], outside[1] * (new[1] + eps) / (old[1] + eps)
+    def shift(self, name: str, now: Tensor, eps: float) -> Shift | None:
+        """How the patches' moments [2, G, patches] moved since they were recorded."""
+        shift = None
+        if bool(self.known.any()):
+            before = self.record.patch_moments[name][..., self.kept].to(now)
+            old, new = (Moments.of(each[..., self.known]).united(self.shares.to(now)) for each in (before, now))
+            shift = Shift.between(old, new, eps)
+        self.patch_moments[name] = (shift.undo(Moments.of(now)).stacked() if shift else now).cpu()
+        return shift
+
+    def everywhere(self, name: str, x: Tensor, live: list[Box], small: list[Box]) -> Tensor:
+        """An attention's input all over the canvas [1, C, h, w]: of the holes as it is, of the rest as recorded and moved like its patches."""
+        kept = self.record.inputs[name].to(x, copy=True)
+        line = self.line(name, torch.stack([place.cut(x)[0].flatten(1) for place in small], 1).float()) if small else None
+        if line:
+            kept = line.apply(kept)
+        self.inputs[name] = [(line.undo(place.cut(x)) if line else place.cut(x)).cpu() for place in live]
+        for box, place in zip(self.live, live, strict=True):
+            box.times(kept.shape[-1] // self.record.canvas.right).cut(kept).copy_(place.cut(x))
+        return kept
+
+    def line(self, name: str, now: Tensor) -> Line | None:
+        """How the patches' values [C, patches, px] moved since they were recorded."""
+        line = None
+        if bool(self.known.any()):
+            before = self.record.patch_inputs[name][:, self.kept].to(now)
+            line = Line.between(before[:, self.known], now[:, self.known], self.shares.to(now))
+        self.patch_inputs[name] = (line.undo(now) if line else now).cpu()
+        return line
 
     def updated(self, latent: Tensor) -> Record:
-        """The record with this pass's holes in it."""
-        kept = {name: value.clone() for name, value in self.record.moments.items()}
-        for name, news in self.moments.items():
-            for box, new in zip(self.live, news, strict=True):
-                box.divided(BLOCK).cut(kept[name]).copy_(new)
-        attended = {name: (k.clone(), v.clone()) for name, (k, v) in self.record.attended.items()}
-        for name, news in self.attended.items():
-            scale = attended[name][0].shape[-1] // self.record.canvas.right
-            for box, pair in zip(self.live, news, strict=True):
-                for whole, new in zip(attended[name], pair, strict=True):
-                    box.times(scale).cut(whole).copy_(new)
-        seen = self.record.latent.clone()
-        for box in self.live:
-            box.cut(seen).copy_(box.cut(latent))
-        return Record(seen, kept, attended, self.record.patches)
+        """The record with this pass's holes in it, as they would have been in the full pass; patches that they touched are unknown."""
+        record = self.record
+        moments = {name: put(value, self.live, self.moments[name], 1 / BLOCK) for name, value in record.moments.items()}
+        inputs = {name: put(value, self.live, self.inputs[name], value.shape[-1] // record.canvas.right) for name, value in record.inputs.items()}
+        seen = put(record.latent, self.live, [box.cut(latent).cpu() for box in self.live], 1)
+        known = {
+            "patch_moments": {name: self.renewed(value, self.patch_moments[name], 2) for name, value in record.patch_moments.items()},
+            "patch_inputs": {name: self.renewed(value, self.patch_inputs[name], 1) for name, value in record.patch_inputs.items()},
+        }
+        return Record(seen, moments, inputs, **known, edits=record.edits + 1)
+
+    def renewed(self, recorded: Tensor, now: Tensor, axis: int) -> Tensor:
+        """What is recorded of the patches, numbered along an axis: what was, where it was known, and what is now where it was not."""
+        numbers = torch.tensor(self.kept, dtype=torch.long)
+        fresh = numbers[~self.known]
+        result = torch.full_like(recorded, torch.nan).index_copy_(axis, numbers, recorded.index_select(axis, numbers))
+        return result.index_copy_(axis, fresh, now.index_select(axis, (~self.known).nonzero().flatten()))
 
 
-def affine(module: nn.GroupNorm, original: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """A GroupNorm's weight and bias [C] as it applies them, whatever the host casts: zeros give the bias, plus and minus one the weight."""
-    probe = x.new_zeros(2, module.num_channels, 1, 2)
-    probe[1] = x.new_tensor([1.0, -1.0])
-    given = original(probe).float()
-    return (given[1, :, 0, 0] - given[1, :, 0, 1]) / 2 * (1 + module.eps) ** 0.5, given[0, :, 0, 0]
+def put(whole: Tensor, boxes: list[Box], news: list[Tensor], scale: float) -> Tensor:
+    """A copy with new content in the boxes, whose units are `scale` px."""
+    result = whole.clone()
+    for box, new in zip(boxes, news, strict=True):
+        (box.times(int(scale)) if scale >= 1 else box.divided(round(1 / scale))).cut(result).copy_(new)
+    return result
 
 
-Moments = tuple[Tensor, Tensor]  # mean and variance [G]
+def with_patches(parts: Parts, decode: DecodeImage, record: Record) -> Record:
+    """The record with its patches, each decoded by itself. Raises NotWholeError."""
+    count = len(patches.spread(record.canvas))
+    if record.patch_moments or not count:
+        return record
+    alone = Holes(record, [], list(range(count)))
+    alone.decode(parts, decode, record.latent)
+    return replace(record, patch_moments=alone.patch_moments, patch_inputs=alone.patch_inputs)
 
 
-def patch_moments(x: Tensor, places: list[Box], groups: int) -> Tensor:
-    """Of patches of one size in [1, C, H, W]: [2, patches, G]."""
-    stacked = torch.stack([place.cut(x)[0] for place in places]).float()
-    variance, mean = torch.var_mean(stacked.view(len(places), groups, -1), 2, correction=0)
-    return torch.stack([mean, variance])
+def decode_holes(
+    parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor, boxes: list[Box], record: Record
+) -> tuple[Tensor, Record]:
+    """Latent [1, C, h, w] of the edited canvas [3, H, W], `boxes` of latents to compute, the record `with_patches` of nearly the same.
 
-
-def as_one(mean: Tensor, variance: Tensor) -> Moments:
-    """Blocks of one size [G, blocks] as one."""
-    middle = mean.mean(1)
-    return middle, (variance + (mean - middle[:, None]).square()).mean(1)
-
-
-def together(parts: list[Moments], sizes: list[int]) -> Moments:
-    """Parts of different `sizes` as one."""
-    share = torch.tensor(sizes, device=parts[0][0].device) / sum(sizes)
-    mean, variance = (torch.stack([part[i] for part in parts], -1) for i in (0, 1))
-    return weighed(mean, variance, share)
-
-
-def weighed(mean: Tensor, variance: Tensor, share: Tensor) -> Moments:
-    """Parts [G, parts], of which each is a `share` of the whole, as one."""
-    middle = (mean * share).sum(-1)
-    return middle, ((variance + (mean - middle[:, None]).square()) * share).sum(-1)
+    -> (picture [3, H, W], right in the boxes and the canvas's own elsewhere; the record with the boxes' new content).
+    Raises NotWholeError where the host decodes in tiles.
+    """
+    holes = Holes.over(record, boxes)
+    pixels = holes.decode(parts, decode, latent)
+    strip = holes.strip.at(pixels)
+    result = canvas.clone()
+    for box, place in zip(boxes, strip.inside(boxes), strict=True):
+        box.times(strip.scale).cut(result).copy_(place.cut(pixels[0]))
+    return result, holes.updated(latent)
 
 
 def live_box(box: Box, canvas: Box) -> Box:
     return box.grown(MARGIN).aligned(BLOCK).within(canvas)
-
-
-def spread_patches(canvas: Box) -> list[Box]:
-    """Patches at even distances, from the canvas's edge to its opposite."""
-    rows, cols = (starts(side) for side in (canvas.bottom, canvas.right))
-    return [Box(top, left, top + PATCH, left + PATCH) for top in rows for left in cols]
-
-
-def patch_areas(canvas: Box) -> Tensor:
-    """How much of the canvas each patch stands for: those at an edge for half, those at a corner for a quarter."""
-    halves = []
-    for side in (canvas.bottom, canvas.right):
-        half = torch.ones(len(starts(side)))
-        half[0] = half[-1] = 0.5
-        halves.append(half)
-    return (halves[0][:, None] * halves[1]).flatten()
-
-
-def starts(side: int) -> list[int]:
-    count = min(PATCHES, side // (2 * PATCH))
-    return [round(i * (side - PATCH) / max(1, count - 1)) // BLOCK * BLOCK for i in range(count)]
-
-
-def decode_holes(parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor, cells: Tensor, record: Record) -> tuple[Tensor, Record]:
-    """Latent [1, C, h, w] of the edited canvas [3, H, W], touched latents `cells` [h, w] bool, the record of nearly the same latent.
-
-    -> (picture [3, H, W], right in the hole and the canvas's own elsewhere; the record with the hole's new content).
-    Raises NotWholeError where the host decodes in tiles.
-    """
-    right = [window.right for window in windows(cells, HALOS[0])]
-    live = [live_box(box, record.canvas).grown(MARGIN) for box in right]
-    untouched = [patch for patch in spread_patches(record.canvas) if not any(patch.overlaps(box) for box in live)]
-    holes = Holes(record, right, untouched)
-    with replaced(parts, holes.norm, holes.attend, holes.upsample, holes.first):
-        pixels = decode(holes.gathered(latent))
-    strip = holes.strip.at(pixels)
-    result = canvas.clone()
-    for box, place in zip(right, strip.inside(right), strict=True):
-        box.times(strip.scale).cut(result).copy_(place.cut(pixels[0]))
-    return result, holes.updated(latent)

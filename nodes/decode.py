@@ -12,6 +12,7 @@ from . import host
 from .context import ContextType
 from .images import check_context, decoder, encoder, not_offered, to_bhwc
 from .stock import edit as stock
+from .stock.vae import hole_decoder
 
 VAE_DECODES = ("lazy", "full")
 
@@ -67,7 +68,7 @@ class LazyDecode(io.ComfyNode):
                     options=list(VAE_DECODES),
                     default="lazy",
                     optional=True,
-                    tooltip="lazy: only around the hole, where the VAE allows it (Load Lazy Model's does). full: the whole picture.",
+                    tooltip="lazy: only around the hole, from the second edit of a canvas on where the VAE is a stock one. full: the whole picture.",
                 ),
             ],
             outputs=[
@@ -108,8 +109,9 @@ class LazyDecode(io.ComfyNode):
         timing = host.Timing()
         settings = host.Settings(seed, steps, cfg, sampler_name, scheduler)
         known, sample = (cls.stock if host.is_stock(model) else cls.lazy)(model, vae, context, positive, negative, settings, timing)
-        local = vae_decode == "lazy" and host.is_local(vae)
-        image, latent = lazy_decode(known, sample, encoder(vae), decoder(vae), seed, denoise, blend, local)
+        decode_image = decoder(vae)
+        decode_hole = hole_decoder(vae, decode_image) if vae_decode == "lazy" else None
+        image, latent = lazy_decode(known, sample, encoder(vae), decode_image, seed, denoise, blend, decode_hole)
         figures = {
             "hole_tokens": known.hole.count,
             "all_tokens": known.hole.total,

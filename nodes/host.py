@@ -426,11 +426,6 @@ def make_vae(checkpoint: Checkpoint) -> comfy.sd.VAE | None:
     return vae
 
 
-def is_local(vae: Any) -> bool:
-    """Whether the VAE's decoder is of convolutions only, so that a window with a halo decodes like the whole picture."""
-    return isinstance(vae.first_stage_model, TinyVAE)
-
-
 def check_vae(vae: Any, channels: int, scale: int) -> None:
     """Raises ValueError for a VAE whose latents the model, or the CONTEXT, does not know."""
     if vae is None:

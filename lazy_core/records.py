@@ -1,0 +1,80 @@
+"""The records of a VAE's last decodes, and which of them a hole is decoded with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import patches
+from .cache import ContentCache, content_key
+from .geometry import Box
+from .lazy_vae import LARGEST_SHARE, DecodeImage, windows
+from .patches import BLOCK
+from .recorded import HALOS, Holes, Parts, Record, decode_and_record, decode_holes, with_patches
+from .strip import NotWholeError
+
+FRESH = 0.25  # of the latents' variance: a latent that moved further shows something else, and is computed like a hole
+FEWEST = 0.25  # of a canvas's patches: with fewer that are known and untouched, nothing tells how the rest moved
+DRIFT = 0.02  # on average over all others: more, and it is another canvas
+
+
+class Records:
+    """Up to `limit` bytes of records, `free` tells what the machine has left (`lazy_core.cache`).
+
+    The first decode of a canvas is a full one; it leaves the record that later ones take, which leave theirs.
+    """
+
+    def __init__(self, limit: int, free: Callable[[], int] | None = None):
+        self.cache: ContentCache[Record] = ContentCache(limit, free)
+        self.in_tiles: set[str] = set()
+
+    def decode(self, vae: str, parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor, cells: Tensor) -> Tensor:
+        """A `lazy_core.pipeline.DecodeHole`, for the VAE that `vae` names and that has these `parts`."""
+        result = canvas.clone()
+        for index, hole in enumerate(cells):
+            result[index] = self.one(vae, parts, decode, latent[index : index + 1], canvas[index], hole)
+        return result
+
+    def one(self, vae: str, parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor, cells: Tensor) -> Tensor:
+        """[1, C, h, w], [3, H, W], [h, w] -> [3, H, W]"""
+        kind = f"{vae}/{tuple(latent.shape)}/"
+        if kind in self.in_tiles or any(side % BLOCK for side in cells.shape):
+            return decode(latent)[0]
+        try:
+            if nearest := self.nearest(kind, latent, cells):
+                key, record, boxes = nearest
+                record = with_patches(parts, decode, record)
+                self.cache.put(key, record)
+                picture, after = decode_holes(parts, decode, latent, canvas, boxes, record)
+                self.cache.put(kind + content_key(key, str(boxes)), after)
+                return picture
+            pictures, record = decode_and_record(parts, decode, latent)
+            self.cache.put(kind + content_key(latent), record)
+            return pictures[0]
+        except NotWholeError:
+            self.in_tiles.add(kind)
+            return decode(latent)[0]
+
+    def nearest(self, kind: str, latent: Tensor, cells: Tensor) -> tuple[str, Record, list[Box]] | None:
+        """The record with the least to compute, and the boxes that are; of several the one with the fewest edits behind it."""
+        found = []
+        for key, record in self.cache.under(kind):
+            boxes = changed(record, latent, cells)
+            if boxes is not None:
+                found.append((sum(box.area for box in boxes), record.edits, key, record, boxes))
+        return min(found, key=lambda each: each[:2])[2:] if found else None
+
+
+def changed(record: Record, latent: Tensor, cells: Tensor) -> list[Box] | None:
+    """Boxes of latents that hold a hole's `cells` and whatever else is not what was recorded; None where a full decode is better."""
+    moved = record.moved(latent)
+    fresh = (moved > FRESH) | cells.cpu()
+    if float(torch.where(fresh, 0, moved).mean()) > DRIFT:
+        return None
+    boxes = [window.right for window in windows(fresh, HALOS[0])]
+    holes = Holes.over(record, boxes)
+    witnesses = int(holes.known.sum()) if record.patch_moments else len(holes.kept)
+    enough = witnesses >= FEWEST * len(patches.spread(record.canvas)) > 0
+    return boxes if enough and holes.cost <= LARGEST_SHARE else None

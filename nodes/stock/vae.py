@@ -1,0 +1,38 @@
+"""Which VAEs decode a hole instead of the whole picture: ours, and the host's AutoencoderKL (SD, SDXL, Flux, ...) with a record."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from comfy.ldm.modules.diffusionmodules.model import AttnBlock, Decoder, ResnetBlock, Upsample
+from torch import nn
+
+from ...lazy_core.lazy_vae import DecodeImage, decode_windows
+from ...lazy_core.pipeline import DecodeHole
+from ...lazy_core.recorded import Parts
+from ...lazy_core.records import Records
+from ...lazy_core.vae import TinyVAE
+from .. import host
+
+KNOWN = (Decoder, ResnetBlock, AttnBlock, Upsample, nn.Conv2d, nn.GroupNorm, nn.SiLU, nn.Dropout, nn.Identity, nn.ModuleList)
+RECORDS = Records(limit=512 << 20, free=host.free_memory)
+
+
+def hole_decoder(vae: Any, decode: DecodeImage) -> DecodeHole | None:
+    """`decode` is the whole picture's; None for a VAE that has to decode in full."""
+    if isinstance(vae.first_stage_model, TinyVAE):
+        return partial(decode_windows, decode)
+    parts = parts_of(getattr(vae.first_stage_model, "decoder", None))
+    return parts and partial(RECORDS.decode, host.vae_key(vae), parts, decode)
+
+
+def parts_of(decoder: Any) -> Parts | None:
+    """Of the host's decoder for images; None for any other, and for one with layers that its own do not have."""
+    if type(decoder) is not Decoder or not all(type(module) is nn.Module or isinstance(module, KNOWN) for module in decoder.modules()):
+        return None
+
+    def every(kind: Any) -> dict[str, Any]:
+        return {name: module for name, module in decoder.named_modules() if isinstance(module, kind)}
+
+    return Parts(every(nn.GroupNorm), every(AttnBlock), every(Upsample), decoder.conv_in)
