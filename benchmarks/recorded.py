@@ -14,10 +14,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -37,13 +38,68 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=1024, help="px")
     parser.add_argument("--cases", type=int, default=len(CASES))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--edits", type=int, default=0, help="instead: so many edits one after the other")
     parser.add_argument("--json", type=Path, default=None)
     args = parser.parse_args(argv)
     load_pack()
-    rows = [row for shape in args.shapes for row in measure(shape, args)]
+    rows = [row for shape in args.shapes for row in (follow(shape, args) if args.edits else measure(shape, args))]
     if args.json:
         args.json.write_text(json.dumps({"size": args.size, "width": args.width, "rows": rows}, indent=1) + "\n")
     return 0
+
+
+def follow(shape: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Edits one after the other, each on the last one's result."""
+    rows = []
+    for canvas in ("astronaut", "flat"):
+        edits = sequence(random_vae(shape, args.width), canvas, args.size, args.edits)
+        early, late = ([edit.psnr for edit in part if not edit.full] for part in (edits[:10], edits[-10:]))
+        row = {"shape": shape, "canvas": canvas, "edits": len(edits), "full": sum(edit.full for edit in edits)}
+        row |= {"worst": min(edit.psnr for edit in edits), "worst_rim": min(edit.rim for edit in edits)}
+        row |= {f"median_{name}_ten": median(part) if part else None for name, part in (("first", early), ("last", late))}
+        rows.append(row)
+        print("  " + json.dumps(row), flush=True)
+    return rows
+
+
+class Edit(NamedTuple):
+    """How near a hole is to the full decode, dB, and its outermost 8 px; whether it was decoded in full itself."""
+
+    psnr: float
+    rim: float
+    full: bool
+
+
+@torch.inference_mode()
+def sequence(vae: Any, canvas: str, size: int, count: int) -> list[Edit]:
+    """Edits of 10 % at random places, that show what a photograph has there. Raises AssertionError where a pixel outside moves."""
+    side, edits, places = size // 8, [], torch.Generator().manual_seed(5)
+    names = ("astronaut", "coffee", canvas)
+    latents = {name: standard(vae.encode(picture(name, size) * 2 - 1)) for name in names}
+    parts, records, length = loaded("nodes.stock.vae").parts_of(vae.decoder), Records(limit=1 << 30), round(side * math.sqrt(0.1))
+    sizes: list[int] = []
+
+    def decode(latent: Tensor) -> Tensor:
+        sizes.append(latent.shape[-1] * latent.shape[-2])
+        return ((vae.decode(latent) + 1) / 2).clamp(0, 1)
+
+    latent = latents[canvas]
+    image = records.decode("vae", parts, decode, latent, picture(canvas, size), torch.zeros(1, side, side, dtype=torch.bool))
+    for index in range(count):
+        top, left = (int(x) for x in torch.randint(0, side - length, (2,), generator=places))
+        cells = torch.zeros(side, side, dtype=torch.bool)
+        cells[top : top + length, left : left + length] = True
+        latent, pixels = torch.where(cells, latents[names[index % 2]], latent), cells.repeat_interleave(8, 0).repeat_interleave(8, 1)
+        sizes.clear()
+        result = records.decode("vae", parts, decode, latent, image, cells[None])
+        full = side * side in sizes
+        near = F.max_pool2d(pixels[None].float(), 17, 1, 8)[0] > 0
+        assert full or torch.equal(result[0, :, ~near], image[0, :, ~near]), "a pixel far from the hole moved"
+        rim = pixels & (F.max_pool2d((~pixels)[None].float(), 17, 1, 8)[0] > 0)
+        error = (result - decode(latent))[0]
+        edits.append(Edit(decibels(error[:, pixels]), decibels(error[:, rim]), full))
+        image = torch.where(pixels, result, image)
+    return edits
 
 
 @torch.inference_mode()
@@ -63,26 +119,30 @@ def measure(shape: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     decode(latents["flat"])
     for canvas, recorded, shown in CASES[: args.cases]:
         before, now = (torch.where(cells, latents[name], latents[canvas]) for name in (recorded, shown))
-        records, image = Records(limit=1 << 30), decode(before)
+        records = Records(limit=1 << 30)
         lazy = partial(records.decode, shape, parts, decode)
-        full, ratios = decode(now), []
-        for _ in range(args.rounds + 2):  # the first records, the second adds the patches
-            latent = now if ratios else before
-            _, slow = timed(lambda latent=latent: decode(latent))
+        image, full, result, ratios = None, now, now, []
+        for index in range(args.rounds + 2):  # the first records, the second adds the patches
+            latent = now if index else before
+            full, slow = timed(lambda latent=latent: decode(latent))
+            image = full if image is None else image
             result, fast = timed(lambda latent=latent, lazy=lazy, image=image: lazy(latent, image, cells[None]))
             ratios.append(fast / slow)
-        error = (result - full)[0][:, pixels]
-        psnr = -10 * math.log10(max(float(error.square().mean()), 1e-12))
-        row = {"shape": shape, "canvas": canvas, "recorded": recorded, "shown": shown, "psnr": round(psnr, 1)}
+        psnr = decibels((result - full)[0][:, pixels])
+        row = {"shape": shape, "canvas": canvas, "recorded": recorded, "shown": shown, "psnr": psnr}
         row |= {"time": round(median(ratios[2:]), 3), "first": round(ratios[0], 3), "second": round(ratios[1], 3)}
         row |= {"contrast": round(float(full[0][:, pixels].std()), 3), "bytes": records.cache.bytes}
         rows.append(row)
         print(
-            f"  {shape}: {canvas}, recorded with {recorded}, now {shown}: {psnr:.1f} dB, {row['time']:.3f} of the full decode's time "
+            f"  {shape}: {canvas}, recorded with {recorded}, now {shown}: {psnr} dB, {row['time']:.3f} of the full decode's time "
             f"(the first {row['first']:.2f}, the second {row['second']:.2f}), contrast {row['contrast']}",
             flush=True,
         )
     return rows
+
+
+def decibels(error: Tensor) -> float:
+    return round(-10 * math.log10(max(float(error.square().mean()), 1e-12)), 1)
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:

@@ -58,3 +58,13 @@ def shares(area: Tensor, patches: dict[str, Tensor], wholes: dict[str, Moments])
     rows = np.concatenate([unlike / len(unlike) ** 0.5, RIDGE * np.eye(len(expected))])
     found, _ = nnls(rows, np.concatenate([np.zeros(len(unlike)), RIDGE * expected]))
     return torch.from_numpy(found / found.sum()).to(area)
+
+
+def disagreement(old: Moments, new: Moments, share: Tensor) -> float:
+    """Standard error of how patches [G, n] say that the whole's variances moved, relative to these, on average over groups."""
+    before, now = old.united(share), new.united(share)
+    squares = (each.variance + (each.mean - whole.mean[:, None]).square() for each, whole in ((old, before), (new, now)))
+    small = 1e-9
+    expected, found = next(squares) * ((now.variance + small) / (before.variance + small))[:, None], next(squares)
+    apart = (found - expected) / (now.variance + small)[:, None]
+    return float((share * apart).square().sum(-1).sqrt().mean())

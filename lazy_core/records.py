@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -12,12 +13,17 @@ from .cache import ContentCache, content_key
 from .geometry import Box
 from .lazy_vae import LARGEST_SHARE, DecodeImage, windows
 from .patches import BLOCK
-from .recorded import HALOS, Holes, Parts, Record, decode_and_record, decode_holes, with_patches
+from .record import Parts, Record, decode_and_record
+from .recorded import HALOS, FarError, Holes, decode_holes, with_patches
 from .strip import NotWholeError
 
 FRESH = 0.25  # of the latents' variance: a latent that moved further shows something else, and is computed like a hole
 FEWEST = 0.25  # of a canvas's patches: with fewer that are known and untouched, nothing tells how the rest moved
+MOST_EDITS = 10  # one after the other on one record: errors add up
 DRIFT = 0.02  # on average over all others: more, and it is another canvas
+
+
+Nearest = tuple[str, Record, list[Box]]  # its key, and what is computed of it
 
 
 class Records:
@@ -43,13 +49,9 @@ class Records:
         if kind in self.in_tiles or any(side % BLOCK for side in cells.shape):
             return decode(latent)[0]
         try:
-            if nearest := self.nearest(kind, latent, cells):
-                key, record, boxes = nearest
-                record = with_patches(parts, decode, record)
-                self.cache.put(key, record)
-                picture, after = decode_holes(parts, decode, latent, canvas, boxes, record)
-                self.cache.put(kind + content_key(key, str(boxes)), after)
-                return picture
+            with contextlib.suppress(FarError):
+                if nearest := self.nearest(kind, latent, cells):
+                    return self.near(nearest, parts, decode, latent, canvas)
             pictures, record = decode_and_record(parts, decode, latent)
             self.cache.put(kind + content_key(latent), record)
             return pictures[0]
@@ -57,12 +59,20 @@ class Records:
             self.in_tiles.add(kind)
             return decode(latent)[0]
 
-    def nearest(self, kind: str, latent: Tensor, cells: Tensor) -> tuple[str, Record, list[Box]] | None:
+    def near(self, nearest: Nearest, parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor) -> Tensor:
+        key, record, boxes = nearest
+        record = with_patches(parts, decode, record)
+        self.cache.put(key, record)
+        picture, after = decode_holes(parts, decode, latent, canvas, boxes, record)
+        self.cache.put(f"{key} {content_key(str(boxes))}", after)
+        return picture
+
+    def nearest(self, kind: str, latent: Tensor, cells: Tensor) -> Nearest | None:
         """The record with the least to compute, and the boxes that are; of several the one with the fewest edits behind it."""
         found = []
         for key, record in self.cache.under(kind):
             boxes = changed(record, latent, cells)
-            if boxes is not None:
+            if boxes is not None and record.edits < MOST_EDITS:
                 found.append((sum(box.area for box in boxes), record.edits, key, record, boxes))
         return min(found, key=lambda each: each[:2])[2:] if found else None
 

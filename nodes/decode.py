@@ -68,7 +68,7 @@ class LazyDecode(io.ComfyNode):
                     options=list(VAE_DECODES),
                     default="lazy",
                     optional=True,
-                    tooltip="lazy: only around the hole, from the second edit of a canvas on where the VAE is a stock one. full: the whole picture.",
+                    tooltip="lazy: only around the hole; with a stock VAE from the canvas's second edit on. full: the whole picture.",
                 ),
             ],
             outputs=[

@@ -10,7 +10,7 @@ from torch import nn
 
 from ...lazy_core.lazy_vae import DecodeImage, decode_windows
 from ...lazy_core.pipeline import DecodeHole
-from ...lazy_core.recorded import Parts
+from ...lazy_core.record import Parts
 from ...lazy_core.records import Records
 from ...lazy_core.vae import TinyVAE
 from .. import host
