@@ -84,7 +84,7 @@ def sequence(vae: Any, canvas: str, size: int, count: int) -> list[Edit]:
         return ((vae.decode(latent) + 1) / 2).clamp(0, 1)
 
     latent = latents[canvas]
-    image = records.decode("vae", parts, decode, latent, picture(canvas, size), torch.zeros(1, side, side, dtype=torch.bool))
+    image = records.decode("vae", parts, decode, latent, picture(canvas, size), torch.ones(1, side, side, dtype=torch.bool))
     for index in range(count):
         top, left = (int(x) for x in torch.randint(0, side - length, (2,), generator=places))
         cells = torch.zeros(side, side, dtype=torch.bool)

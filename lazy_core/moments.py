@@ -97,20 +97,34 @@ class Line(NamedTuple):
         apart = old - before[:, None, None]
         variance, covariance = ((apart * each * weight).sum((1, 2)) for each in (apart, new - now[:, None, None]))
         little = 0.01 * variance.mean() + 1e-12
-        gain = (covariance + little) / (variance + little)
+        gain = ((covariance + little) / (variance + little)).clamp_min(0.1)  # `undo` divides by it
         return cls(gain, now - gain * before)
 
     def apply(self, to: Tensor) -> Tensor:
         """[..., C, a, b]"""
-        return to * self.gain[:, None, None].to(to) + self.step[:, None, None].to(to)
+        return (to.float() * self.gain[:, None, None] + self.step[:, None, None]).to(to)
 
     def undo(self, to: Tensor) -> Tensor:
-        return (to - self.step[:, None, None].to(to)) / self.gain[:, None, None].to(to)
+        return ((to.float() - self.step[:, None, None]) / self.gain[:, None, None]).to(to)
+
+
+def normalised(x: Tensor, moments: Moments, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """GroupNorm of [1, C, H, W] with given statistics [G], weight and bias [C], computed in float32 whatever x is."""
+    mean, variance = (value.repeat_interleave(x.shape[1] // len(value)) for value in moments)
+    return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
+
+
+SPIKE = 16.0
 
 
 def affine(module: nn.GroupNorm, original: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """A GroupNorm's weight and bias [C] as it applies them, whatever the host casts: zeros give the bias, plus and minus one the weight."""
-    probe = x.new_zeros(2, module.num_channels, 1, 2)
-    probe[1] = x.new_tensor([1.0, -1.0])
+    """A GroupNorm's weight and bias [C] in float32 as it applies them, whatever the host casts: nothing gives the bias, a spike the weight.
+
+    The spike is high, so that half precision rounds the weight and not what the bias makes of it.
+    """
+    probe = x.new_zeros(2, module.num_channels, 1, int(SPIKE**2) + 1)
+    probe[1, ..., 0] = SPIKE
     given = original(probe).float()
-    return (given[1, :, 0, 0] - given[1, :, 0, 1]) / 2 * (1 + module.eps) ** 0.5, given[0, :, 0, 0]
+    deviation, mean = torch.std_mean(probe[1, 0].float(), correction=0)
+    bias = given[0, :, 0, 0]
+    return (given[1, :, 0, 0] - bias) * ((deviation**2 + module.eps).sqrt() / (SPIKE - mean)), bias

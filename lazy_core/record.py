@@ -55,6 +55,10 @@ class Record:
             x.nbytes for kept in (self.moments, self.inputs, self.patch_moments, self.patch_inputs) for x in kept.values()
         )
 
+    @property
+    def finite(self) -> bool:
+        return all(bool(torch.isfinite(value).all()) for value in self.moments.values())
+
     def moved(self, latent: Tensor) -> Tensor:
         """How far each latent [1, C, h, w] of the same size is from what was recorded: [h, w], 1 being the recorded ones' variance."""
         return ((latent.cpu() - self.latent).square().mean(1) / self.latent.var().clamp_min(1e-12))[0]
@@ -112,7 +116,15 @@ def decode_and_record(parts: Parts, decode: DecodeImage, latent: Tensor) -> tupl
         return original(q, k, v)
 
     with replaced(parts, norm, attend, unchanged, unchanged):
-        return decode(latent), record
+        pixels = decode(latent)
+    check_all_ran(parts, record.moments)
+    return pixels, record
+
+
+def check_all_ran(parts: Parts, seen: dict[str, Any]) -> None:
+    """Raises NotWholeError where a decoder went another way than through its own layers."""
+    if missing := parts.norms.keys() - seen.keys():
+        raise NotWholeError(f"{len(missing)} of the decoder's {len(parts.norms)} norms did not run")
 
 
 def norm_of(attention: str) -> str:

@@ -19,10 +19,10 @@ from . import patches
 from .attention import sdpa
 from .geometry import Box
 from .lazy_vae import DecodeImage
-from .moments import Line, Moments, Shift, affine, block_moments, patch_moments, together
+from .moments import Line, Moments, Shift, affine, block_moments, normalised, patch_moments, together
 from .patches import BLOCK
-from .record import Parts, Record, norm_of, replaced
-from .strip import Strip
+from .record import Parts, Record, check_all_ran, norm_of, replaced
+from .strip import NotWholeError, Strip
 
 HALOS = (8, 4, 3, 2)  # latents around a hole, at each resolution from the latents' to the pixels': what its convolutions still see
 COSTS = (0.08, 0.22, 0.35, 0.35)  # of a full decode's operations at each resolution, in SD, SDXL and Flux
@@ -66,9 +66,10 @@ class Holes:
     @cached_property
     def known(self) -> Tensor:
         """Which of the patches were recorded [patches] bool: none in the pass that records them."""
+        known = torch.full((len(self.kept),), bool(self.record.patch_moments))
         for recorded in self.record.patch_moments.values():
-            return torch.isfinite(recorded[0, 0, self.kept])
-        return torch.zeros(len(self.kept), dtype=torch.bool)
+            known &= torch.isfinite(recorded[..., self.kept]).all(0).all(0)
+        return known
 
     @cached_property
     def shares(self) -> Tensor:
@@ -81,7 +82,11 @@ class Holes:
 
     def decode(self, parts: Parts, decode: DecodeImage, latent: Tensor) -> Tensor:
         with replaced(parts, self.norm, self.attend, self.upsample, self.first):
-            return decode(self.gathered(latent))
+            pixels = decode(self.gathered(latent))
+        check_all_ran(parts, self.moments)
+        if self.whole:
+            raise NotWholeError(f"attention did not run: {sorted(self.whole)}")
+        return pixels
 
     @property
     def cost(self) -> float:
@@ -124,17 +129,14 @@ class Holes:
 
     def norm(self, name: str, module: nn.GroupNorm, original: Any, x: Tensor) -> Tensor:
         """GroupNorm with the whole picture's statistics; zero between the pieces, as convolutions pad with it."""
-        strip, groups = self.strip.at(x), module.num_groups
+        strip = self.strip.at(x)
         places = strip.inside([*self.live, *self.patches])
         live, small = places[: len(self.live)], places[len(self.live) :]
-        mean, variance = self.statistics(name, module, x, strip.scale * BLOCK, live, small)
+        found = self.statistics(name, module, x, strip.scale * BLOCK, live, small)
         weight, bias = affine(module, original, x)
-        scale = weight.view(groups, -1) / (variance + module.eps).sqrt()[:, None]
-        shift = bias.view(groups, -1) - mean[:, None] * scale
-        scale, shift = (each.view(1, -1, 1, 1).to(x) for each in (scale, shift))
         if name in self.record.inputs:
-            self.whole[name] = torch.addcmul(shift, self.everywhere(name, x, live, small), scale)
-        return torch.addcmul(shift, x, scale).mul_(strip.covered(x))
+            self.whole[name] = normalised(self.everywhere(name, x, live, small), found, weight, bias, module.eps)
+        return normalised(x, found, weight, bias, module.eps).mul_(strip.covered(x))
 
     def statistics(self, name: str, module: nn.GroupNorm, x: Tensor, side: int, live: list[Box], small: list[Box]) -> Moments:
         """-> mean and variance of each group [G]: of the holes as they are, of the rest as recorded and moved like its patches."""
@@ -161,7 +163,7 @@ class Holes:
             old, new = (Moments.of(each[..., self.known]) for each in (before, now))
             shift = Shift.between(old.united(shares), new.united(shares), eps)
             far, unsure = float(shift.factor.log().abs().mean()), patches.disagreement(old, new, shares)
-            if far > FARTHEST or unsure > UNSUREST:
+            if not (far <= FARTHEST and unsure <= UNSUREST):  # nor where they are NaN
                 raise FarError(f"variances moved by {far:.2f} +- {unsure:.3f} at {name}, expected {FARTHEST} +- {UNSUREST} at most")
         self.patch_moments[name] = (shift.undo(Moments.of(now)).stacked() if shift else now).cpu()
         return shift

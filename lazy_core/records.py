@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 from collections.abc import Callable
 
 import torch
@@ -15,13 +15,14 @@ from .lazy_vae import LARGEST_SHARE, DecodeImage, windows
 from .patches import BLOCK
 from .record import Parts, Record, decode_and_record
 from .recorded import HALOS, FarError, Holes, decode_holes, with_patches
-from .strip import NotWholeError
 
 FRESH = 0.25  # of the latents' variance: a latent that moved further shows something else, and is computed like a hole
 FEWEST = 0.25  # of a canvas's patches: with fewer that are known and untouched, nothing tells how the rest moved
 MOST_EDITS = 10  # one after the other on one record: errors add up
 DRIFT = 0.02  # on average over all others: more, and it is another canvas
 
+REST = 20  # decodes in full after one that failed
+FAILURES = (RuntimeError, ValueError, LookupError, TypeError, AttributeError)  # not what a host raises when a user cancels
 
 Nearest = tuple[str, Record, list[Box]]  # its key, and what is computed of it
 
@@ -29,12 +30,13 @@ Nearest = tuple[str, Record, list[Box]]  # its key, and what is computed of it
 class Records:
     """Up to `limit` bytes of records, `free` tells what the machine has left (`lazy_core.cache`).
 
-    The first decode of a canvas is a full one; it leaves the record that later ones take, which leave theirs.
+    The first decode of a canvas is a full one; it leaves the record that later ones take, which leave theirs. Whatever fails
+    (tiles, memory, a decoder that others have changed) ends in a full decode.
     """
 
     def __init__(self, limit: int, free: Callable[[], int] | None = None):
         self.cache: ContentCache[Record] = ContentCache(limit, free)
-        self.in_tiles: set[str] = set()
+        self.resting: dict[str, int] = {}  # decodes until a VAE at a size is tried again
 
     def decode(self, vae: str, parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor, cells: Tensor) -> Tensor:
         """A `lazy_core.pipeline.DecodeHole`, for the VAE that `vae` names and that has these `parts`."""
@@ -45,21 +47,47 @@ class Records:
 
     def one(self, vae: str, parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor, cells: Tensor) -> Tensor:
         """[1, C, h, w], [3, H, W], [h, w] -> [3, H, W]"""
+        if not bool(cells.any()):
+            return canvas
         kind = f"{vae}/{tuple(latent.shape)}/"
-        if kind in self.in_tiles or any(side % BLOCK for side in cells.shape):
-            return decode(latent)[0]
-        try:
-            with contextlib.suppress(FarError):
-                if nearest := self.nearest(kind, latent, cells):
-                    return self.near(nearest, parts, decode, latent, canvas)
-            pictures, record = decode_and_record(parts, decode, latent)
-            self.cache.put(kind + content_key(latent), record)
-            return pictures[0]
-        except NotWholeError:
-            self.in_tiles.add(kind)
-            return decode(latent)[0]
+        fits = all(side % BLOCK == 0 for side in cells.shape) and patches.spread(Box(0, 0, *cells.shape))
+        if fits and not self.rests(kind):
+            ways = (
+                lambda: self.near(self.nearest(kind, latent, cells), parts, decode, latent, canvas),
+                lambda: self.whole(kind, parts, decode, latent),
+            )
+            for way in ways:
+                if (picture := self.attempt(kind, way)) is not None:
+                    return picture
+        return decode(latent)[0]
 
-    def near(self, nearest: Nearest, parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor) -> Tensor:
+    def rests(self, kind: str) -> bool:
+        left = self.resting.get(kind, 0)
+        self.resting[kind] = max(0, left - 1)
+        return left > 0
+
+    def attempt(self, kind: str, way: Callable[[], Tensor | None]) -> Tensor | None:
+        """None where that does not work: a full decode always does, and no edit may fail for the sake of time."""
+        try:
+            return None if self.resting.get(kind) else way()
+        except FarError:
+            return None
+        except FAILURES as error:
+            logging.warning(f"The VAE decodes the whole picture for a while, as around the hole it failed: {error}")
+            self.resting[kind] = REST
+        return None
+
+    def whole(self, kind: str, parts: Parts, decode: DecodeImage, latent: Tensor) -> Tensor:
+        pictures, record = decode_and_record(parts, decode, latent)
+        if record.get_ram_usage() > self.cache.limit:
+            self.resting[kind] = 1 << 30
+        elif record.finite:
+            self.cache.put(kind + content_key(latent), record)
+        return pictures[0]
+
+    def near(self, nearest: Nearest | None, parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor) -> Tensor | None:
+        if nearest is None:
+            return None
         key, record, boxes = nearest
         record = with_patches(parts, decode, record)
         self.cache.put(key, record)

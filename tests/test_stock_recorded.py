@@ -227,19 +227,66 @@ def test_a_batch_goes_image_by_image(sdxl: Any, pack: Any):
     assert min(quality(second[i], decode(sdxl, edited[i : i + 1]), cells[i]) for i in range(2)) > 32
 
 
-def test_a_host_that_went_over_to_tiles_is_left_to_it(sdxl: Any, pack: Any):
+def test_a_host_that_went_over_to_tiles_is_left_to_it(sdxl: Any, pack: Any, monkeypatch: pytest.MonkeyPatch):
     parts, records, latent = parts_of(sdxl, pack), Records(limit=256 << 20), content(sdxl, 0)
-    canvas, calls = decode(sdxl, latent), []
+    canvas, calls, cells = decode(sdxl, latent), [], box_at(3, 5)
+    monkeypatch.setattr("lazy_core.records.REST", 3)
 
     def tiled(x: Tensor) -> Tensor:
         calls.append(x.shape)
         return torch.cat([decode(sdxl, half) for half in x.split(WIDE // 2, 3)], 3)
 
-    for _ in range(2):
-        result = records.decode("a", parts, tiled, latent, canvas, box_at(3, 5)[None])
-        assert torch.equal(result, tiled(latent))
-    assert len(calls) == 2 + 1 + 2  # the second edit did not try again
+    expected = tiled(latent)
+    for _ in range(4):
+        assert torch.equal(records.decode("a", parts, tiled, latent, canvas, cells[None]), expected)
+    assert len(calls) == 1 + 2 + 3  # the second to fourth did not try
     assert len(records.cache) == 0
+    again = Counted(sdxl)  # there is memory again
+    records.decode("a", parts, again, latent, canvas, cells[None])
+    assert len(records.cache) == 1
+
+
+@pytest.mark.parametrize("wrong", [ValueError, RuntimeError, KeyError])
+def test_no_edit_fails_for_the_sake_of_time(sdxl: Any, pack: Any, monkeypatch: pytest.MonkeyPatch, wrong: type[Exception]):
+    parts, records, latent, cells = parts_of(sdxl, pack), Records(limit=256 << 20), content(sdxl, 0), box_at(3, 5)
+    canvas, other = decode(sdxl, latent), torch.where(cells, content(sdxl, 1), latent)
+    records.decode("a", parts, Counted(sdxl), latent, canvas, cells[None])
+
+    def fails(*given: Any) -> Any:
+        raise wrong("on purpose")
+
+    monkeypatch.setattr("lazy_core.patches.shares", fails)
+    assert torch.equal(records.decode("a", parts, Counted(sdxl), other, canvas, cells[None]), decode(sdxl, other))
+
+    class CancelledError(Exception):
+        pass
+
+    def cancelled(x: Tensor) -> Tensor:
+        raise CancelledError
+
+    with pytest.raises(CancelledError):
+        Records(limit=1 << 20).decode("a", parts, cancelled, latent, canvas, cells[None])
+
+
+def test_nothing_finite_nothing_recorded_and_nothing_to_do(sdxl: Any, pack: Any):
+    parts, records, latent = parts_of(sdxl, pack), Records(limit=256 << 20), content(sdxl, 0)
+    canvas, cells, broken = decode(sdxl, latent), box_at(3, 5), torch.full_like(content(sdxl, 0), torch.nan)
+    records.decode("a", parts, Counted(sdxl), broken, canvas, cells[None])
+    assert len(records.cache) == 0
+    counted = Counted(sdxl)
+    assert torch.equal(records.decode("a", parts, counted, latent, canvas, torch.zeros_like(cells)[None]), canvas)
+    assert counted.sizes == []
+    small = latent[..., :6, :6]  # too small for patches
+    picture = decode(sdxl, small)
+    for _ in range(2):
+        assert torch.equal(records.decode("a", parts, Counted(sdxl), small, picture, cells[None, :6, :6] | True), picture)
+    assert len(records.cache) == 0
+    tight = Records(limit=1 << 10)
+    for expected in (1, 1):  # decoded in full each time, and recorded for nothing only once
+        again = Counted(sdxl)
+        tight.decode("a", parts, again, latent, canvas, cells[None])
+        assert again.fulls == expected
+    assert tight.rests(f"a/{tuple(latent.shape)}/")
 
 
 # -- nodes -------------------------------------------------------------------------------------------------------------
@@ -303,6 +350,16 @@ def test_what_a_record_cannot_know_decodes_in_full(lazy: Any, pack: Any, vae: An
     assert stock.hole_decoder(comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)}), lambda x: x) is None
     assert stock.parts_of(vae.decoder) is not None
     assert stock.parts_of(vae.encoder) is None
-    vae.decoder.mid.extra = torch.nn.Linear(2, 2)
+    other = copy.deepcopy(vae.decoder)
+    other.mid.extra = torch.nn.Linear(2, 2)
+    assert stock.parts_of(other) is None
+    other = copy.deepcopy(vae.decoder)
+    other.conv_in._conv_forward = lambda *given: None  # as packs for seamless tiling do
+    assert stock.parts_of(other) is None
+    other = copy.deepcopy(vae.decoder)
+    other.conv_out.padding_mode = "circular"
+    assert stock.parts_of(other) is None
+    handle = vae.decoder.mid.register_forward_hook(lambda *given: None)
     assert stock.parts_of(vae.decoder) is None
-    del vae.decoder.mid.extra
+    handle.remove()
+    assert stock.parts_of(vae.decoder) is not None

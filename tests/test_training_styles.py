@@ -155,6 +155,11 @@ def test_the_reader_learns_and_nothing_else_moves(data, small, tmp_path):
     again = ["--init", str(tmp_path / "one" / "model.safetensors"), "--out", str(tmp_path / "two"), "--steps", "1"]
     naming.main([*settings, *again])
     assert read_checkpoint(tmp_path / "two" / "model.safetensors").config.style_depth == 1
+    naming.main([*settings, *again, "--afresh", "--lr", "0"])  # the reader of --init is gone
+    afresh, reader = read_checkpoint(tmp_path / "two" / "model.safetensors"), "transformer.context_encoder.naming.reader."
+    copied = [name for name in afresh.weights if name.startswith(reader) and name.replace("naming.reader.", "") in before.weights]
+    assert copied
+    assert all(torch.equal(afresh.weights[name], before.weights[name.replace("naming.reader.", "")].half()) for name in copied)
 
 
 def test_a_new_reader_starts_as_the_encoder(small):
@@ -165,6 +170,13 @@ def test_a_new_reader_starts_as_the_encoder(small):
     assert encoder.naming is not None and encoder.naming.reader is not None
     mine, theirs = encoder.naming.reader.state_dict(), encoder.state_dict()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine if not name.startswith("head."))
+
+
+def test_another_number_of_styles_is_refused(small):
+    model, _ = load_model(small)
+    three = extended(model, replace(model.config, styles=3))
+    with pytest.raises(ValueError, match="3 styles, expected 2"):
+        extended(three, replace(three.config, styles=2))
 
 
 # -- data --------------------------------------------------------------------------------------------------------------

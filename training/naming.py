@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--init", type=Path, default=Path("models/fluent-small.safetensors"))
     parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
     parser.add_argument("--out", type=Path, default=Path("training/runs/naming"))
-    parser.add_argument("--depth", type=int, default=3, help="blocks of the reader, where --init has none")
+    parser.add_argument("--afresh", action="store_true", help="start a new reader, as a copy of the encoder, where --init has one already")
+    parser.add_argument("--depth", type=int, default=3, help="blocks of a new reader")
     parser.add_argument("--size", type=int, default=256, help="canvas in px")
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--batch", type=int, default=64)
@@ -48,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     torch.manual_seed(args.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sheet, (model, checkpoint) = SpriteSheet.load(args.data, device), load_model(args.init)
+    if args.afresh:
+        model = extended(model, replace(model.config, style_depth=0))
     depth = model.config.style_depth or args.depth
     model = extended(model, replace(model.config, styles=len(sheet.styles), style_depth=depth)).to(device)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -159,8 +159,6 @@ class Trainer:
             model = grow_embedding(model, tokenizer.get_vocab_size())
         if self.sheet:
             styles = len(self.sheet.styles)
-            if 0 < model.config.styles != styles:
-                raise ValueError(f"{args.init or config.preset} knows {model.config.styles} styles, {args.data} has {styles}.")
             guidance = model.config.style_guidance if args.style_guidance is None else args.style_guidance
             model = extended(model, replace(model.config, edges=True, styles=styles if styles > 1 else 0, style_guidance=guidance))
         elif model.transformer.decoder.edge_embedder is not None:
@@ -309,7 +307,12 @@ def extended(model: LazyDiffusion, config: LazyConfig) -> LazyDiffusion:
     """The model with the parts that `config` has beyond its own (edge maps, styles). They start at zero: it computes what it did.
 
     A reader of styles is different: it takes the place of the head that named them, and starts as a copy of the context encoder.
+    Raises ValueError where the model names another number of styles.
     """
+    if 0 < model.config.styles != config.styles:
+        raise ValueError(
+            f"--init knows {model.config.styles} styles, expected {config.styles} as in the data. Choose an --init and --data that agree."
+        )
     if config == model.config:
         return model
     larger = LazyDiffusion(config)
