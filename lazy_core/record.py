@@ -97,8 +97,8 @@ def attention(instead: Any, name: str, module: Any, original: Any) -> Callable[.
     return lambda q, k, v: instead(name, module, original, q, k, v)
 
 
-def unchanged(name: str, module: nn.Module, original: Any, x: Tensor) -> Tensor:
-    return original(x)
+def unchanged(name: str, module: nn.Module, original: Any, *given: Tensor) -> Tensor:
+    return original(*given)
 
 
 def decode_and_record(parts: Parts, decode: DecodeImage, latent: Tensor) -> tuple[Tensor, Record]:
@@ -112,10 +112,7 @@ def decode_and_record(parts: Parts, decode: DecodeImage, latent: Tensor) -> tupl
             record.inputs[name] = x.cpu().clone()
         return original(x)
 
-    def attend(name: str, module: Any, original: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return original(q, k, v)
-
-    with replaced(parts, norm, attend, unchanged, unchanged):
+    with replaced(parts, norm, unchanged, unchanged, unchanged):
         pixels = decode(latent)
     check_all_ran(parts, record.moments)
     return pixels, record

@@ -175,9 +175,13 @@ class Holes:
         if line:
             kept = line.apply(kept)
         self.inputs[name] = [(line.undo(place.cut(x)) if line else place.cut(x)).cpu() for place in live]
-        for box, place in zip(self.live, live, strict=True):
-            box.times(kept.shape[-1] // self.record.canvas.right).cut(kept).copy_(place.cut(x))
+        for box, place in zip(self.scaled(kept), live, strict=True):
+            box.cut(kept).copy_(place.cut(x))
         return kept
+
+    def scaled(self, whole: Tensor) -> list[Box]:
+        """Where the holes are in a map of the canvas, whose latents may be of several px (Flux.2)."""
+        return [box.times(whole.shape[-1] // self.record.canvas.right) for box in self.live]
 
     def line(self, name: str, now: Tensor) -> Line | None:
         """How the patches' values [C, patches, px] moved since they were recorded."""
@@ -191,11 +195,10 @@ class Holes:
     def updated(self, latent: Tensor) -> Record:
         """The record with this pass's holes in it, as they would have been in the full pass; patches that they touched are unknown."""
         record = self.record
-        moments = {name: put(value, self.live, self.moments[name], 1 / BLOCK) for name, value in record.moments.items()}
-        inputs = {
-            name: put(value, self.live, self.inputs[name], value.shape[-1] // record.canvas.right) for name, value in record.inputs.items()
-        }
-        seen = put(record.latent, self.live, [box.cut(latent).cpu() for box in self.live], 1)
+        blocks = [box.divided(BLOCK) for box in self.live]
+        moments = {name: put(value, blocks, self.moments[name]) for name, value in record.moments.items()}
+        inputs = {name: put(value, self.scaled(value), self.inputs[name]) for name, value in record.inputs.items()}
+        seen = put(record.latent, self.live, [box.cut(latent) for box in self.live])
         known = {
             "patch_moments": {name: self.renewed(value, self.patch_moments[name], 2) for name, value in record.patch_moments.items()},
             "patch_inputs": {name: self.renewed(value, self.patch_inputs[name], 1) for name, value in record.patch_inputs.items()},
@@ -210,11 +213,11 @@ class Holes:
         return result.index_copy_(axis, fresh, now.index_select(axis, (~self.known).nonzero().flatten()))
 
 
-def put(whole: Tensor, boxes: list[Box], news: list[Tensor], scale: float) -> Tensor:
-    """A copy with new content in the boxes, whose units are `scale` px."""
+def put(whole: Tensor, boxes: list[Box], news: list[Tensor]) -> Tensor:
+    """A copy with new content in the boxes."""
     result = whole.clone()
     for box, new in zip(boxes, news, strict=True):
-        (box.times(int(scale)) if scale >= 1 else box.divided(round(1 / scale))).cut(result).copy_(new)
+        box.cut(result).copy_(new)
     return result
 
 

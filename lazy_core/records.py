@@ -99,8 +99,7 @@ class Records:
         """The record with the least to compute, and the boxes that are; of several the one with the fewest edits behind it."""
         found = []
         for key, record in self.cache.under(kind):
-            boxes = changed(record, latent, cells)
-            if boxes is not None and record.edits < MOST_EDITS:
+            if record.edits < MOST_EDITS and (boxes := changed(record, latent, cells)) is not None:
                 found.append((sum(box.area for box in boxes), record.edits, key, record, boxes))
         return min(found, key=lambda each: each[:2])[2:] if found else None
 
