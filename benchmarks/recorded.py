@@ -76,7 +76,7 @@ def sequence(vae: Any, canvas: str, size: int, count: int) -> list[Edit]:
     side, edits, places = size // 8, [], torch.Generator().manual_seed(5)
     names = ("astronaut", "coffee", canvas)
     latents = {name: standard(vae.encode(picture(name, size) * 2 - 1)) for name in names}
-    parts, records, length = loaded("nodes.stock.vae").parts_of(vae.decoder), Records(limit=1 << 30), round(side * math.sqrt(0.1))
+    parts, records, length = loaded("nodes.vae").parts_of(vae.decoder), Records(limit=1 << 30), round(side * math.sqrt(0.1))
     sizes: list[int] = []
 
     def decode(latent: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def measure(shape: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     cells[first : first + length, first : first + length] = True
     pixels = cells.repeat_interleave(8, 0).repeat_interleave(8, 1)
     latents = {name: standard(vae.encode(picture(name, args.size) * 2 - 1)) for name in ("astronaut", "coffee", "flat")}
-    parts = loaded("nodes.stock.vae").parts_of(vae.decoder)
+    parts = loaded("nodes.vae").parts_of(vae.decoder)
 
     def decode(latent: Tensor) -> Tensor:
         return ((vae.decode(latent) + 1) / 2).clamp(0, 1)

@@ -1,7 +1,7 @@
-"""Lazy VAE decoding: only windows around the holes are decoded; everywhere else the picture is the canvas's own.
+"""A lazy VAE: only windows around the holes are decoded, only windows around what changed are encoded.
 
-A decoder of plain convolutions needs no more than a halo around the hole. One with GroupNorm or attention (AutoencoderKL:
-SD, SDXL, Flux) sees the whole picture at once, and is decoded in full.
+Plain convolutions need no more than a halo around a window. A VAE with GroupNorm or attention (AutoencoderKL: SD, SDXL,
+Flux) sees the whole picture at once: its holes are decoded with a record (`lazy_core.records`), its canvases encoded in full.
 """
 
 from __future__ import annotations
@@ -19,26 +19,33 @@ from .geometry import Box
 DecodeImage = Callable[[Tensor], Tensor]
 """VAE decoder: latent [B, C, h, w] -> [B, 3, H', W'] in 0..1."""
 
+EncodeImage = Callable[[Tensor], Tensor]
+"""VAE encoder: [B, 3, H', W'] in 0..1, whole tokens -> latent [B, C, h, w]."""
+
 HALO = 5  # latents: the shipped VAE then differs from a full decode by less than a tenth of an 8-bit level
+REACH, SIGHT = 7, 8  # latents around a changed one that change with it, and that these see: float32's bits of the shipped VAE
 LARGEST_SHARE = 0.6  # of the canvas: beyond it, one full decode is faster than its windows
 
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a latent: what is decoded, and what of that is right, because it lies a halo away from every cut."""
+    """A part of a latent: what is computed, and what of that is right, because it lies a halo away from every cut."""
 
-    decoded: Box
+    computed: Box
     right: Box
 
 
-def windows(cells: Tensor, halo: int) -> list[Window]:
-    """Latents that a hole touches [h, w] bool -> disjoint windows that contain them, a `halo` of latents around."""
+def windows(cells: Tensor, halo: int, margin: int = 1) -> list[Window]:
+    """Latents that a hole touches [h, w] bool -> disjoint windows that contain them, a `halo` of latents around.
+
+    Right are the hole's latents inside a window and `margin` more on each side: blending compares the pixels around a hole.
+    """
     hole = cells.cpu().numpy()
     near = ndimage.maximum_filter(hole, size=2 * halo + 1, mode="constant", cval=0)
     labels, _ = ndimage.label(near, structure=np.ones((3, 3)))  # type: ignore[misc]
     found = [Box(rows.start, cols.start, rows.stop, cols.stop) for rows, cols in ndimage.find_objects(labels)]
     boxes = merged(found)
-    return [Window(box, inner) for box in boxes if (inner := around(hole, box)) is not None]
+    return [Window(box, inner) for box in boxes if (inner := around(hole, box, margin)) is not None]
 
 
 def merged(boxes: list[Box]) -> list[Box]:
@@ -53,9 +60,8 @@ def merged(boxes: list[Box]) -> list[Box]:
     return result
 
 
-def around(hole: np.ndarray, window: Box) -> Box | None:
-    """Box of the hole's latents inside a window and one more on each side: blending compares the pixels around a hole."""
-    inside = Box.around(torch.from_numpy(window.cut(hole)), margin=1)
+def around(hole: np.ndarray, window: Box, margin: int) -> Box | None:
+    inside = Box.around(torch.from_numpy(window.cut(hole)), margin)
     return inside and inside.moved(window.top, window.left)
 
 
@@ -68,11 +74,30 @@ def decode_windows(decode: DecodeImage, latent: Tensor, canvas: Tensor, cells: T
     result = canvas.clone()
     for index, hole in enumerate(cells):
         parts = windows(hole, halo)
-        if sum(part.decoded.area for part in parts) > LARGEST_SHARE * hole.numel():
+        if too_large(parts, hole):
             result[index] = decode(latent[index : index + 1])[0].to(result)
             continue
         for part in parts:
-            pixels = decode(part.decoded.cut(latent[index : index + 1]))[0]
-            inner = part.right.moved(-part.decoded.top, -part.decoded.left)
+            pixels = decode(part.computed.cut(latent[index : index + 1]))[0]
+            inner = part.right.moved(-part.computed.top, -part.computed.left)
             part.right.times(scale).cut(result[index]).copy_(inner.times(scale).cut(pixels))
     return result
+
+
+def encode_windows(encode: EncodeImage, image: Tensor, latent: Tensor, cells: Tensor) -> Tensor | None:
+    """Image [1, 3, H, W] -> [1, C, h, w], from the `latent` of another one that differs from it in some `cells` [h, w] bool.
+
+    None where encoding it in full is faster.
+    """
+    scale, parts = image.shape[-1] // latent.shape[-1], windows(cells, REACH + SIGHT, REACH)
+    if too_large(parts, cells):
+        return None
+    result = latent.clone()
+    for part in parts:
+        inner = part.right.moved(-part.computed.top, -part.computed.left)
+        part.right.cut(result).copy_(inner.cut(encode(part.computed.times(scale).cut(image))))
+    return result
+
+
+def too_large(parts: list[Window], cells: Tensor) -> bool:
+    return sum(part.computed.area for part in parts) > LARGEST_SHARE * cells.numel()

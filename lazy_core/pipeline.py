@@ -11,15 +11,13 @@ from torch import Tensor
 from .composite import Blend, composite
 from .context import Context, View
 from .geometry import Box, Grid
-from .lazy_vae import DecodeImage
+from .lazy_vae import DecodeImage, EncodeImage
 from .masks import latent_mask, prefill, threshold, token_mask
 from .model import LazyTransformer
 from .positions import grid_coordinates
 from .reuse import Reuse
 from .tokens import HoleTokens, patchify, unpatchify
 
-EncodeImage = Callable[[Tensor], Tensor]
-"""VAE encoder: [B, 3, H', W'] in 0..1, whole tokens -> latent [B, C, h, w]."""
 Sample = Callable[[Tensor, Tensor, float], Tensor]
 """Sampler over the hole: (noise [B, K, C p p], start [B, K, C p p], denoise 0..1) -> clean tokens [B, K, C p p]."""
 

@@ -14,8 +14,9 @@ from ..lazy_core.masks import threshold
 from ..lazy_core.pipeline import encode_canvas, encode_context
 from ..lazy_core.reuse import REUSES
 from . import host
-from .images import encoder, not_offered, to_bchw, to_mask
+from .images import not_offered, to_bchw, to_mask
 from .stock import edit as stock
+from .vae import canvas_encoder
 
 ContextType = io.Custom("CONTEXT")
 # The graph's own cache follows ancestry, not content: a repainted mask or --cache-none would encode again.
@@ -91,7 +92,7 @@ class LazyEncodeContext(io.ComfyNode):
             tokens = len(picture) * picture.shape[-1] * picture.shape[-2] // (config.latent_scale * config.patch_size) ** 2
             transformer, device = host.load_for_encoding(model, tokens)
             to_model = model.model.latent_format.process_in
-            return encode_context(transformer, encoder(vae), picture, holes, host.identity_of(model), device, to_model)
+            return encode_context(transformer, canvas_encoder(vae), picture, holes, host.identity_of(model), device, to_model)
 
         return make, host.weights_key(model, vae)
 
@@ -103,6 +104,6 @@ class LazyEncodeContext(io.ComfyNode):
 
         def make() -> Context:
             sizes = latents.scale, latents.patch, latents.channels
-            return encode_canvas(encoder(vae), picture, holes, latents.identity, *sizes, reuse, fill)
+            return encode_canvas(canvas_encoder(vae), picture, holes, latents.identity, *sizes, reuse, fill)
 
         return make, f"{latents.identity}/{host.vae_key(vae)}/{reuse}/{fill}"

@@ -10,9 +10,9 @@ from ..lazy_core.cost import step_flops
 from ..lazy_core.pipeline import lazy_decode
 from . import host
 from .context import ContextType
-from .images import check_context, decoder, encoder, not_offered, to_bhwc
+from .images import check_context, decoder, not_offered, to_bhwc
 from .stock import edit as stock
-from .stock.vae import hole_decoder
+from .vae import canvas_encoder, hole_decoder
 
 VAE_DECODES = ("lazy", "full")
 
@@ -111,7 +111,7 @@ class LazyDecode(io.ComfyNode):
         known, sample = (cls.stock if host.is_stock(model) else cls.lazy)(model, vae, context, positive, negative, settings, timing)
         decode_image = decoder(vae)
         decode_hole = hole_decoder(vae, decode_image) if vae_decode == "lazy" else None
-        image, latent = lazy_decode(known, sample, encoder(vae), decode_image, seed, denoise, blend, decode_hole)
+        image, latent = lazy_decode(known, sample, canvas_encoder(vae), decode_image, seed, denoise, blend, decode_hole)
         figures = {
             "hole_tokens": known.hole.count,
             "all_tokens": known.hole.total,

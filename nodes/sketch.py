@@ -8,7 +8,8 @@ from torch import Tensor
 from ..lazy_core.sketch import KINDS, add_edges, add_sketch
 from . import host
 from .context import ContextType
-from .images import check_context, encoder, not_offered, to_bchw, to_mask
+from .images import check_context, not_offered, to_bchw, to_mask
+from .vae import canvas_encoder
 
 
 class LazySketchCondition(io.ComfyNode):
@@ -51,4 +52,4 @@ class LazySketchCondition(io.ComfyNode):
         where = None if sketch_mask is None else to_mask(sketch_mask)
         if kind == "edges":
             return io.NodeOutput(add_edges(known, to_bchw(sketch), strength, where))
-        return io.NodeOutput(add_sketch(known, to_bchw(sketch), strength, encoder(vae), where))
+        return io.NodeOutput(add_sketch(known, to_bchw(sketch), strength, canvas_encoder(vae), where))

@@ -51,6 +51,27 @@ def test_text_keys_and_values_once_per_edit(lazy: Lazy, context: Any, inputs: di
     assert set(steps) == set(prepared)
 
 
+def test_a_canvas_is_encoded_once_and_then_what_changed(lazy: Lazy):
+    """On a large canvas: another mask, and the edit's result under a third one."""
+    size = 640
+    image = image_of(random_canvas(np.random.default_rng(8), size, size))
+    masks = [mask_of(box_mask(size, size, *box)) for box in ((100, 100, 160, 160), (400, 420, 460, 480), (300, 40, 350, 90))]
+    pixels: list[int] = []
+    handle = lazy.vae.first_stage_model.encoder.register_forward_pre_hook(lambda _, inputs: pixels.append(inputs[0][0, 0].numel()))
+    try:
+        context = lazy.encode(image, masks[0])[0]
+        assert sum(pixels) == size**2
+        pixels.clear()
+        lazy.encode(image, masks[1])
+        assert 0 < sum(pixels) < 0.5 * size**2
+        edited = lazy.decode(context)[0]
+        pixels.clear()
+        lazy.encode(edited, masks[2])
+        assert 0 < sum(pixels) < 0.5 * size**2
+    finally:
+        handle.remove()
+
+
 def test_nothing_is_kept_from_edit_to_edit(lazy: Lazy, context: Any):
     """The same graph with another prompt is another picture; the first prompt again gives the first picture, bit for bit."""
     first, other, again = (lazy.decode(context, prompt)[0] for prompt in ("panda", "rocket", "panda"))

@@ -72,6 +72,20 @@ def test_whole_way(data, tmp_path):
     key = "transformer.decoder.y_embedder.fc1.weight"
     assert 0 < (start[key].float() - end[key].float()).abs().max() < 0.05
 
+    tuned = tmp_path / "tuned"
+    alone = ["--preset", "tiny", "--data", str(data), "--out", str(tuned), "--steps", "3", "--batch", "2", "--pool", "64", "--decoder"]
+    autoencoder.main([*alone, "--init", str(model / "model.safetensors"), "--into", str(model / "model.safetensors")])
+    after, changed = load_file(tuned / "model-model.safetensors"), set()
+    for key, value in start.items():
+        assert after[key].dtype == value.dtype
+        changed |= {key} if not torch.equal(value, after[key]) else set()
+    assert changed and all(key.startswith("vae.decoder.") for key in changed)
+    assert LazyEditor.load(tuned / "model-model.safetensors").identity != LazyEditor.load(model / "model.safetensors").identity
+    with pytest.raises(ValueError, match="another encoder"):
+        autoencoder.main([*alone[:-1], "--steps", "1", "--into", str(model / "model.safetensors")])
+    with pytest.raises(SystemExit):
+        autoencoder.main(alone)
+
     editor = LazyEditor.load(model / "model.safetensors")
     assert editor.model.config.preset == "tiny" and len(editor.model.config.latent_rgb or ()) == 4
     classifier.main(["--data", str(data), "--out", str(judge), "--steps", "2", "--held-out", "32"])

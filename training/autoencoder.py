@@ -1,4 +1,7 @@
-"""`python -m training.autoencoder`: train the tiny VAE on crops of scenes (L1 + gradient loss, noisy latents)."""
+"""`python -m training.autoencoder`: train the tiny VAE on crops of scenes (L1 + gradient loss, noisy latents).
+
+With `--decoder` its decoder alone goes on: latents stay what they were, and with them every diffusion model trained on them.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from lazy_core.checkpoint import CONFIG_KEY, TOKENIZER_KEY, load_model, save_checkpoint
 from lazy_core.config import PRESETS
 from lazy_core.vae import TinyVAE
 
@@ -27,7 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--preset", default="fluent-small", choices=[k for k, v in PRESETS.items() if v.vae])
     parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
     parser.add_argument("--out", type=Path, default=Path("training/runs/vae"))
-    parser.add_argument("--init", type=Path, default=None, help="weights to start from; their mean and deviation stay")
+    parser.add_argument("--init", type=Path, default=None, help="weights or a whole model to start from; mean and deviation stay")
+    parser.add_argument("--decoder", action="store_true", help="train the decoder alone; needs --init")
+    parser.add_argument("--into", type=Path, nargs="*", default=[], help="models of the same latents: --out gets copies with this VAE")
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--minutes", type=float, default=None, help="stop by the clock instead, schedule included")
     parser.add_argument("--batch", type=int, default=16)
@@ -35,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    if args.decoder and args.init is None:
+        parser.error("--decoder needs --init: the encoder whose latents the decoder shall read.")
     train(args)
     return 0
 
@@ -48,10 +56,11 @@ def train(args: argparse.Namespace) -> None:
     assert vae_config is not None
     vae = channels_last(TinyVAE(vae_config).to(device))
     if args.init:
-        vae.load_state_dict(load_file(args.init))
+        vae.load_state_dict(vae_weights(args.init))
+    vae.encoder.requires_grad_(not args.decoder)
     average = torch.optim.swa_utils.AveragedModel(vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True)
     averaged = cast(TinyVAE, average.module)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=args.lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW([p for p in vae.parameters() if p.requires_grad], lr=args.lr, weight_decay=0.0)
     args.out.mkdir(parents=True, exist_ok=True)
     record = Record(args.out / "record.json", vars(args))
     held_out = compose(sheet, 64, 256, torch.Generator(device).manual_seed(10_000)).image * 2 - 1
@@ -83,6 +92,29 @@ def train(args: argparse.Namespace) -> None:
     save(averaged, None if args.init else held_out, args.out)
     record.add(step, psnr=psnr(averaged, held_out))
     record.finish(steps=step)
+    for path in args.into:
+        transplant(averaged, path, args.out / f"{path.parent.name}-{path.name}")
+
+
+def vae_weights(path: Path) -> dict[str, Tensor]:
+    """Of a file that this command wrote, or of a whole model."""
+    weights = load_file(path)
+    inside = {key.removeprefix("vae."): value.float() for key, value in weights.items() if key.startswith("vae.")}
+    return inside or weights
+
+
+def transplant(vae: TinyVAE, source: Path, target: Path) -> None:
+    """Write the model `source` with `vae` in the place of its own. Raises ValueError when the latents are others."""
+    model, checkpoint = load_model(source, dtype=None)
+    own = checkpoint.part("vae.")
+    given = {key: value.to(own[key].dtype) for key, value in vae.state_dict().items()}
+    other = sorted(key for key, value in given.items() if not key.startswith("decoder.") and not torch.equal(value, own[key]))
+    if other:
+        raise ValueError(f"{source} was trained on another encoder's latents ({other[0]} differs). Train with --init {source} --decoder.")
+    assert model.vae is not None
+    model.vae.load_state_dict(given)
+    notes = {key: value for key, value in checkpoint.metadata.items() if key not in ("format", CONFIG_KEY, TOKENIZER_KEY)}
+    save_checkpoint(target, model, checkpoint.tokenizer, None, **notes)
 
 
 def channels_last(vae: TinyVAE) -> TinyVAE:

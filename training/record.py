@@ -44,7 +44,7 @@ class Record:
             return
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
         self.values = {
-            "settings": {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()},
+            "settings": dict(settings),
             "machine": {"device": device, "python": platform.python_version(), "torch": torch.__version__},
             "seconds": 0.0,
             "curves": {},
@@ -64,5 +64,5 @@ class Record:
     def write(self) -> None:
         """In one move: a run that is killed leaves the last whole record."""
         new = self.path.with_suffix(".new")
-        new.write_text(json.dumps(self.values))
+        new.write_text(json.dumps(self.values, default=str))
         os.replace(new, self.path)

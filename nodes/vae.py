@@ -1,4 +1,4 @@
-"""Which VAEs decode a hole instead of the whole picture: ours, and the host's AutoencoderKL (SD, SDXL, Flux, ...) with a record."""
+"""Which VAEs compute a hole instead of the whole picture: ours, and, decoding, the host's AutoencoderKL (SD, SDXL, ...) with a record."""
 
 from __future__ import annotations
 
@@ -8,15 +8,26 @@ from typing import Any
 from comfy.ldm.modules.diffusionmodules.model import AttnBlock, Decoder, ResnetBlock, Upsample
 from torch import nn
 
-from ...lazy_core.lazy_vae import DecodeImage, decode_windows
-from ...lazy_core.pipeline import DecodeHole
-from ...lazy_core.record import Parts
-from ...lazy_core.records import Records
-from ...lazy_core.vae import TinyVAE
-from .. import host
+from ..lazy_core.canvases import Canvases
+from ..lazy_core.lazy_vae import DecodeImage, EncodeImage, decode_windows
+from ..lazy_core.pipeline import DecodeHole
+from ..lazy_core.record import Parts
+from ..lazy_core.records import Records
+from ..lazy_core.vae import TinyVAE
+from . import host
+from .images import encoder
 
 KNOWN = (Decoder, ResnetBlock, AttnBlock, Upsample, nn.Conv2d, nn.GroupNorm, nn.SiLU, nn.Dropout, nn.Identity, nn.ModuleList)
 RECORDS = Records(limit=512 << 20, free=host.free_memory)
+CANVASES = Canvases(limit=256 << 20, free=host.free_memory)
+
+
+def canvas_encoder(vae: Any) -> EncodeImage:
+    """Encodes what changed since the canvases before, where the VAE can: ours."""
+    whole = encoder(vae)
+    if not isinstance(vae.first_stage_model, TinyVAE):
+        return whole
+    return partial(CANVASES.encode, host.vae_key(vae), whole)
 
 
 def hole_decoder(vae: Any, decode: DecodeImage) -> DecodeHole | None:

@@ -1,0 +1,68 @@
+"""The canvases that a VAE encoded last: of the next one, only what differs from one of them is encoded."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .cache import ContentCache
+from .lazy_vae import EncodeImage, encode_windows
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """An image [1, 3, H, W] as it was encoded, and its latent [1, C, h, w]."""
+
+    image: Tensor
+    latent: Tensor
+
+    def get_ram_usage(self) -> int:
+        return self.image.nbytes + self.latent.nbytes
+
+    def changed(self, image: Tensor) -> Tensor:
+        """Which latents of another image of its size are over pixels that are not the same: [h, w] bool."""
+        rows, cols = self.latent.shape[-2:]
+        different = (image != self.image).any(1).view(rows, image.shape[-2] // rows, cols, image.shape[-1] // cols)
+        return different.any(3).any(1)
+
+
+class Canvases:
+    """Up to `limit` bytes of canvases, `free` tells what the machine has left (`lazy_core.cache`).
+
+    For VAEs of plain convolutions, of which a window can be encoded by itself (`lazy_core.lazy_vae`). An edited canvas is one
+    more canvas that differs in its hole, and so is the same one under another mask.
+    """
+
+    def __init__(self, limit: int, free: Callable[[], int] | None = None):
+        self.cache: ContentCache[Canvas] = ContentCache(limit, free)
+        self.numbers = itertools.count()
+
+    def encode(self, vae: str, encode: EncodeImage, image: Tensor) -> Tensor:
+        """A `lazy_core.lazy_vae.EncodeImage` for the VAE that `vae` names: [B, 3, H, W] in 0..1 -> [B, C, h, w]."""
+        kind = f"{vae}/{tuple(image.shape[1:])}{image.dtype}/"
+        found = [self.near(kind, encode, one) for one in image.split(1)]
+        if new := [index for index, latent in enumerate(found) if latent is None]:
+            for index, latent in zip(new, encode(image[new]).split(1), strict=True):
+                found[index] = self.keep(f"{kind}{next(self.numbers)}", image[index : index + 1], latent)
+        return torch.cat([latent for latent in found if latent is not None])
+
+    def near(self, kind: str, encode: EncodeImage, image: Tensor) -> Tensor | None:
+        """The latent of an image [1, 3, H, W] by way of the canvas that is most like it; None where none is like it."""
+        known = [(canvas.changed(image), key, canvas) for key, canvas in self.cache.under(kind)]
+        if not known:
+            return None
+        cells, key, canvas = min(known, key=lambda each: int(each[0].sum()))
+        self.cache.put(key, canvas)
+        if not bool(cells.any()):
+            return canvas.latent.clone()
+        latent = encode_windows(encode, image, canvas.latent, cells)
+        return None if latent is None else self.keep(f"{kind}{next(self.numbers)}", image, latent)
+
+    def keep(self, key: str, image: Tensor, latent: Tensor) -> Tensor:
+        if bool(torch.isfinite(latent).all()):  # what is not may have come from far away
+            self.cache.put(key, Canvas(image.clone(), latent.clone()))
+        return latent
