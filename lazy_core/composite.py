@@ -11,6 +11,7 @@ from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from .geometry import Box
+from .masks import boxes_of
 
 Blend = Literal["none", "feather", "poisson"]
 BLENDS: tuple[Blend, ...] = get_args(Blend)
@@ -23,26 +24,29 @@ def composite(canvas: Tensor, generated: Tensor, mask: Tensor, blend: Blend = "n
     `none` pastes; `feather` fades over the hole's outermost `feather` px; `poisson` shifts the hole's colours by the
     smooth field that closes the gap along its border (Perez et al. 2003; the paper's section 3.3). Raises ValueError.
     """
-    if blend == "feather":
-        generated = torch.lerp(canvas, generated, feather_weight(mask, feather).to(canvas))
-    elif blend == "poisson":
-        generated = torch.stack([poisson(*parts) for parts in zip(canvas, generated, mask, strict=True)])
-    elif blend != "none":
+    if blend not in BLENDS:
         raise ValueError(f"blend is '{blend}', expected none, feather or poisson.")
-    return torch.where(mask[:, None], generated.clamp(0, 1).to(canvas), canvas)
+    result = canvas.clone()
+    for index, own in enumerate(mask):
+        for box in boxes_of(own, margin=1):
+            old, new, hole = (box.cut(x[index]) for x in (canvas, generated, mask))
+            if blend == "feather":
+                new = torch.lerp(old, new.to(old), feather_weight(hole, feather).to(old))
+            elif blend == "poisson":
+                new = poisson(old, new, hole)
+            box.cut(result[index]).copy_(torch.where(hole, new.clamp(0, 1).to(old), old))
+    return result
 
 
 def feather_weight(mask: Tensor, feather: int) -> Tensor:
-    """[B, H, W] bool -> [B, 1, H, W] in 0..1: 0 outside the hole, rising with the distance from what is kept; all 1 if nothing is.
+    """[H, W] bool -> [H, W] in 0..1: 0 outside the hole, rising with the distance from what is kept; all 1 if nothing is.
 
     It rises slowly at both ends (3 t^2 - 2 t^3), so that the step across the hole's edge is a twentieth of the gap there, not a seventh.
     """
-    weights = []
-    for hole in mask.cpu().numpy():
-        distance = np.full(hole.shape, np.inf) if hole.all() else np.asarray(ndimage.distance_transform_edt(hole))
-        share = np.clip(distance / (feather + 1), 0, 1)
-        weights.append(share**2 * (3 - 2 * share))
-    return torch.from_numpy(np.stack(weights)).float()[:, None].to(mask.device)
+    hole = mask.cpu().numpy()
+    distance = np.full(hole.shape, np.inf) if hole.all() else np.asarray(ndimage.distance_transform_edt(hole))
+    share = np.clip(distance / (feather + 1), 0, 1)
+    return torch.from_numpy(share**2 * (3 - 2 * share)).float().to(mask.device)
 
 
 def poisson(canvas: Tensor, generated: Tensor, mask: Tensor) -> Tensor:

@@ -130,3 +130,15 @@ class Box:
     def union(self, other: Box) -> Box:
         """The smallest box around both."""
         return Box(min(self.top, other.top), min(self.left, other.left), max(self.bottom, other.bottom), max(self.right, other.right))
+
+
+def merged(boxes: list[Box]) -> list[Box]:
+    """Boxes that overlap become the box around both, until none do."""
+    result: list[Box] = []
+    for box in boxes:
+        while touching := [other for other in result if other.overlaps(box)]:
+            result = [other for other in result if other not in touching]
+            for other in touching:
+                box = box.union(other)
+        result.append(box)
+    return result

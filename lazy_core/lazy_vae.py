@@ -14,7 +14,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from .geometry import Box
+from .geometry import Box, merged
 
 DecodeImage = Callable[[Tensor], Tensor]
 """VAE decoder: latent [B, C, h, w] -> [B, 3, H', W'] in 0..1."""
@@ -46,18 +46,6 @@ def windows(cells: Tensor, halo: int, margin: int = 1) -> list[Window]:
     found = [Box(rows.start, cols.start, rows.stop, cols.stop) for rows, cols in ndimage.find_objects(labels)]
     boxes = merged(found)
     return [Window(box, inner) for box in boxes if (inner := around(hole, box, margin)) is not None]
-
-
-def merged(boxes: list[Box]) -> list[Box]:
-    """Boxes that overlap become the box around both, until none do."""
-    result: list[Box] = []
-    for box in boxes:
-        while touching := [other for other in result if other.overlaps(box)]:
-            result = [other for other in result if other not in touching]
-            for other in touching:
-                box = box.union(other)
-        result.append(box)
-    return result
 
 
 def around(hole: np.ndarray, window: Box, margin: int) -> Box | None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from .geometry import Grid
+from .geometry import Box, Grid, merged
 
 Shape = Literal["circle", "square"]
 SHAPES: tuple[Shape, ...] = get_args(Shape)
@@ -49,12 +49,46 @@ def latent_mask(hole: Tensor, grid: Grid) -> Tensor:
     return F.max_pool2d(grid.pad(hole[:, None].float(), value=0.0), grid.scale)
 
 
+COARSE = 16  # px a side of the cells in which holes are looked for
+
+
+def boxes_of(hole: Tensor, margin: int = 0) -> list[Box]:
+    """Disjoint boxes that hold the holes of [H, W] bool; the `margin` px around, where they are on the canvas, are in them, and kept."""
+    cells = F.max_pool2d(hole[None].float(), COARSE, ceil_mode=True)[0].cpu().numpy() > 0
+    labels, _ = ndimage.label(cells, structure=np.ones((3, 3)))  # type: ignore[misc]
+    found = [Box(rows.start, cols.start, rows.stop, cols.stop) for rows, cols in ndimage.find_objects(labels)]
+    canvas = Box(0, 0, *hole.shape)
+    return merged([box.times(COARSE).grown(margin).within(canvas) for box in found])
+
+
+SMALL = 512 * 512  # px, which are filled as a whole
+
+
 def prefill(image: Tensor, hole: Tensor) -> Tensor:
-    """Replace the hole of [B, C, H, W] by a smooth continuation of what is visible; hole [B, H, W] bool.
+    """Replace the hole of [B, C, H, W] by a smooth continuation of what is visible; hole [B, H, W] bool. A new tensor.
 
     Push-pull: ever coarser averages of visible pixels alone, so nothing of the hole's old content survives and a
     convolutional VAE sees no edge at the mask's border. An image without a visible pixel becomes mid-grey.
+    Large canvases are looked at around their holes only.
     """
+    if hole[0].numel() <= SMALL:
+        return push_pull(image, hole)
+    result = image.clone()
+    for index, own in enumerate(hole):
+        for box in boxes_of(own):
+            window = seen_by_push_pull(box, Box(0, 0, *own.shape))
+            filled = push_pull(window.cut(image[index : index + 1]), window.cut(own[None]))
+            box.cut(result[index]).copy_(box.moved(-window.top, -window.left).cut(filled[0]))
+    return result
+
+
+def seen_by_push_pull(box: Box, canvas: Box) -> Box:
+    """What the averages of a hole inside `box` depend on: a square of the coarsest level holds a visible pixel, and two of these around."""
+    side = 1 << min(box.height, box.width).bit_length()
+    return box.grown(2 * side).aligned(side).within(canvas)
+
+
+def push_pull(image: Tensor, hole: Tensor) -> Tensor:
     keep = (~hole[:, None]).to(image.dtype)
     if not keep.any():
         return torch.full_like(image, 0.5)

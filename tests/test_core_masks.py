@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
+from scipy import ndimage
 
+from lazy_core import masks
 from lazy_core.composite import composite, feather_weight, membrane
 from lazy_core.geometry import Box
-from lazy_core.masks import dilate, prefill, threshold
+from lazy_core.masks import boxes_of, dilate, prefill, threshold
 
 
 def disc(size: int, radius: float) -> torch.Tensor:
@@ -48,6 +52,54 @@ def test_prefill_forgets_the_hole():
     assert filled.min() >= 0 and filled.max() <= 1
 
 
+def several_holes(height: int, width: int, seed: int, most: int = 4) -> torch.Tensor:
+    """[1, H, W] bool: rectangles, some across the edges, and single pixels."""
+    dice, hole = random.Random(seed), torch.zeros(1, height, width, dtype=torch.bool)
+    for _ in range(dice.randrange(1, most + 1)):
+        tall, wide = dice.choice([1, 3, 20, 90]), dice.choice([1, 5, 33, 70])
+        top, left = dice.randrange(-tall // 2, height - 1), dice.randrange(-wide // 2, width - 1)
+        hole[:, max(top, 0) : top + tall, max(left, 0) : left + wide] = True
+    hole[:, dice.randrange(height), dice.randrange(width)] = True
+    return hole
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_boxes_hold_all_holes_apart_from_each_other(seed):
+    hole = several_holes(200, 333, seed, 9)[0]
+    boxes, times = boxes_of(hole, margin=1), torch.zeros_like(hole, dtype=torch.int64)
+    for box in boxes:
+        box.cut(times).add_(1)
+    assert int(times.max()) <= 1 and bool((times[hole] == 1).all())
+    near = torch.nn.functional.max_pool2d(hole[None].float(), 3, 1, 1)[0] > 0
+    assert bool((times[near] == 1).all())
+    assert boxes_of(torch.zeros_like(hole)) == []
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_prefill_of_a_large_canvas_looks_around_the_holes_alone(seed, monkeypatch):
+    """And fills them bit for bit as if it had looked at everything."""
+    image, hole = torch.rand(1, 3, 768, 1024, generator=torch.Generator().manual_seed(seed)), several_holes(768, 1024, seed)
+    whole, areas = masks.push_pull(image, hole), []
+    monkeypatch.setattr(masks, "push_pull", lambda x, y, original=masks.push_pull: (areas.append(x[0, 0].numel()), original(x, y))[1])
+    assert torch.equal(prefill(image, hole), whole)
+    assert max(areas) < image[0, 0].numel()
+
+
+@pytest.mark.parametrize("size", [(1000, 701), (531, 1333)])
+def test_prefill_of_any_large_canvas(size):
+    image, hole = torch.rand(2, 3, *size), torch.cat([several_holes(*size, seed) for seed in (3, 4)])
+    before = image.clone()
+    filled = prefill(image, hole)
+    other = torch.where(hole[:, None], torch.rand_like(image), image)
+    assert torch.equal(filled, prefill(other, hole))
+    kept = ~hole[:, None].expand_as(image)
+    assert torch.equal(filled[kept], image[kept]) and torch.equal(image, before)
+    assert filled.min() >= 0 and filled.max() <= 1
+    colour = torch.full_like(image, 0.3)
+    assert torch.allclose(prefill(torch.where(hole[:, None], 9.0, colour), hole), colour, atol=1e-5)
+    assert torch.equal(prefill(image, torch.ones_like(hole)), torch.full_like(image, 0.5))
+
+
 def test_prefill_continues_a_plain_colour():
     colour = torch.tensor([0.2, 0.6, 0.9]).view(1, 3, 1, 1).expand(1, 3, 50, 70).clone()
     hole = torch.zeros(1, 50, 70, dtype=torch.bool)
@@ -68,13 +120,25 @@ def test_outside_is_bit_identical(blend, seed):
     assert torch.isfinite(result).all() and result.min() >= 0 and result.max() <= 1
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_feather_knows_the_distance_to_whatever_is_kept(seed):
+    """Holes are blended each by itself; the result is that of the distances over the whole canvas."""
+    draw = torch.Generator().manual_seed(seed)
+    canvas, generated = torch.rand(1, 3, 150, 210, generator=draw), torch.rand(1, 3, 150, 210, generator=draw)
+    hole = several_holes(150, 210, seed, 6)
+    share = (torch.from_numpy(ndimage.distance_transform_edt(hole[0].numpy())) / 7).clamp(0, 1)
+    weight = (share**2 * (3 - 2 * share)).float()
+    expected = torch.where(hole[:, None], torch.lerp(canvas, generated, weight), canvas)
+    assert torch.equal(composite(canvas, generated, hole, "feather"), expected)
+
+
 def test_feather_rises_from_the_border():
-    weight = feather_weight(disc(81, 30) > 0, feather=6)[0, 0]
+    weight = feather_weight(disc(81, 30)[0] > 0, feather=6)
     assert weight[40, 40] == 1 and weight[0, 0] == 0
     assert 0 < weight[40, 70] < weight[40, 68] < weight[40, 65] <= 1
     rim = weight[weight > 0].min()
     assert rim < 0.06, "hardly a step across the hole's edge"
-    assert (feather_weight(torch.ones(1, 9, 9, dtype=torch.bool), 6) == 1).all()
+    assert (feather_weight(torch.ones(9, 9, dtype=torch.bool), 6) == 1).all()
 
 
 def test_poisson_removes_a_constant_colour_shift():
