@@ -133,7 +133,7 @@ class Bench:
             works[f"edit_cold {method}"], works[f"edit_warm {method}"] = stages.edit(method, case, STEPS)
             works[f"vae_encode {method}"], works[f"vae_decode {method}"] = stages.vae(method, case)
             works[f"step {method}"] = stages.step(method, case)
-        works["encode lazy"] = stages.context(case)
+        works["encode lazy"], works["edit_next lazy"] = stages.context(case), stages.next_edit(case, STEPS)
         times = in_turn(works, self.device, rounds)
         for name, timed in times.items():
             stage, method = name.split()
@@ -141,8 +141,8 @@ class Bench:
             if stage == "step":
                 whole = Timed(tuple(STEPS * ms for ms in timed.runs), timed.peak_bytes)
                 self.add("steps", method, preset, case, whole, stages)
-        for kind in ("cold", "warm"):
-            values = [ratio(times[f"edit_{kind} {method}"], times[f"edit_{kind} lazy"]) for method in ("image", "crop")]
+        for kind, before in (("cold", "cold"), ("next", "cold"), ("warm", "warm")):
+            values = [ratio(times[f"edit_{before} {method}"], times[f"edit_{kind} lazy"]) for method in ("image", "crop")]
             self.summary.append(
                 f"{preset}, {size} px, 10 %: a {kind} edit of {STEPS} steps is {values[0]:.1f}x faster than RegenerateImage, "
                 f"{values[1]:.1f}x than RegenerateCrop"

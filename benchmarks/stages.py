@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from lazy_core.canvases import Canvases
 from lazy_core.config import PRESETS, LazyConfig
 from lazy_core.context import Context
 from lazy_core.cost import step_flops
@@ -122,6 +124,21 @@ class Stages:
             return editor.decode(given, "panda", steps=steps, cfg=3.0 if self.guided else 1.0)
 
         return lambda: decode(editor.encode(picture, case.holes)), lambda: decode(context)
+
+    def next_edit(self, case: Case, steps: int) -> Work:
+        """A lazy edit of another hole, on a canvas that was edited before: each time the hole is somewhere else."""
+        assert self.config.text
+        editor = LazyEditor(self.model, build_tokenizer([], self.config.text.length))
+        editor.to_latent = partial(Canvases(limit=1 << 30).encode, "", editor.to_latent)  # type: ignore[method-assign]
+        picture, holes = torch.rand(case.batch, 3, case.side, case.side), case.holes
+        cfg = 3.0 if self.guided else 1.0
+
+        def work() -> Tensor:
+            nonlocal holes
+            holes = holes.roll((3 * self.config.token_pixels, 5 * self.config.token_pixels), (1, 2))
+            return editor.decode(editor.encode(picture, holes), "panda", steps=steps, cfg=cfg)
+
+        return work
 
     def regenerate(self, editor: LazyEditor, method: str, case: Case, picture: Tensor, steps: int) -> tuple[Work, Work]:
         """The decoder on every token of the canvas, or of a square of half its side; nothing is kept from edit to edit."""
