@@ -79,15 +79,20 @@ def test_boxes_hold_all_holes_apart_from_each_other(seed):
 def test_prefill_of_a_large_canvas_looks_around_the_holes_alone(seed, monkeypatch):
     """And fills them bit for bit as if it had looked at everything."""
     image, hole = torch.rand(1, 3, 768, 1024, generator=torch.Generator().manual_seed(seed)), several_holes(768, 1024, seed)
-    whole, areas = masks.push_pull(image, hole), []
-    monkeypatch.setattr(masks, "push_pull", lambda x, y, original=masks.push_pull: (areas.append(x[0, 0].numel()), original(x, y))[1])
-    assert torch.equal(prefill(image, hole), whole)
+    areas, push_pull = [], masks.push_pull
+
+    def watched(part: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        areas.append(part[0, 0].numel())
+        return push_pull(part, own)
+
+    monkeypatch.setattr(masks, "push_pull", watched)
+    assert torch.equal(prefill(image, hole), push_pull(image, hole))
     assert max(areas) < image[0, 0].numel()
 
 
-@pytest.mark.parametrize("size", [(1000, 701), (531, 1333)])
-def test_prefill_of_any_large_canvas(size):
-    image, hole = torch.rand(2, 3, *size), torch.cat([several_holes(*size, seed) for seed in (3, 4)])
+@pytest.mark.parametrize(("height", "width"), [(1000, 701), (531, 1333)])
+def test_prefill_of_any_large_canvas(height, width):
+    image, hole = torch.rand(2, 3, height, width), torch.cat([several_holes(height, width, seed) for seed in (3, 4)])
     before = image.clone()
     filled = prefill(image, hole)
     other = torch.where(hole[:, None], torch.rand_like(image), image)
