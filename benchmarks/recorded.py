@@ -70,33 +70,45 @@ class Edit(NamedTuple):
     full: bool
 
 
+class Subject:
+    """A VAE, the latents of its pictures, and holes of 10 %; `decoded` are the sizes in latents that it was asked for."""
+
+    def __init__(self, vae: Any, size: int):
+        self.vae, self.side, self.decoded = vae, size // 8, list[int]()
+        self.length = round(self.side * math.sqrt(0.1))
+        self.latents = {name: standard(vae.encode(picture(name, size) * 2 - 1)) for name in ("astronaut", "coffee", "flat")}
+        self.parts = loaded("nodes.vae").parts_of(vae.decoder)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        self.decoded.append(latent.shape[-1] * latent.shape[-2])
+        return ((self.vae.decode(latent) + 1) / 2).clamp(0, 1)
+
+    def hole(self, top: int, left: int) -> tuple[Tensor, Tensor]:
+        """-> its latents [h, w] and its pixels [H, W] bool."""
+        cells = torch.zeros(self.side, self.side, dtype=torch.bool)
+        cells[top : top + self.length, left : left + self.length] = True
+        return cells, cells.repeat_interleave(8, 0).repeat_interleave(8, 1)
+
+
 @torch.inference_mode()
 def sequence(vae: Any, canvas: str, size: int, count: int) -> list[Edit]:
     """Edits of 10 % at random places, that show what a photograph has there. Raises AssertionError where a pixel outside moves."""
-    side, edits, places = size // 8, [], torch.Generator().manual_seed(5)
-    names = ("astronaut", "coffee", canvas)
-    latents = {name: standard(vae.encode(picture(name, size) * 2 - 1)) for name in names}
-    parts, records, length = loaded("nodes.vae").parts_of(vae.decoder), Records(limit=1 << 30), round(side * math.sqrt(0.1))
-    sizes: list[int] = []
-
-    def decode(latent: Tensor) -> Tensor:
-        sizes.append(latent.shape[-1] * latent.shape[-2])
-        return ((vae.decode(latent) + 1) / 2).clamp(0, 1)
-
-    latent = latents[canvas]
-    image = records.decode("vae", parts, decode, latent, picture(canvas, size), torch.ones(1, side, side, dtype=torch.bool))
+    subject, edits, places = Subject(vae, size), [], torch.Generator().manual_seed(5)
+    records, side = Records(limit=1 << 30), subject.side
+    lazy = partial(records.decode, "vae", subject.parts, subject.decode)
+    latent = subject.latents[canvas]
+    image = lazy(latent, picture(canvas, size), torch.ones(1, side, side, dtype=torch.bool))
     for index in range(count):
-        top, left = (int(x) for x in torch.randint(0, side - length, (2,), generator=places))
-        cells = torch.zeros(side, side, dtype=torch.bool)
-        cells[top : top + length, left : left + length] = True
-        latent, pixels = torch.where(cells, latents[names[index % 2]], latent), cells.repeat_interleave(8, 0).repeat_interleave(8, 1)
-        sizes.clear()
-        result = records.decode("vae", parts, decode, latent, image, cells[None])
-        full = side * side in sizes
+        top, left = (int(x) for x in torch.randint(0, side - subject.length, (2,), generator=places))
+        cells, pixels = subject.hole(top, left)
+        latent = torch.where(cells, subject.latents[("astronaut", "coffee")[index % 2]], latent)
+        subject.decoded.clear()
+        result = lazy(latent, image, cells[None])
+        full = side * side in subject.decoded
         near = F.max_pool2d(pixels[None].float(), 17, 1, 8)[0] > 0
         assert full or torch.equal(result[0, :, ~near], image[0, :, ~near]), "a pixel far from the hole moved"
         rim = pixels & (F.max_pool2d((~pixels)[None].float(), 17, 1, 8)[0] > 0)
-        error = (result - decode(latent))[0]
+        error = (result - subject.decode(latent))[0]
         edits.append(Edit(decibels(error[:, pixels]), decibels(error[:, rim]), full))
         image = torch.where(pixels, result, image)
     return edits
@@ -104,23 +116,14 @@ def sequence(vae: Any, canvas: str, size: int, count: int) -> list[Edit]:
 
 @torch.inference_mode()
 def measure(shape: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    vae = random_vae(shape, args.width)
-    side, rows = args.size // 8, []
-    cells = torch.zeros(side, side, dtype=torch.bool)
-    first, length = side // 3, round(side * math.sqrt(0.1))
-    cells[first : first + length, first : first + length] = True
-    pixels = cells.repeat_interleave(8, 0).repeat_interleave(8, 1)
-    latents = {name: standard(vae.encode(picture(name, args.size) * 2 - 1)) for name in ("astronaut", "coffee", "flat")}
-    parts = loaded("nodes.vae").parts_of(vae.decoder)
-
-    def decode(latent: Tensor) -> Tensor:
-        return ((vae.decode(latent) + 1) / 2).clamp(0, 1)
-
+    subject, rows = Subject(random_vae(shape, args.width), args.size), []
+    cells, pixels = subject.hole(subject.side // 3, subject.side // 3)
+    latents, decode = subject.latents, subject.decode
     decode(latents["flat"])
     for canvas, recorded, shown in CASES[: args.cases]:
         before, now = (torch.where(cells, latents[name], latents[canvas]) for name in (recorded, shown))
         records = Records(limit=1 << 30)
-        lazy = partial(records.decode, shape, parts, decode)
+        lazy = partial(records.decode, shape, subject.parts, decode)
         image, full, result, ratios = None, now, now, []
         for index in range(args.rounds + 2):  # the first records, the second adds the patches
             latent = now if index else before

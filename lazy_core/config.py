@@ -42,6 +42,7 @@ class LazyConfig:
     `styles`: of so many drawing styles the encoder names the canvas's; 0 names none. `style_depth`: blocks of a ViT of its own that
     names it (`StyleReader`); 0 names it from the context.
     `style_guidance`: how far guidance also leads towards the style that the encoder names (`StyleNaming.against`).
+    `style_decisive`: the hole is told the most probable style alone, not all of them as probable as they are.
     `shift` moves the noise levels of a flow model's steps, see `schedule.shifted`; a checkpoint carries the one that suits it in few steps.
     `latent_rgb`: for each latent channel its share in (red, green, blue), -1..1, for step previews; None shows none.
     `vae` and `text` are None for a model that brings neither.
@@ -67,6 +68,7 @@ class LazyConfig:
     styles: int = 0
     style_depth: int = 0
     style_guidance: float = 0.0
+    style_decisive: bool = False
     shift: float = 1.0
     latent_rgb: tuple[tuple[float, float, float], ...] | None = None
     vae: VAEConfig | None = None
@@ -119,6 +121,7 @@ _SMALL = LazyConfig(
     styles=3,
     style_depth=3,
     style_guidance=3.5,
+    style_decisive=True,
     shift=2.0,
     vae=VAEConfig(),
     text=TextConfig(),

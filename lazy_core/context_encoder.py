@@ -57,7 +57,7 @@ class StyleNaming(nn.Module):
         self.reader = StyleReader(config, build) if config.style_depth else None
         self.head = build.linear(config.encoder_width, config.styles) if self.reader is None else None
         self.table = build.table(config.styles, config.encoder_width)
-        self.guidance = config.style_guidance
+        self.guidance, self.decisive = config.style_guidance, config.style_decisive
 
     def logits(self, x: Tensor, coordinates: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:
         """[B, styles], by the reader from visible tokens x [B, N, (C + 1) p p]; else from the context [B, K, E] where `valid` [B, K]."""
@@ -68,7 +68,12 @@ class StyleNaming(nn.Module):
         return self.head((tokens * weight).sum(1) / weight.sum(1).clamp_min(1))
 
     def told(self, logits: Tensor) -> Tensor:
-        """The sum of all styles' vectors, weighted by how probable they are [B, E]."""
+        """The sum of all styles' vectors, weighted by how probable they are [B, E].
+
+        Where in doubt, on an empty canvas above all, that is a style of which no scene was: a `decisive` model, once trained, picks one.
+        """
+        if self.decisive and not self.training:
+            return self.table.float().to(logits.device)[logits.argmax(-1)]
         return logits.float().softmax(-1) @ self.table.float().to(logits.device)
 
     def forward(self, tokens: Tensor, valid: Tensor, logits: Tensor) -> Tensor:

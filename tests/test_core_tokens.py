@@ -205,6 +205,21 @@ def test_the_negative_prompt_is_told_other_styles():
 
 
 @torch.no_grad()
+def test_a_decisive_model_tells_one_style_but_learns_from_all():
+    torch.manual_seed(1)
+    naming = StyleNaming(replace(TINY, styles=3, style_guidance=1.0, style_decisive=True), Build())
+    torch.nn.init.normal_(naming.table)
+    logits = torch.tensor([[0.1, 0.3, 0.2], [2.0, 0.0, 1.9]])
+    mixed = logits.softmax(-1) @ naming.table
+    assert torch.allclose(naming.train().told(logits), mixed)
+    assert torch.equal(naming.eval().told(logits), naming.table[[1, 0]])
+    assert torch.allclose(naming.against(logits), naming.table.mean(0) - naming.table[[1, 0]])
+    undecided = StyleNaming(replace(TINY, styles=3), Build()).eval()
+    undecided.table.copy_(naming.table)
+    assert torch.allclose(undecided.told(logits), mixed)
+
+
+@torch.no_grad()
 def test_a_reader_names_the_style_from_all_that_is_visible_and_nothing_else():
     torch.manual_seed(1)
     encoder = LazyTransformer(replace(TINY, styles=3, style_depth=1)).context_encoder

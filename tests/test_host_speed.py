@@ -72,6 +72,11 @@ def test_a_canvas_is_encoded_once_and_then_what_changed(lazy: Lazy):
         handle.remove()
 
 
+def test_the_loaded_model_is_not_in_training(lazy: Lazy):
+    """Some of its parts do in training what they must not do in an edit."""
+    assert not any(module.training for module in lazy.model.model.diffusion_model.modules())
+
+
 def test_nothing_is_kept_from_edit_to_edit(lazy: Lazy, context: Any):
     """The same graph with another prompt is another picture; the first prompt again gives the first picture, bit for bit."""
     first, other, again = (lazy.decode(context, prompt)[0] for prompt in ("panda", "rocket", "panda"))

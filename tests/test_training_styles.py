@@ -328,6 +328,10 @@ def test_evaluation_of_three_methods(data, trained, tmp_path):
     real = found["rows"][-1]
     assert real["seam"] == [1.0, 1.0, 1.0] and real["colour_shift"] == [0.0, 0.0, 0.0]
     assert Image.open(tmp_path / "grid.png").size[0] > 500
+    evaluate.main([*arguments[:1], str(trained[0]), *arguments[4:], "--edits", "16", "--steps", "1", "--vae"])
+    rows = {row["method"]: row for row in json.loads(report.read_text())["rows"]}
+    assert list(rows) == ["lazy", "vae", "real"]
+    assert rows["vae"]["tokens"] == 0 and rows["vae"]["colour_shift"][0] > 0 and rows["vae"]["frechet"] != rows["real"]["frechet"]
 
 
 def test_figures():

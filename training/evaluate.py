@@ -49,6 +49,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--language", choices=["en", "zh"], default="en")
     parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument("--quick", action="store_true", help="24 edits of 6 steps: a look in under a minute, not a measurement")
+    parser.add_argument(
+        "--vae", action="store_true", help="also the real pictures through the first model's VAE: the best that its latents allow"
+    )
     parser.add_argument("--grid", type=Path, default=None, help="write a picture of the first edits, uncurated")
     parser.add_argument("--grid-edits", type=int, default=24)
     parser.add_argument("--json", type=Path, default=None)
@@ -70,12 +73,14 @@ def main(argv: list[str] | None = None) -> int:
     hashes = f"data {digest(args.data)}, scenes {scenes_digest(scenes)}"
     print(f"{args.edits} edits of {args.steps} steps, {args.split} split, seeds from {args.seed}; {hashes}; {args.device}")
     runs = [Run.real(scenes), *edit_all(editors, args, scenes, prompts)]
+    pictures = {run.name: run.image for run in runs[1:]}
+    if args.vae:
+        runs.append(Run.through_vae(editors[0], scenes))
     reference = known(sheet, min(2 * args.edits, 2000), args.seed + REFERENCE, args.split)
     features = judges.features(reference.image, reference.mask)
     rows = [judges.row(run, scenes, features) for run in runs]
     report(rows, args, sheet, scenes)
     if args.grid:
-        pictures = {run.name: run.image for run in runs[1:]}
         grid_picture(scenes, {**pictures, "real": scenes.image}, prompts, args.grid_edits).save(args.grid)
     return 0
 
@@ -94,6 +99,13 @@ class Run:
     @classmethod
     def real(cls, scenes: Scenes) -> Run:
         return cls("real", "real", scenes.image, scenes.image, torch.zeros(len(scenes.label)), [0.0])
+
+    @classmethod
+    def through_vae(cls, editor: MethodEditor, scenes: Scenes) -> Run:
+        vae = editor.editor
+        with torch.inference_mode():
+            raw = torch.cat([vae.to_image(vae.to_latent(part)) for part in scenes.image.split(BATCH)])
+        return cls("vae", "vae", composite(scenes.empty, raw, threshold(scenes.mask[:, 0]), "feather"), raw, torch.zeros(len(raw)), [0.0])
 
 
 def edit_all(editors: list[MethodEditor], args: argparse.Namespace, scenes: Scenes, prompts: list[str]) -> list[Run]:
