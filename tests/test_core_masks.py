@@ -77,7 +77,7 @@ def test_boxes_hold_all_holes_apart_from_each_other(seed):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_prefill_of_a_large_canvas_looks_around_the_holes_alone(seed, monkeypatch):
-    """And fills them bit for bit as if it had looked at everything."""
+    """And fills them as if it had looked at everything, but for float32's last bit: vectors of other lengths round differently."""
     image, hole = torch.rand(1, 3, 768, 1024, generator=torch.Generator().manual_seed(seed)), several_holes(768, 1024, seed)
     areas, push_pull = [], masks.push_pull
 
@@ -86,7 +86,7 @@ def test_prefill_of_a_large_canvas_looks_around_the_holes_alone(seed, monkeypatc
         return push_pull(part, own)
 
     monkeypatch.setattr(masks, "push_pull", watched)
-    assert torch.equal(prefill(image, hole), push_pull(image, hole))
+    torch.testing.assert_close(prefill(image, hole), push_pull(image, hole), rtol=0, atol=1e-6)
     assert max(areas) < image[0, 0].numel()
 
 
