@@ -47,7 +47,7 @@ class Canvases:
         found = [self.near(kind, encode, one) for one in image.split(1)]
         if new := [index for index, latent in enumerate(found) if latent is None]:
             for index, latent in zip(new, encode(image[new]).split(1), strict=True):
-                found[index] = self.keep(f"{kind}{next(self.numbers)}", image[index : index + 1], latent)
+                found[index] = self.keep(kind, image[index : index + 1], latent)
         return torch.cat([latent for latent in found if latent is not None])
 
     def near(self, kind: str, encode: EncodeImage, image: Tensor) -> Tensor | None:
@@ -60,9 +60,9 @@ class Canvases:
         if not bool(cells.any()):
             return canvas.latent.clone()
         latent = encode_windows(encode, image, canvas.latent, cells)
-        return None if latent is None else self.keep(f"{kind}{next(self.numbers)}", image, latent)
+        return None if latent is None else self.keep(kind, image, latent)
 
-    def keep(self, key: str, image: Tensor, latent: Tensor) -> Tensor:
+    def keep(self, kind: str, image: Tensor, latent: Tensor) -> Tensor:
         if bool(torch.isfinite(latent).all()):  # what is not may have come from far away
-            self.cache.put(key, Canvas(image.clone(), latent.clone()))
+            self.cache.put(f"{kind}{next(self.numbers)}", Canvas(image.clone(), latent.clone()))
         return latent

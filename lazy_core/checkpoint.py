@@ -32,6 +32,11 @@ class Checkpoint:
     identity: str
     metadata: dict[str, str]
 
+    @property
+    def notes(self) -> dict[str, str]:
+        """What `save_checkpoint` was given beside the model: licence, provenance, ..."""
+        return {key: value for key, value in self.metadata.items() if key not in ("format", CONFIG_KEY, TOKENIZER_KEY)}
+
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Weights below `prefix`, without it."""
         return {key[len(prefix) :]: value for key, value in self.weights.items() if key.startswith(prefix)}

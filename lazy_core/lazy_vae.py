@@ -34,6 +34,11 @@ class Window:
     computed: Box
     right: Box
 
+    @property
+    def inner(self) -> Box:
+        """What is right, in what was computed."""
+        return self.right.moved(-self.computed.top, -self.computed.left)
+
 
 def windows(cells: Tensor, halo: int, margin: int = 1) -> list[Window]:
     """Latents that a hole touches [h, w] bool -> disjoint windows that contain them, a `halo` of latents around.
@@ -67,8 +72,7 @@ def decode_windows(decode: DecodeImage, latent: Tensor, canvas: Tensor, cells: T
             continue
         for part in parts:
             pixels = decode(part.computed.cut(latent[index : index + 1]))[0]
-            inner = part.right.moved(-part.computed.top, -part.computed.left)
-            part.right.times(scale).cut(result[index]).copy_(inner.times(scale).cut(pixels))
+            part.right.times(scale).cut(result[index]).copy_(part.inner.times(scale).cut(pixels))
     return result
 
 
@@ -82,8 +86,7 @@ def encode_windows(encode: EncodeImage, image: Tensor, latent: Tensor, cells: Te
         return None
     result = latent.clone()
     for part in parts:
-        inner = part.right.moved(-part.computed.top, -part.computed.left)
-        part.right.cut(result).copy_(inner.cut(encode(part.computed.times(scale).cut(image))))
+        part.right.cut(result).copy_(part.inner.cut(encode(part.computed.times(scale).cut(image))))
     return result
 
 

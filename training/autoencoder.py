@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from lazy_core.checkpoint import CONFIG_KEY, TOKENIZER_KEY, load_model, save_checkpoint
+from lazy_core.checkpoint import load_model, save_checkpoint
 from lazy_core.config import PRESETS
 from lazy_core.vae import TinyVAE
 
@@ -113,8 +113,7 @@ def transplant(vae: TinyVAE, source: Path, target: Path) -> None:
         raise ValueError(f"{source} was trained on another encoder's latents ({other[0]} differs). Train with --init {source} --decoder.")
     assert model.vae is not None
     model.vae.load_state_dict(given)
-    notes = {key: value for key, value in checkpoint.metadata.items() if key not in ("format", CONFIG_KEY, TOKENIZER_KEY)}
-    save_checkpoint(target, model, checkpoint.tokenizer, None, **notes)
+    save_checkpoint(target, model, checkpoint.tokenizer, None, **checkpoint.notes)
 
 
 def channels_last(vae: TinyVAE) -> TinyVAE:

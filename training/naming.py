@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from lazy_core.checkpoint import CONFIG_KEY, TOKENIZER_KEY, load_model, save_checkpoint
+from lazy_core.checkpoint import load_model, save_checkpoint
 from lazy_core.context_encoder import ContextEncoder
 from lazy_core.geometry import Grid
 from lazy_core.model import LazyDiffusion
@@ -58,8 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = PoolSettings(args.size, "lazy", args.batch, 1, args.pool, args.fresh)
     captions = CaptionTable(sheet.names, Tokenizer.from_str(checkpoint.tokenizer or ""), device)
     train(model, ScenePool(sheet, model, captions, settings, torch.Generator(device).manual_seed(args.seed)), args, record)
-    notes = {name: value for name, value in checkpoint.metadata.items() if name not in ("format", CONFIG_KEY, TOKENIZER_KEY)}
-    save_checkpoint(args.out / "model.safetensors", model, checkpoint.tokenizer, torch.float16, **notes)
+    save_checkpoint(args.out / "model.safetensors", model, checkpoint.tokenizer, torch.float16, **checkpoint.notes)
     record.finish(steps=args.steps, batch=args.batch)
     return 0
 
