@@ -27,6 +27,7 @@ from lazy_core.model import LazyDiffusion
 from lazy_core.tokens import patchify
 from training.captions import CaptionTable
 from training.objective import Examples, loss_weight, noise_levels, token_loss
+from training.precision import mixed_precision
 from training.record import Record, learning_rate, progress_fraction
 from training.scene_source import PoolSettings, ScenePool
 from training.scenes import SpriteSheet
@@ -129,7 +130,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate
         concat = concat_of(self.base, scenes.canvas, scenes.mask)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed_precision(self.device):
             x0 = denoised(self.base, (1 - level) * clean + level * noise, sigma, text, pooled, concat)
         predicted, wanted = (patchify(x, PATCH) for x in (x0, clean))
         loss = token_loss(predicted, wanted, loss_weight("flow_x0", sigma), torch.ones_like(hole), hole)

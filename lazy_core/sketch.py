@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .context import Context, Sketch
 from .masks import threshold
+from .pipeline import all_finite
 from .tokens import patchify
 
 Kind = Literal["colour", "edges"]
@@ -65,7 +66,7 @@ def check_sketch(context: Context, sketch: Tensor, strength: float, where: Tenso
     """Raises ValueError that says what to change."""
     if not 0 <= strength <= 1:
         raise ValueError(f"sketch strength is {strength}, expected 0 (ignore the sketch) to 1 (keep it).")
-    if not torch.isfinite(sketch).all():
+    if not all_finite(sketch):
         raise ValueError("the sketch holds NaN or infinite pixels. Check the node that made it.")
     size = tuple(context.image.shape[-2:])
     if tuple(sketch.shape[-2:]) != size:

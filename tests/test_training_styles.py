@@ -51,6 +51,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """An untrained model that knows the words of eight of the objects."""
+    torch.manual_seed(0)  # the VAE's weights, which `initialise` leaves as they are made
     model = LazyDiffusion(PRESETS["tiny"])
     initialise(model, torch.Generator().manual_seed(0))
     path = tmp_path_factory.mktemp("init") / "init.safetensors"
@@ -99,11 +100,12 @@ def test_a_model_from_before_styles_learns_to_name_them(data, small, tmp_path):
         "--pool",
         "16",
     ]
-    train.main([*settings, "--out", str(tmp_path), "--steps", "30", "--ema", "0", "--lr", "0.01"])
+    train.main([*settings, "--out", str(tmp_path), "--steps", "30", "--ema", "0", "--lr", "0.01", "--record-every", "1"])
     trained = read_checkpoint(tmp_path / "model.safetensors")
     assert trained.config.styles == 3 and trained.weights["transformer.context_encoder.naming.table"].abs().max() > 0
     losses = [point[2] for point in json.loads((tmp_path / "record.json").read_text())["curves"]["naming"]]
-    assert losses[-1] < 0.8 * losses[0], "three colours are soon told apart"
+    first, last = sum(losses[:5]) / 5, sum(losses[-5:]) / 5
+    assert last < 0.8 * first, f"three colours are soon told apart: {losses}"
     with pytest.raises(ValueError, match="knows 3 styles"):
         two = tmp_path / "two.safetensors"
         save_file(

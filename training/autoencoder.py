@@ -20,6 +20,7 @@ from lazy_core.checkpoint import load_model, save_checkpoint
 from lazy_core.config import PRESETS
 from lazy_core.vae import TinyVAE
 
+from .precision import mixed_precision
 from .record import Record, learning_rate, progress_fraction, summary
 from .scenes import SpriteSheet, compose
 
@@ -135,7 +136,7 @@ def crops(pool: Tensor, count: int, generator: torch.Generator, size: int = 128)
 
 
 def reconstruction_loss(vae: TinyVAE, image: Tensor) -> Tensor:
-    with torch.autocast(image.device.type, torch.bfloat16):
+    with mixed_precision(image.device):
         latent = vae.encoder(image)
         noisy = latent + LATENT_NOISE * torch.randn_like(latent)
         output = vae.decoder(noisy).float()
@@ -151,7 +152,7 @@ def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def psnr(vae: TinyVAE, image: Tensor) -> float:
     """PSNR in dB over held-out scenes of images in -1..1."""
-    with torch.autocast(image.device.type, torch.bfloat16):
+    with mixed_precision(image.device):
         output = torch.cat([vae.decode(vae.encode(part)).float() for part in image.split(16)])
     return -10 * torch.log10(((output.clamp(-1, 1) - image) / 2).square().mean()).item()
 

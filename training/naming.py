@@ -24,6 +24,7 @@ from lazy_core.positions import grid_coordinates
 from .captions import CaptionTable
 from .objective import optimizers
 from .pool import Encoded
+from .precision import mixed_precision, optimizer_for
 from .record import Record, learning_rate, summary
 from .scene_source import PoolSettings, ScenePool
 from .scenes import SpriteSheet
@@ -71,7 +72,7 @@ def train(model: LazyDiffusion, pool: ScenePool, args: argparse.Namespace, recor
     encoder.naming.reader.requires_grad_(True)
     grid = Grid(args.size, args.size, model.config.latent_scale, model.config.patch_size)
     coordinates = grid_coordinates(grid, model.config, pool.generator.device)
-    chosen = optimizers(encoder.naming, "muon", args.lr)
+    chosen = optimizers(encoder.naming, optimizer_for(coordinates.device), args.lr)
     for step, scenes in zip(tqdm(range(1, args.steps + 1), desc="naming"), pool.batches(), strict=False):
         loss, right = step_of(encoder, scenes, coordinates)
         loss.backward()
@@ -88,7 +89,7 @@ def step_of(encoder: ContextEncoder, scenes: Encoded, coordinates: torch.Tensor)
     """-> cross-entropy of the scenes' styles, a little smoothed, and the share of them that is named right."""
     assert encoder.naming is not None and encoder.naming.reader is not None
     x = encoder.visible(scenes.canvas.float(), scenes.mask.float())
-    with torch.autocast(x.device.type, torch.bfloat16):
+    with mixed_precision(x.device):
         logits = encoder.naming.reader(x, coordinates).float()
     return F.cross_entropy(logits, scenes.style, label_smoothing=0.02), (logits.argmax(-1) == scenes.style).float().mean()
 

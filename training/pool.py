@@ -14,6 +14,7 @@ from lazy_core.vae import TinyVAE
 
 from .brushes import crop_boxes
 from .methods import Method, cut
+from .precision import mixed_precision
 from .scenes import SpriteSheet, compose
 
 
@@ -71,7 +72,7 @@ def to_latent(vae: TinyVAE | None, image: Tensor) -> Tensor:
     """[B, 3, H, W] in 0..1 -> latent."""
     if vae is None:
         return image * 2 - 1
-    with torch.autocast(image.device.type, torch.bfloat16):
+    with mixed_precision(image.device):
         return vae.encode((image * 2 - 1).contiguous(memory_format=torch.channels_last)).float()
 
 

@@ -35,6 +35,7 @@ from .captions import CaptionTable, all_captions, grow_embedding, tokenizer_of
 from .methods import METHOD_KEY, METHODS, SIZE_KEY
 from .objective import Examples, Objective, optimizers
 from .pool import to_latent
+from .precision import mixed_precision, optimizer_for
 from .record import Record, learning_rate, progress_fraction, summary
 from .scene_source import PoolSettings, ScenePool
 from .scenes import SpriteSheet, compose
@@ -73,11 +74,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--style-guidance", type=float, default=None, help="for the checkpoint's config; default: the preset's, or --init's"
     )
     parser.add_argument("--ema", type=float, default=0.995)
-    parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon")
+    parser.add_argument("--optimizer", choices=["muon", "adamw"], default=None, help="default: muon, on CPUs without AVX-512 adamw")
     parser.add_argument("--compile", action="store_true", help="torch.compile the blocks: minutes to start, then a sixth faster on a CPU")
     parser.add_argument("--shard-optimizer", action="store_true", help="many processes: each keeps its share of the optimizer's state")
     parser.add_argument("--workers", type=int, default=0, help="processes that read shards ahead")
-    parser.add_argument("--float32", action="store_true", help="no bfloat16 in the networks")
+    parser.add_argument("--float32", action="store_true", help="no bfloat16 in the networks (CPUs without AVX-512 never have it)")
     parser.add_argument("--licence", default=LICENCE, help="of the weights, for the checkpoint's metadata")
     parser.add_argument("--provenance", default=PROVENANCE, help="of the weights, for the checkpoint's metadata")
     parser.add_argument("--record-every", type=int, default=20, help="steps between entries of the record")
@@ -104,6 +105,7 @@ class Trainer:
         self.args, self.team = args, Team()
         self.device = self.team.device
         torch.manual_seed(args.seed)
+        args.optimizer = args.optimizer or optimizer_for(self.device)
         self.shards = Shards.load(args.data) if args.data.is_dir() else None
         if self.shards is not None and args.method == "crop":
             raise ValueError("precomputed shards hold whole squares, which --method crop cannot cut. Train it on the scenes.")
@@ -220,7 +222,7 @@ class Trainer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["peak"]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=not self.args.float32):
+        with mixed_precision(self.device, wanted=not self.args.float32):
             losses = self.wrapped(examples, self.coordinates + self.shift())
         style_weight = 0.0 if self.shards else self.args.style_weight  # nobody has said what styles shards are in
         (losses["loss"] + style_weight * losses["naming"]).backward()
