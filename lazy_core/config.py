@@ -39,6 +39,8 @@ class LazyConfig:
     `positions`: `pixart` takes PixArt-alpha's spacing of positions, `unit` spaces neighbours 1 apart at any size.
     `window`: tokens a side that the encoder reads around a hole on a canvas that is larger; None reads everything.
     `edges`: the decoder also takes edge maps (lines to follow), added to the context; the encoder does not run again for one.
+    `fill`: the context also tells each of the hole's tokens what the canvas's smooth fill is there (`masks.prefill`), in latents,
+    and which of them the mask covers.
     `styles`: of so many drawing styles the encoder names the canvas's; 0 names none. `style_depth`: blocks of a ViT of its own that
     names it (`StyleReader`); 0 names it from the context.
     `style_guidance`: how far guidance also leads towards the style that the encoder names (`StyleNaming.against`).
@@ -65,6 +67,7 @@ class LazyConfig:
     latent_scale: int = 8
     window: int | None = None
     edges: bool = False
+    fill: bool = False
     styles: int = 0
     style_depth: int = 0
     style_guidance: float = 0.0
@@ -118,6 +121,7 @@ _SMALL = LazyConfig(
     positions="unit",
     window=16,
     edges=True,
+    fill=True,
     styles=3,
     style_depth=3,
     style_guidance=3.5,

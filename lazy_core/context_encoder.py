@@ -96,6 +96,7 @@ class ContextEncoder(CanvasViT):
         super().__init__(config, build, config.encoder_depth)
         self.patch = config.patch_size
         self.naming = StyleNaming(config, build) if config.styles else None
+        self.fill_embedder = build.linear((config.latent_channels + 1) * self.patch**2, self.width) if config.fill else None
 
     def forward(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor) -> Tensor:
         """The context of `read_and_name`, to which a model of several styles adds the one that it sees (`StyleNaming`)."""
@@ -111,9 +112,16 @@ class ContextEncoder(CanvasViT):
 
     def read_and_name(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor) -> tuple[Tensor, Tensor | None]:
         """Canvas latent [B, C, h, w], mask [B, 1, h, w] (1 = hole, 0 = keep), coordinates [N, 2] -> context [B, K, E], and logits of the
-        canvas's style [B, styles] where the model knows several."""
+        canvas's style [B, styles] where the model knows several.
+
+        The canvas is encoded with its hole filled smoothly: a `config.fill` model is told that fill token by token, exactly, where
+        attention carries colours roughly.
+        """
         x = self.visible(canvas, mask)
         tokens = hole.gather(self.tokens(x, coordinates))
+        if self.fill_embedder is not None:
+            fill = hole.gather(patchify(torch.cat([canvas, mask], 1), self.patch))
+            tokens = tokens + self.fill_embedder(fill) * hole.valid[..., None].to(tokens)
         return tokens, None if self.naming is None else self.naming.logits(x, coordinates, tokens, hole.valid)
 
     def visible(self, canvas: Tensor, mask: Tensor) -> Tensor:

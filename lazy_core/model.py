@@ -86,4 +86,11 @@ def initialise(model: nn.Module, generator: torch.Generator | None = None) -> No
             module.context_embedder.get_parameter("weight")[:, : module.config.width] = torch.eye(module.config.width)
 
 
-ZERO_AT_START = ("naming.table", "edge_embedder.weight", "t_block.1.weight", "cross_attn.proj.weight", "final_layer.linear.weight")
+ZERO_AT_START = (
+    "naming.table",
+    "edge_embedder.weight",
+    "fill_embedder.weight",
+    "t_block.1.weight",
+    "cross_attn.proj.weight",
+    "final_layer.linear.weight",
+)

@@ -17,6 +17,7 @@ from lazy_core.checkpoint import CONFIG_KEY, load_model, read_checkpoint, save_c
 from lazy_core.config import PRESETS, LazyConfig
 from lazy_core.context import Context
 from lazy_core.editor import LazyEditor
+from lazy_core.masks import latent_mask
 from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.pipeline import hole_coordinates, hole_noise, lazy_decode
 from lazy_core.sampling import dpmpp_2m, euler
@@ -55,6 +56,16 @@ def styled(checkpoint) -> LazyEditor:
     larger.load_state_dict({**larger.state_dict(), **model.state_dict()})
     torch.nn.init.normal_(larger.transformer.context_encoder.naming.table)  # type: ignore[union-attr]
     return LazyEditor(larger.eval(), Tokenizer.from_str(read.tokenizer or ""), "styled")
+
+
+@pytest.fixture(scope="module")
+def filled(checkpoint) -> LazyEditor:
+    """The same weights, and random ones for what the canvas's smooth fill tells."""
+    model, read = load_model(checkpoint)
+    larger = LazyDiffusion(replace(model.config, fill=True))
+    larger.load_state_dict({**larger.state_dict(), **model.state_dict()})
+    torch.nn.init.normal_(larger.transformer.context_encoder.fill_embedder.weight)  # type: ignore[union-attr]
+    return LazyEditor(larger.eval(), Tokenizer.from_str(read.tokenizer or ""), "filled")
 
 
 def random_mask(kind: str, height: int, width: int, dice: random.Random) -> torch.Tensor:
@@ -100,6 +111,33 @@ def test_models_without_style_guidance_have_one_context_for_both_prompts(editor,
         assert styled.encode(image, mask).against is None
     finally:
         styled.model.transformer.context_encoder.naming.guidance = 2.0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window", [None, 4])
+def test_the_fill_tells_each_token_of_its_own_place(editor, filled, monkeypatch, window):
+    """The fill's latents and the mask in a token are added to that token's context, whatever the encoder reads; nothing on padding."""
+    for each in (editor, filled):
+        monkeypatch.setattr(each.model.transformer, "config", replace(each.model.config, window=window))
+    image, mask = torch.rand(2, 3, 144, 128), torch.zeros(2, 144, 128)
+    mask[0, 90:120, :40] = mask[1, 20:30, 30:50] = 1
+    context = filled.encode(image, mask)
+    assert (context.view is None) == (window is None)
+    embedder = filled.model.transformer.context_encoder.fill_embedder
+    cells = torch.cat([context.latent, latent_mask(context.mask, context.grid)], 1).clone()
+    told = torch.nn.functional.linear(context.hole.gather(patchify(cells, context.grid.patch)), embedder.weight, embedder.bias)
+    added = context.tokens - editor.encode(image, mask).tokens
+    valid = context.hole.valid
+    assert torch.allclose(added[valid], told[valid], atol=1e-4) and told[valid].abs().max() > 0.1
+    assert not added[~valid].any()
+
+
+def test_the_hole_s_old_content_never_reaches_the_context(editor, filled):
+    image, mask = torch.rand(1, 3, 64, 64), torch.zeros(1, 64, 64)
+    mask[0, 10:41, 20:50] = 1
+    other = torch.where(mask[:, None] > 0, torch.rand_like(image), image)
+    for each in (editor, filled):
+        assert torch.equal(each.encode(image, mask).tokens, each.encode(other, mask).tokens)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -78,7 +78,7 @@ def test_drawn_edges_follow_the_object_and_stay_in_the_mask():
 def test_a_model_from_before_styles_learns_to_name_them(data, small, tmp_path):
     """New parts change nothing at first; then the encoder names the scenes' styles, and the decoder is told."""
     before, _ = load_model(small)
-    after = extended(before, replace(before.config, edges=True, styles=3))
+    after = extended(before, replace(before.config, edges=True, fill=True, styles=3))
     grid, mask = Grid(64, 64, 8, 2), torch.zeros(1, 64, 64, dtype=torch.bool)
     mask[:, 10:50, 20:60] = True
     given = (torch.randn(1, 4, 8, 8), latent_mask(mask, grid), HoleTokens.of(token_mask(mask, grid)), grid_coordinates(grid, after.config))
@@ -125,6 +125,31 @@ def test_a_model_learns_to_take_edges(data, small, tmp_path):
     trained = read_checkpoint(tmp_path / "model.safetensors")
     assert trained.config.edges and trained.weights["transformer.decoder.edge_embedder.weight"].abs().max() > 0
     assert {"loss", "naming"} == json.loads((tmp_path / "record.json").read_text())["curves"].keys()
+
+
+def test_the_decoder_alone_learns_what_the_canvas_is_filled_with(data, small, tmp_path):
+    """`--decoder-only`: decoder and fill move, everything else keeps its bits."""
+    settings = ["--data", str(data), "--size", "64", "--batch", "4", "--draws", "1", "--pool", "16", "--ema", "0", "--float32"]
+    train.main([*settings, "--init", str(small), "--out", str(tmp_path / "before"), "--steps", "1"])
+    before = read_checkpoint(tmp_path / "before" / "model.safetensors")
+    train.main(
+        [
+            *settings,
+            "--init",
+            str(tmp_path / "before" / "model.safetensors"),
+            "--out",
+            str(tmp_path / "after"),
+            "--steps",
+            "4",
+            "--decoder-only",
+        ]
+    )
+    after = read_checkpoint(tmp_path / "after" / "model.safetensors")
+    assert after.config.fill and after.weights.keys() == before.weights.keys()
+    moved = {name for name, value in after.weights.items() if not torch.equal(value, before.weights[name])}
+    may = ("transformer.decoder.", "transformer.context_encoder.fill_embedder.")
+    assert all(name.startswith(may) for name in moved), moved
+    assert f"{may[1]}weight" in moved and any(name.startswith(may[0]) for name in moved)
 
 
 # -- naming styles ------------------------------------------------------------------------------------------------------

@@ -73,6 +73,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--style-guidance", type=float, default=None, help="for the checkpoint's config; default: the preset's, or --init's"
     )
+    parser.add_argument(
+        "--decoder-only",
+        action="store_true",
+        help="train the decoder and what it is told of the canvas's fill; encoder, reader and text stay",
+    )
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default=None, help="default: muon, on CPUs without AVX-512 adamw")
     parser.add_argument("--compile", action="store_true", help="torch.compile the blocks: minutes to start, then a sixth faster on a CPU")
@@ -162,11 +167,17 @@ class Trainer:
         if self.sheet:
             styles = len(self.sheet.styles)
             guidance = model.config.style_guidance if args.style_guidance is None else args.style_guidance
-            model = extended(model, replace(model.config, edges=True, styles=styles if styles > 1 else 0, style_guidance=guidance))
+            model = extended(
+                model, replace(model.config, edges=True, fill=True, styles=styles if styles > 1 else 0, style_guidance=guidance)
+            )
         elif model.transformer.decoder.edge_embedder is not None:
             model.transformer.decoder.edge_embedder.requires_grad_(False)  # shards bring no drawings
         if model.vae is not None:
             channels_last(model.vae.requires_grad_(False))
+        if args.decoder_only:
+            model.requires_grad_(False)
+            for part in filter(None, (model.transformer.decoder, model.transformer.context_encoder.fill_embedder)):
+                part.requires_grad_(True)
         return model.to(self.device), tokenizer
 
     def words(self, config: LazyConfig, known: Tokenizer | None) -> Tokenizer | None:
@@ -196,6 +207,8 @@ class Trainer:
         args, begun, saved = self.args, time.monotonic() - self.progress.seconds, time.monotonic()
         bar = tqdm(desc=args.preset, unit="step", initial=self.progress.step, disable=self.team.rank > 0)
         self.objective.train()
+        if args.decoder_only:
+            self.model.transformer.context_encoder.eval()  # it tells a style as it will in use
         while (done := self.done(begun)) < 1:
             losses = self.step(next(self.source).to(self.device), learning_rate(1.0, done, warmup=0.03))
             self.progress.step += 1
@@ -306,7 +319,7 @@ def pixart_weights(path: Path) -> dict[str, Tensor]:
 
 
 def extended(model: LazyDiffusion, config: LazyConfig) -> LazyDiffusion:
-    """The model with the parts that `config` has beyond its own (edge maps, styles). They start at zero: it computes what it did.
+    """The model with the parts that `config` has beyond its own (edge maps, fill, styles). They start at zero: it computes what it did.
 
     A reader of styles is different: it takes the place of the head that named them, and starts as a copy of the context encoder.
     Raises ValueError where the model names another number of styles.
