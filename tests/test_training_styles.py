@@ -19,7 +19,7 @@ from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.positions import grid_coordinates
 from lazy_core.text import build_tokenizer
 from lazy_core.tokens import HoleTokens
-from training import classifier, drawings, evaluate, few_steps, figures, naming, progressive, sketch_study, train
+from training import average, classifier, drawings, evaluate, few_steps, figures, naming, progressive, sketch_study, train
 from training.brushes import CropBox, bounds, crop_boxes, inside
 from training.captions import NOTHING, all_captions, captions_of, grow_embedding, plural, tokenizer_for
 from training.methods import METHODS, MethodEditor, cut, put_back
@@ -150,6 +150,35 @@ def test_the_decoder_alone_learns_what_the_canvas_is_filled_with(data, small, tm
     may = ("transformer.decoder.", "transformer.context_encoder.fill_embedder.")
     assert all(name.startswith(may) for name in moved), moved
     assert f"{may[1]}weight" in moved and any(name.startswith(may[0]) for name in moved)
+
+
+def test_a_file_between_two_of_one_model(small, tmp_path):
+    """At either end it is that file, in the middle the mean; what the first lacks started at zero; other models are named."""
+    first, _ = load_model(small)
+    second = extended(first, replace(first.config, fill=True))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in second.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    save_checkpoint(tmp_path / "after.safetensors", second, read_checkpoint(small).tokenizer, licence="MIT")
+    ends = read_checkpoint(small), read_checkpoint(tmp_path / "after.safetensors")
+    fill = "transformer.context_encoder.fill_embedder.weight"
+    for share in (0.0, 0.5, 1.0):
+        out = tmp_path / f"{share}.safetensors"
+        average.main([str(small), str(tmp_path / "after.safetensors"), "--share", str(share), "--style-guidance", "2", "--out", str(out)])
+        found = read_checkpoint(out)
+        assert found.config == replace(second.config, style_guidance=2.0) and found.tokenizer == ends[0].tokenizer
+        assert found.notes["licence"] == "MIT"
+        for name, value in found.weights.items():
+            start, end = ends[0].weights.get(name, torch.zeros_like(value)).float(), ends[1].weights[name].float()
+            assert torch.allclose(value.float(), start + share * (end - start), atol=2e-2), name
+        assert (found.weights[fill] == 0).all() == (share == 0)
+    with pytest.raises(ValueError, match="expected 0"):
+        average.between({}, {}, 1.5)
+    with pytest.raises(ValueError, match="must be of one model"):
+        average.between({"a": torch.zeros(2)}, {"a": torch.zeros(3)}, 0.5)
+    with pytest.raises(ValueError, match="must be of one model"):
+        average.between({"a": torch.zeros(2)}, {"b": torch.zeros(2)}, 0.5)
 
 
 # -- naming styles ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,54 @@
+"""`python -m training.average BEFORE AFTER --share 0.5 --out FILE`: a checkpoint on the line between one and what it became by training.
+
+Weights of a fine-tuned network, averaged with those it started from, often keep what it knew and most of what it learned (WiSE-FT,
+Wortsman et al. 2022, arXiv 2109.01903).
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lazy_core.checkpoint import load_model, read_checkpoint, save_checkpoint
+from lazy_core.model import LazyDiffusion
+
+from .record import summary
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.average", description=summary(__doc__))
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    parser.add_argument("--share", type=float, default=0.5, help="of `after`, 0 to 1")
+    parser.add_argument("--style-guidance", type=float, default=None, help="for the config; default: that of `after`")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+    model, read = load_model(args.after)
+    config = model.config if args.style_guidance is None else replace(model.config, style_guidance=args.style_guidance)
+    result = LazyDiffusion(config)
+    result.load_state_dict(between(read_checkpoint(args.before).weights, model.state_dict(), args.share))
+    save_checkpoint(args.out, result, read.tokenizer, torch.float16, **read.notes)
+    return 0
+
+
+def between(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
+    """`share` of the way from `before` to `after`. Parts that `before` lacks started at zero (`train.extended`).
+
+    Raises ValueError for a share outside 0..1, parts that `after` lacks, or other shapes.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"--share is {share}, expected 0 (the file before) to 1 (the file after).")
+    if strange := before.keys() - after.keys():
+        raise ValueError(f"{sorted(strange)[0]} is in the file before, not in the one after: they must be of one model.")
+    if strange := [name for name, value in before.items() if value.shape != after[name].shape]:
+        first = strange[0]
+        raise ValueError(f"{first} is {list(before[first].shape)} before and {list(after[first].shape)} after: they must be of one model.")
+    start = {name: before.get(name, torch.zeros_like(value)).to(value) for name, value in after.items()}
+    return {name: torch.lerp(start[name], value, share) for name, value in after.items()}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
