@@ -27,7 +27,7 @@ from lazy_core.model import LazyDiffusion
 from lazy_core.tokens import patchify
 from training.captions import CaptionTable
 from training.objective import Examples, loss_weight, noise_levels, token_loss
-from training.precision import mixed_precision
+from training.precision import mixed_precision, optimizer_for
 from training.record import Record, learning_rate, progress_fraction
 from training.scene_source import PoolSettings, ScenePool
 from training.scenes import SpriteSheet
@@ -150,11 +150,15 @@ class Trainer:
 
 
 def muon_and_adamw(transformer: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
-    hidden = [p for name, p in transformer.named_parameters() if p.dim() == 2 and "blocks." in name and "mod" not in name.lower()]
+    """Muon for the blocks' matrices where the device is quick at it (`training.precision`), AdamW for the rest."""
+    matrices = [p for name, p in transformer.named_parameters() if p.dim() == 2 and "blocks." in name and "mod" not in name.lower()]
+    hidden = matrices if optimizer_for(matrices[0].device) == "muon" else []
     chosen = {id(p) for p in hidden}
     rest = [p for p in transformer.parameters() if id(p) not in chosen]
-    muon = torch.optim.Muon(hidden, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw", ns_steps=3)
-    return [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0), muon]
+    result: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
+    if hidden:
+        result.append(torch.optim.Muon(hidden, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw", ns_steps=3))
+    return result
 
 
 def denoised(base: Any, x: Tensor, sigma: Tensor, text: Tensor, pooled: Tensor, concat: Tensor | None) -> Tensor:
