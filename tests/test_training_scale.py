@@ -293,6 +293,20 @@ def alone(shards, vae, tmp_path_factory) -> Path:
     return out
 
 
+def test_the_decoder_alone_on_shards_leaves_what_shards_cannot_teach(shards, tmp_path):
+    """Shards bring no drawings: `--decoder-only` must not set free what is frozen for that."""
+    model = LazyDiffusion(replace(PRESETS["tiny"], edges=True, fill=True))
+    initialise(model, torch.Generator().manual_seed(0))
+    words = train.tokenizer_of(Shards.load(shards).captions(), 16).to_str()
+    save_checkpoint(tmp_path / "init.safetensors", model, words)
+    arguments = ["--data", str(shards), "--init", str(tmp_path / "init.safetensors"), "--out", str(tmp_path / "out")]
+    trainer = train.Trainer(train.parse([*arguments, "--batch", "8", "--decoder-only"]))
+    trained = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    assert trained and all(name.startswith(train.DECODER_ONLY) for name in trained)
+    assert "transformer.context_encoder.fill_embedder.weight" in trained
+    assert not any("edge_embedder" in name for name in trained)
+
+
 @pytest.mark.parametrize("more", [(), ("--shard-optimizer",)], ids=["data parallel", "optimizer shared out"])
 def test_two_processes_train_like_one(shards, vae, alone, tmp_path, more):
     finish(start(settings(shards, vae, tmp_path, *more), processes=2))

@@ -47,6 +47,7 @@ PROVENANCE = "Trained from scratch by this project's training/ on scenes compose
 
 
 VAE = Path("training/runs/vae/vae.safetensors")
+DECODER_ONLY = ("transformer.decoder.", "transformer.context_encoder.fill_embedder.")  # what --decoder-only trains
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -174,10 +175,10 @@ class Trainer:
             model.transformer.decoder.edge_embedder.requires_grad_(False)  # shards bring no drawings
         if model.vae is not None:
             channels_last(model.vae.requires_grad_(False))
-        if args.decoder_only:
-            model.requires_grad_(False)
-            for part in filter(None, (model.transformer.decoder, model.transformer.context_encoder.fill_embedder)):
-                part.requires_grad_(True)
+        if args.decoder_only:  # what is frozen already stays so
+            for name, parameter in model.named_parameters():
+                if not name.startswith(DECODER_ONLY):
+                    parameter.requires_grad_(False)
         return model.to(self.device), tokenizer
 
     def words(self, config: LazyConfig, known: Tokenizer | None) -> Tokenizer | None:
