@@ -26,7 +26,7 @@ from lazy_core.masks import threshold
 from lazy_core.model import LazyDiffusion
 from lazy_core.tokens import patchify
 from training.captions import CaptionTable
-from training.objective import Examples, loss_weight, noise_levels, token_loss
+from training.objective import Examples, loss_weight, noise_levels, optimizers, token_loss
 from training.precision import mixed_precision, optimizer_for
 from training.record import Record, learning_rate, progress_fraction
 from training.scene_source import PoolSettings, ScenePool
@@ -95,7 +95,7 @@ class Trainer:
             start_from(self.base.diffusion_model, shipped.transformer.decoder)
         self.transformer = self.base.to(self.device).diffusion_model.requires_grad_(True)
         self.average = torch.optim.swa_utils.AveragedModel(self.transformer, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995))
-        self.optimizers = muon_and_adamw(self.transformer, args.lr)
+        self.optimizers = optimizers(self.transformer, optimizer_for(self.device), args.lr, block="blocks.", apart="mod")
         for module in self.transformer.modules():
             if isinstance(module, nn.LayerNorm):  # the host's blocks, being for inference, add in place to what their norms were given
                 module.register_forward_pre_hook(lambda _, given: tuple(x.clone() for x in given))
@@ -147,18 +147,6 @@ class Trainer:
         new = self.args.out / "model.new.safetensors"
         save_stand_in(self.average.module, new, {"family": self.args.family, "objects": self.args.objects})
         os.replace(new, self.args.out / "model.safetensors")
-
-
-def muon_and_adamw(transformer: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices where the device is quick at it (`training.precision`), AdamW for the rest."""
-    matrices = [p for name, p in transformer.named_parameters() if p.dim() == 2 and "blocks." in name and "mod" not in name.lower()]
-    hidden = matrices if optimizer_for(matrices[0].device) == "muon" else []
-    chosen = {id(p) for p in hidden}
-    rest = [p for p in transformer.parameters() if id(p) not in chosen]
-    result: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
-    if hidden:
-        result.append(torch.optim.Muon(hidden, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw", ns_steps=3))
-    return result
 
 
 def denoised(base: Any, x: Tensor, sigma: Tensor, text: Tensor, pooled: Tensor, concat: Tensor | None) -> Tensor:

@@ -150,13 +150,16 @@ def noise_for(hole: Tensor, draws: int, width: int, generators: list[torch.Gener
     return noise
 
 
-def optimizers(model: nn.Module, kind: str, lr: float, shard: bool = False) -> list[torch.optim.Optimizer]:
+def optimizers(
+    model: nn.Module, kind: str, lr: float, shard: bool = False, block: str = ".blocks.", apart: str = "table"
+) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices (Jordan et al. 2024), AdamW for everything else; `peak` is what the schedule scales.
 
+    `block` is in the names of the blocks' parameters, `apart` in those of their matrices that are AdamW's all the same.
     `shard`: each process keeps the state of its share of the parameters only (ZeRO stage 1, Rajbhandari et al. 2020).
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    hidden = [p for name, p in trained if kind == "muon" and ".blocks." in name and p.dim() == 2 and "table" not in name]
+    hidden = [p for name, p in trained if kind == "muon" and block in name and p.dim() == 2 and apart not in name.lower()]
     chosen = {id(p) for p in hidden}
     rest = [p for _, p in trained if id(p) not in chosen]
 
