@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ import websocket
 from devtools.client import Client, Prompt
 from devtools.demo import figures_of, load_workflow, on_all_tokens, only, with_seed
 from devtools.host import find_host
-from devtools.places import home, output
-from devtools.server import Server
+from devtools.places import output
+from devtools.server import throwaway
 
 from .timing import Timed
 
@@ -33,12 +31,8 @@ def warm_edits(rounds: dict[int, int]) -> dict[int, tuple[dict[str, Timed], floa
 
     New prompt and seed each time; canvas, mask and brush grow together.
     """
-    base = Path(tempfile.mkdtemp(prefix="bench-", dir=home() / "servers"))
-    try:
-        with Server(find_host(Path(sys.executable)), base, output("bench") / "server.log") as server:
-            return {size: measured(server.client, count, size // CANVAS) for size, count in rounds.items()}
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
+    with throwaway(find_host(Path(sys.executable)), "bench", output("bench") / "server.log") as server:
+        return {size: measured(server.client, count, size // CANVAS) for size, count in rounds.items()}
 
 
 def measured(client: Client, rounds: int, scale: int) -> tuple[dict[str, Timed], float, int]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -13,10 +11,10 @@ from typing import Any
 
 from .client import Client, Prompt
 from .environment import tell
-from .places import ROOT, home, output
+from .places import ROOT, output
 from .png import read_png, same_outside
 from .problem import Problem
-from .server import Server
+from .server import throwaway
 
 WORKFLOWS = ROOT / "tests" / "api"  # the shipped workflows in the API's format
 RUNS = 5  # measured edits of each kind, after one of each to warm up
@@ -28,14 +26,9 @@ Outputs = dict[str, dict[str, Any]]
 def run(host: Path, as_json: bool) -> int:
     """Run the demo -> exit code. Progress goes to stderr, the table or the JSON to stdout. Raises Problem."""
     folder = output("demo")
-    (home() / "servers").mkdir(parents=True, exist_ok=True)
-    base = Path(tempfile.mkdtemp(prefix="demo-", dir=home() / "servers"))
-    try:
-        tell("Starting ComfyUI.")
-        with Server(host, base, folder / "server.log") as server:
-            figures = make_figures(server.client, folder)
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
+    tell("Starting ComfyUI.")
+    with throwaway(host, "demo", folder / "server.log") as server:
+        figures = make_figures(server.client, folder)
     print(json.dumps(figures, indent=2) if as_json else table(figures))
     if not figures["outside_identical"]:
         raise Problem("The demo ran, but pixels outside a mask changed: compare the pictures in output/demo.")
@@ -60,11 +53,9 @@ def edit_after_edit(client: Client, prompt: Prompt, folder: Path) -> bool:
     edits = list(edits_of(prompt))
     tell(f"Edit after edit: {len(edits)} edits on a blank canvas.")
     strip = edits[0][0]
-    for index, (canvas, mask, result) in enumerate(edits):
-        save(prompt, f"canvas {index}", canvas)
-        save(prompt, f"mask {index}", mask_image(prompt, f"mask image {index}", mask))
-        save(prompt, f"result {index}", result)
-        strip = stitch(prompt, f"strip {index}", strip, result)
+    for index, edit in enumerate(edits):
+        save_edit(prompt, edit, f" {index}")
+        strip = stitch(prompt, f"strip {index}", strip, edit[2])
     save(prompt, "strip", strip)
     outputs = client.run(prompt)
     (folder / "edit_after_edit.png").write_bytes(fetch(client, outputs, "strip"))
@@ -73,10 +64,7 @@ def edit_after_edit(client: Client, prompt: Prompt, folder: Path) -> bool:
 
 def measure(client: Client, prompt: Prompt, folder: Path) -> Figures:
     """One edit with other seeds, in its hole and on all tokens in turn -> medians. The pictures are those of the workflow's own seed."""
-    canvas, mask, result = next(edits_of(prompt))
-    save(prompt, "canvas", canvas)
-    save(prompt, "mask", mask_image(prompt, "mask image", mask))
-    save(prompt, "result", result)
+    save_edit(prompt, next(edits_of(prompt)))
     everything = on_all_tokens(prompt)
     client.run(on_inverted_canvas(prompt))  # warm-up on another canvas: the measured one must be new to the encoder's cache
     before = figures_of(prompt, client.run(on_inverted_canvas(everything)))
@@ -147,6 +135,14 @@ def edits_of(prompt: Prompt) -> Iterator[tuple[Link, Link, Link]]:
 
 def save(prompt: Prompt, name: str, image: Link) -> None:
     prompt[name] = {"class_type": "SaveImage", "inputs": {"images": image, "filename_prefix": name.replace(" ", "-")}}
+
+
+def save_edit(prompt: Prompt, edit: tuple[Link, Link, Link], suffix: str = "") -> None:
+    """Canvas, mask and result of an edit, saved under these names."""
+    canvas, mask, result = edit
+    save(prompt, f"canvas{suffix}", canvas)
+    save(prompt, f"mask{suffix}", mask_image(prompt, f"mask image{suffix}", mask))
+    save(prompt, f"result{suffix}", result)
 
 
 def mask_image(prompt: Prompt, name: str, mask: Link) -> Link:

@@ -10,8 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from .client import Client
@@ -105,6 +107,18 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+@contextmanager
+def throwaway(host: Path, name: str, log: Path) -> Iterator[Server]:
+    """A Server whose base folder is made for the `with` block alone, under a name that tells whose it was."""
+    (home() / "servers").mkdir(parents=True, exist_ok=True)
+    base = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=home() / "servers"))
+    try:
+        with Server(host, base, log) as server:
+            yield server
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
 
 
 def options(base: Path, port: int) -> list[str]:

@@ -6,38 +6,27 @@ Workflows of stock checkpoints are left out: their files are not here.
 from __future__ import annotations
 
 import io
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from .client import Client
-from .demo import edits_of, fetch, load_workflow, mask_image, only, save
+from .demo import edits_of, fetch, load_workflow, only, save, save_edit
 from .environment import tell
 from .host import find_host
-from .places import ROOT, home
-from .server import Server
+from .places import ROOT, output
+from .server import throwaway
 
 SIDE, INSET, GAP = 512, 128, 12
 
 
 def main() -> int:
-    (home() / "servers").mkdir(parents=True, exist_ok=True)
-    base = Path(tempfile.mkdtemp(prefix="thumbnails-", dir=home() / "servers"))
-    try:
-        with Server(find_host(Path(sys.executable)), base, base / "server.log") as server:
-            for name, make in (
-                ("1_first_edit", first_edit),
-                ("2_edit_after_edit", edit_after_edit),
-                ("3_sketch", sketch),
-                ("4_one_context_many_edits", many_edits),
-            ):
-                make(server.client, name).save(ROOT / "workflows" / f"{name}.jpg", quality=90)
-                tell(f"workflows/{name}.jpg")
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
+    makers = {"1_first_edit": first_edit, "2_edit_after_edit": edit_after_edit, "3_sketch": sketch, "4_one_context_many_edits": many_edits}
+    with throwaway(find_host(Path(sys.executable)), "thumbnails", output("thumbnails") / "server.log") as server:
+        for name, make in makers.items():
+            make(server.client, name).save(ROOT / "workflows" / f"{name}.jpg", quality=90)
+            tell(f"workflows/{name}.jpg")
     return 0
 
 
@@ -80,10 +69,8 @@ def pictures(client: Client, name: str) -> list[tuple[Image.Image, Image.Image, 
     """Canvas, mask and result of each edit of a workflow, as it is shipped."""
     prompt = load_workflow(name)
     edits = list(edits_of(prompt))
-    for index, (canvas, mask, result) in enumerate(edits):
-        save(prompt, f"canvas {index}", canvas)
-        save(prompt, f"mask {index}", mask_image(prompt, f"mask image {index}", mask))
-        save(prompt, f"result {index}", result)
+    for index, edit in enumerate(edits):
+        save_edit(prompt, edit, f" {index}")
     outputs = client.run(prompt)
     read = lambda kind, index: opened(fetch(client, outputs, f"{kind} {index}"))  # noqa: E731
     return [(read("canvas", i), read("mask", i), read("result", i)) for i in range(len(edits))]
