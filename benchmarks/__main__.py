@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
+from lazy_core.graphs import bucket
+
 from .holes import KINDS, hole
 from .report import Row, machine, pictures, table, write
-from .server import warm_edits
 from .stages import METHODS, Case, Stages
 from .timing import Timed, Work, ceiling, in_turn, line, ratio
 
@@ -23,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     bench = Bench(torch.device(args.device), getattr(torch, args.dtype))
     print(f"{bench.machine['device']}, {args.dtype}, matrix product {bench.ceiling / 1e9:.0f} GFLOP/s", flush=True)
     if args.quick:
-        bench.quick()
+        bench.quick(args.server)
     else:
         bench.everything(args.preset, args.server)
     print("\n".join([table(bench.rows), "", *bench.summary]))
@@ -59,9 +62,10 @@ class Bench:
         self.summary: list[str] = []
         self.cpu = device.type == "cpu"
 
-    def quick(self) -> None:
+    def quick(self, server: bool) -> None:
         """On a CPU `pixart-xl` runs without guidance: its ratio is the same, and one step on all tokens takes half a minute as it is."""
-        self.server_edits(rounds=5)
+        if server:
+            self.server_edits(rounds=5)
         self.edits("fluent-small", 256, rounds=3)
         self.steps("pixart-xl", 1024, (0.01, 0.1, 1.0), rounds=2, guided=not self.cpu)
 
@@ -71,6 +75,8 @@ class Bench:
         for preset in presets:
             large = preset == "pixart-xl"
             for size in (1024,) if large and self.cpu else (512, 1024, 2048):
+                if not self.cpu:
+                    self.random_holes(preset, size)
                 self.steps(preset, size, SHARES, rounds=3 if large and self.cpu else 7, guided=not (large and self.cpu))
                 if not (large and self.cpu):
                     self.shapes(preset, size)
@@ -119,11 +125,28 @@ class Bench:
         for batch in (4, 8):
             shares = [0.03 + 0.02 * index for index in range(batch)]
             together = Case(size, torch.stack([hole("compact", share, size, 8 * i) for i, share in enumerate(shares)]), 0.1, "compact")
-            alone = [stages.step("lazy", case_of(size, share)) for share in shares]
-            times = in_turn({"together": stages.step("lazy", together), "alone": in_sequence(alone)}, self.device, 5)
+            alone, count = [stages.step("lazy", case_of(size, share)) for share in shares], 1 if self.cpu else STEPS
+            works = {"together": in_sequence([stages.step("lazy", together)], count), "alone": in_sequence(alone, count)}
+            times = in_turn(works, self.device, 5)
+            times = {name: Timed(tuple(ms / count for ms in timed.runs), timed.peak_bytes) for name, timed in times.items()}
             self.add("step batch", "lazy", preset, together, times["together"], stages)
             gain = ratio(times["alone"], times["together"])
             self.summary.append(f"{preset}, {size} px: {batch} different holes in one batch, {gain:.2f}x the throughput of one at a time")
+
+    def random_holes(self, preset: str, size: int, count: int = 50) -> None:
+        """Steps on holes of random sizes, 1 to 100 %: once there was one of each bucket, none should be captured any more."""
+        stages = stages_of(preset, self.device, self.dtype, True)
+        total = stages.grid(size).tokens
+        for n in {bucket(2 * n): n for n in range(max(total // 100, 1), total + 1)}.values():
+            stages.step_on([n], size)()
+        before, draw = stages.graphs.made, torch.Generator().manual_seed(0)
+        sizes = (total * (torch.rand(count, generator=draw) * math.log(100)).exp() / 100).ceil().long().tolist()
+        for n in sizes:
+            stages.step_on([n], size)()
+        captured = stages.graphs.made - before
+        self.summary.append(
+            f"{preset}, {size} px: {len(set(sizes))} sizes in {count} random holes after {before} graphs in all: {captured} captured anew"
+        )
 
     def edits(self, preset: str, size: int, rounds: int) -> None:
         """Cold and warm edits of a 10 % hole by the three methods, and their stages."""
@@ -150,6 +173,8 @@ class Bench:
 
     def server_edits(self, rounds: int) -> None:
         """The shipped model through a real server, always on that server's device."""
+        from .server import warm_edits  # needs the host, which machines that only measure steps may lack
+
         for size, (times, share, steps) in warm_edits({256: rounds, 512: max(3, rounds // 2)}).items():
             for method, timed in times.items():
                 kind, hole_share = ("compact", share) if method == "lazy" else ("full", 1.0)
@@ -207,10 +232,13 @@ def case_of(size: int, share: float, kind: str = "compact") -> Case:
     return Case(size, hole(kind, share, size)[None], share, kind)
 
 
-def in_sequence(works: list[Work]) -> Work:
+def in_sequence(works: Sequence[Work], count: int) -> Work:
+    """Edits one after the other, `count` steps each."""
+
     def run() -> None:
         for work in works:
-            work()
+            for _ in range(count):
+                work()
 
     return run
 

@@ -18,9 +18,10 @@ from lazy_core.canvases import Canvases
 from lazy_core.config import PRESETS, LazyConfig
 from lazy_core.context import Context
 from lazy_core.cost import step_flops
-from lazy_core.decoder import LazyDecoder
+from lazy_core.decoder import LazyDecoder, Prepared
 from lazy_core.editor import LazyEditor
 from lazy_core.geometry import Grid
+from lazy_core.graphs import StepGraphs
 from lazy_core.lazy_vae import decode_windows
 from lazy_core.masks import latent_mask, threshold, token_mask
 from lazy_core.model import LazyDiffusion
@@ -60,6 +61,7 @@ class Stages:
         for parameter in self.model.parameters():
             parameter.uniform_(-0.02, 0.02)
         self.text_tokens = self.config.text.length if self.config.text else CAPTION[preset]
+        self.graphs = StepGraphs()
 
     @property
     def decoder(self) -> LazyDecoder:
@@ -84,20 +86,23 @@ class Stages:
 
     def step(self, method: str, case: Case) -> Work:
         """One decoder pass as in the sampling loop: everything that steps share is prepared before."""
-        counts = self.tokens(method, case)
-        largest, images = max(counts), case.batch * (2 if self.guided else 1)
-        valid = (torch.arange(largest)[None] < torch.tensor(counts)[:, None]).repeat(images // case.batch, 1).to(self.device)
+        return self.step_on(self.tokens(method, case), case.side)
+
+    def step_on(self, counts: list[int], side: int) -> Work:
+        """The same on holes of so many tokens, in canvases of `side` px."""
+        largest, images = max(counts), len(counts) * (2 if self.guided else 1)
+        valid = (torch.arange(largest)[None] < torch.tensor(counts)[:, None]).repeat(images // len(counts), 1).to(self.device)
         draw = lambda *shape: torch.randn(*shape, device=self.device, dtype=self.dtype)  # noqa: E731
         given = self.decoder.prepare(
             draw(images, largest, self.config.encoder_width),
             torch.rand(images, largest, 2, device=self.device),
             draw(images, self.text_tokens, self.config.caption_width),
             None if bool(valid.all()) else valid,
-            (case.side, case.side),
+            (side, side),
             packed=True,
         )
         x, timestep = draw(images, largest, self.config.latent_channels * self.config.patch_size**2), draw(images).abs()
-        return inference(lambda: self.decoder.step(x, timestep, given))
+        return Step(self, x, timestep, given)
 
     def context(self, case: Case) -> Work:
         """The context encoder alone (lazy only), on its window around the hole."""
@@ -170,6 +175,24 @@ class Stages:
                 lambda: decode_windows(editor.to_image, latent, picture, touched)
             )
         return inference(lambda: editor.to_latent(picture)), inference(lambda: editor.to_image(latent))
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of an edit, on a GPU as a CUDA graph; `ready` makes it one that comes after the edit's first."""
+
+    stages: Stages
+    x: Tensor
+    timestep: Tensor
+    given: Prepared
+
+    @torch.inference_mode()
+    def __call__(self) -> Tensor:
+        return self.stages.graphs.step(self.stages.decoder, self.x, self.timestep, self.given)
+
+    def ready(self) -> None:
+        if self.x.is_cuda:
+            self()
 
 
 def inference(work: Callable[[], object]) -> Work:

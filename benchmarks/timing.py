@@ -10,6 +10,7 @@ from statistics import median
 import torch
 
 Work = Callable[[], object]
+"""What is timed. Where it has a `ready`, that is called before the clock starts: what an edit prepares for all of its steps."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ def once(work: Work, device: torch.device) -> tuple[float, int | None]:
     """-> ms, peak bytes."""
     cuda = device.type == "cuda"
     before = 0
+    getattr(work, "ready", lambda: None)()
     if cuda:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -58,8 +60,9 @@ def ratio(slow: Timed, fast: Timed) -> float:
     return median(a / b for a, b in zip(slow.runs, fast.runs, strict=True))
 
 
-def ceiling(device: torch.device, dtype: torch.dtype, side: int = 2048) -> float:
+def ceiling(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a large matrix product: what the machine gives at most."""
+    side = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     times = in_turn({"product": lambda: a @ b}, device, 7)["product"]
     return 2 * side**3 / (min(times.runs) / 1000)

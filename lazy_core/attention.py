@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -44,3 +45,33 @@ def sequence_by_sequence(
     """
     parts = zip(q.split(list(lengths), 1), k, v, strict=True)
     return torch.cat([attention(*each, heads) if each[0].shape[1] else each[0] for each in parts], 1)
+
+
+@lru_cache(maxsize=16)
+def ragged_runs(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `ragged` runs there: PyTorch's own kernel for sequences of different length (from 2.10 on; Ampere or newer, 16 bits)."""
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16) or torch.version.hip:
+        return False
+    return varlen() is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def varlen() -> Callable[..., Any] | None:
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn
+
+
+def ragged(q: Tensor, k: Tensor, v: Tensor, starts_q: Tensor, starts_k: Tensor, most_q: int, most_k: int, heads: int) -> Tensor:
+    """Attention inside each of several sequences: q [1, T, D] begin at `starts_q` [S + 1], k and v [1, U, D] at `starts_k`; -> [1, T, D].
+
+    Lengths are data on the device; no mask, no padding between them. On a CPU (tests alone) one sequence after the other.
+    """
+    if q.device.type == "cpu":
+        lengths, theirs = (starts.diff().tolist() for starts in (starts_q, starts_k))
+        return sequence_by_sequence(sdpa, q, lengths, k.split(theirs, 1), v.split(theirs, 1), heads)
+    attend = varlen()
+    assert attend is not None
+    q, k, v = (x[0].unflatten(-1, (heads, -1)) for x in (q, k, v))
+    return attend(q, k, v, starts_q, starts_k, most_q, most_k).flatten(1)[None]

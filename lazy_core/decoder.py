@@ -9,7 +9,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from .config import LazyConfig
-from .layers import Build, DecoderBlock, FinalLayer, Mlp, ScalarEmbedder, TextKV
+from .layers import Build, DecoderBlock, FinalLayer, Keys, Mlp, ScalarEmbedder, TextKV
 from .positions import sincos
 from .tokens import Packing
 
@@ -19,15 +19,15 @@ class Prepared:
     """The part of a decoder pass that no step changes: context [B, K, E], positions [B, K, D], the text's keys and values per block.
 
     `size` is PixArt's micro-conditioning [1, D] or 0; `keys` [B, K] bool marks the tokens that are no padding, a `Packing`
-    says that context and positions are without padding, [1, T, ...], and steps shall be. `words` [B, L] bool marks the text's
-    tokens that are no padding.
+    says that context and positions are without padding, [1, T, ...], and steps shall be (`Ragged`: so are they in `graphs.py`).
+    `words` [B, L] bool marks the text's tokens that are no padding.
     """
 
     context: Tensor
     places: Tensor
     text: tuple[TextKV, ...]
     size: Tensor | float
-    keys: Tensor | Packing | None
+    keys: Keys
     words: Tensor | None = None
 
 

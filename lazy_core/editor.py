@@ -12,6 +12,7 @@ from torch import Tensor
 from .checkpoint import load_model
 from .composite import Blend
 from .context import Context
+from .graphs import StepGraphs
 from .lazy_vae import decode_windows
 from .model import LazyDiffusion, store_for_few_rows
 from .pipeline import Sample, encode_context, hole_coordinates, lazy_decode
@@ -26,6 +27,7 @@ class LazyEditor:
         if model.text is None or model.vae is None:
             raise ValueError("this checkpoint has no text encoder or no VAE of its own; use it inside ComfyUI, which brings them.")
         self.model, self.text, self.vae, self.tokenizer, self.identity = model, model.text, model.vae, tokenizer, identity
+        self.graphs = StepGraphs()
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> LazyEditor:
@@ -88,6 +90,7 @@ class LazyEditor:
                 (context.grid.height, context.grid.width),
                 edges,
                 context.negative_tokens.to(device),
+                self.graphs,
             )
             levels = sigmas(config.prediction, steps, denoise).to(device)
             levels = shifted(levels, config.shift if shift is None else shift) if config.prediction == "flow_x0" else levels

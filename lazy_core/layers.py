@@ -10,8 +10,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from .attention import Attention, sdpa, sequence_by_sequence
-from .tokens import Packing
+from .attention import Attention, ragged, sdpa, sequence_by_sequence
+from .tokens import Packing, Ragged
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Build:
         return nn.Parameter(torch.empty(*shape, dtype=self.dtype, device=self.device))
 
 
+Keys = Tensor | Packing | Ragged | None
+"""What tells a batch's tokens from padding, or one image's from the next one's: see `LazyDecoder.prepare` and `graphs`."""
 TextKV = tuple[Tensor, Tensor]
 """Keys and values [B, L, D] that one block's cross-attention reads from the text: the same at every step of an edit."""
 
@@ -60,8 +62,10 @@ class SelfAttention(nn.Module):
         self.heads, self.attention = heads, build.attention
         self.qkv, self.proj = build.linear(width, 3 * width), build.linear(width, width)
 
-    def forward(self, x: Tensor, keys: Tensor | Packing | None = None) -> Tensor:
+    def forward(self, x: Tensor, keys: Keys = None) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
+        if isinstance(keys, Ragged):
+            return self.proj(ragged(q, k, v, keys.starts, keys.starts, keys.most, keys.most, self.heads))
         if isinstance(keys, Packing):
             k, v = (x.split(keys.lengths, 1) for x in (k, v))
             return self.proj(sequence_by_sequence(self.attention, q, keys.lengths, k, v, self.heads))
@@ -81,11 +85,14 @@ class CrossAttention(nn.Module):
         k, v = self.kv_linear(text).chunk(2, dim=-1)
         return k, v
 
-    def forward(self, x: Tensor, text: TextKV, packing: Packing | None = None, words: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, text: TextKV, packing: Packing | Ragged | None = None, words: Tensor | None = None) -> Tensor:
         """`words` [B, L] bool marks the text's tokens that are no padding (without a `packing`); None: all of them."""
         q, (k, v) = self.q_linear(x), text
         if packing is None:
             return self.proj(self.attention(q, k, v, self.heads, words))
+        if isinstance(packing, Ragged):
+            k, v = (part.flatten(0, 1)[None] for part in (k, v))
+            return self.proj(ragged(q, k, v, packing.starts, packing.words, packing.most, packing.most_words, self.heads))
         return self.proj(sequence_by_sequence(self.attention, q, packing.lengths, k.split(1), v.split(1), self.heads))
 
 
@@ -112,17 +119,15 @@ class DecoderBlock(nn.Module):
         self.norm2, self.mlp = build.norm(width), Mlp(build, width, int(width * mlp_ratio), width)
         self.scale_shift_table = build.table(6, width)
 
-    def forward(
-        self, x: Tensor, text: TextKV, modulation: Tensor, keys: Tensor | Packing | None = None, words: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, text: TextKV, modulation: Tensor, keys: Keys = None, words: Tensor | None = None) -> Tensor:
         """Tokens x [B, K, D], the text's keys and values [B, L, D], modulation [B, 6, D] shared by all blocks -> [B, K, D].
 
-        Under a `Packing` x is [1, T, D], and modulation [1, 6, D].
+        Under a `Packing`, or where sequences are `Ragged`, x is [1, T, D], and modulation [1, 6, D].
         """
         parts = (self.scale_shift_table.to(x)[None] + modulation).chunk(6, dim=1)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = parts
         x = torch.addcmul(x, gate_attn, self.attn(modulate(self.norm1(x), shift_attn, scale_attn), keys))
-        x = x + self.cross_attn(x, text, keys if isinstance(keys, Packing) else None, words)
+        x = x + self.cross_attn(x, text, keys if isinstance(keys, (Packing, Ragged)) else None, words)
         return torch.addcmul(x, gate_mlp, self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from .config import LazyConfig
 from .decoder import LazyDecoder
+from .graphs import StepGraphs
 from .model import predict_x0
 from .schedule import timestep_of
 
@@ -30,10 +32,11 @@ def guided_denoiser(
     size: tuple[int, int] | None = None,
     edges: Tensor | None = None,
     negative_context: Tensor | None = None,
+    graphs: StepGraphs | None = None,
 ) -> Denoiser:
     """The decoder under classifier-free guidance, both branches in one batch; `cfg` 1 or no `negative` runs one branch.
 
-    `negative_context` goes with `negative`; None: both have the same.
+    `negative_context` goes with `negative`; None: both have the same. `graphs` run the steps where a CUDA device does.
     """
     config: LazyConfig = decoder.config
     both = negative is not None and cfg != 1.0
@@ -46,10 +49,12 @@ def guided_denoiser(
     contexts = double(context) if negative_context is None or not both else torch.cat([context, negative_context])
     given = decoder.prepare(contexts, double(coordinates), captions, marks, size, packed=True, edges=lines)
 
+    step = decoder.step if graphs is None else partial(graphs.step, decoder)
+
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         scaled = x if config.prediction == "flow_x0" else x / (1 + sigma.view(-1, 1, 1) ** 2).sqrt()
         timestep = timestep_of(config.prediction, sigma)
-        output = decoder.step(double(scaled), double(timestep), given)
+        output = step(double(scaled), double(timestep), given)
         x0 = predict_x0(config, output.to(x), double(x), double(sigma))
         if not both:
             return x0

@@ -42,9 +42,13 @@ class HoleTokens:
     total: int
 
     @classmethod
-    def of(cls, mask: Tensor) -> HoleTokens:
-        """From a bool mask [B, N], True = hole token."""
+    def of(cls, mask: Tensor, count: int | None = None) -> HoleTokens:
+        """From a bool mask [B, N], True = hole token. With `count`, a K that no hole exceeds, nothing is read from the device."""
         counts = mask.sum(1)
+        if count is not None:
+            valid = torch.arange(count, device=mask.device)[None] < counts[:, None]
+            first = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
+            return cls(first * valid, valid, mask.shape[1])
         largest = int(counts.max()) if len(counts) else 0
         valid = torch.arange(largest, device=mask.device)[None] < counts[:, None]
         index = torch.zeros(valid.shape, dtype=torch.int64, device=mask.device)
@@ -108,3 +112,17 @@ class Packing:
         result = packed.new_zeros(like.shape[0] * like.shape[1], packed.shape[-1])
         result[self.index] = packed[0]
         return result.unflatten(0, like.shape[:2])
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Sequences that lie one after the other in a row of tokens [1, T, D], told on the device: a captured step takes any lengths.
+
+    `starts` [S + 1] int32: where each begins, and the last one's end; `words` [S + 1] the same of their texts. `most` and `most_words`: the
+    longest that may come.
+    """
+
+    starts: Tensor
+    words: Tensor
+    most: int
+    most_words: int

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ import node_helpers
 import torch
 from comfy.cli_args import args as host_args
 from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
+from comfy.patcher_extension import CallbacksMP
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -41,6 +43,7 @@ from ..lazy_core.checkpoint import Checkpoint, check_keys, read_checkpoint
 from ..lazy_core.config import LazyConfig
 from ..lazy_core.context import Context
 from ..lazy_core.decoder import Prepared
+from ..lazy_core.graphs import StepGraphs
 from ..lazy_core.layers import Build
 from ..lazy_core.model import LazyTransformer, store_for_few_rows
 from ..lazy_core.pipeline import fill_hole
@@ -140,6 +143,11 @@ def attention_for_few(function: Any, q: Tensor) -> Any:
     return attention_pytorch if q.device.type == "cpu" and not chosen_attention() else function
 
 
+def graphs_wanted() -> bool:
+    """Steps run as CUDA graphs unless the user says no, or chose an attention: graphs bring their own."""
+    return os.environ.get("LAZYDIFFUSION_CUDA_GRAPHS", "1") != "0" and not chosen_attention()
+
+
 class Reuse:
     """What the decoder prepared in one sampling run, per batch of conditionings; it lives no longer than the run."""
 
@@ -152,7 +160,7 @@ class LazyDiffusionModel(LazyTransformer):
 
     def __init__(self, lazy: LazyConfig, dtype: torch.dtype | None = None, device: Any = None, operations: Any = None):
         super().__init__(lazy, Build(operations, dtype, device, host_attention))
-        self.dtype = dtype
+        self.dtype, self.graphs = dtype, StepGraphs(graphs_wanted)
 
     def forward(
         self,
@@ -182,10 +190,10 @@ class LazyDiffusionModel(LazyTransformer):
         tokens = from_strip(x, self.config.patch_size)  # [B, K, C p p]
         batch = tuple((transformer_options or {}).get("uuids", ()))  # which conditionings this call carries, in order
         if lazy_reuse is None or not batch:
-            given = prepare()
+            output = self.decoder.step(tokens, timestep, prepare())
         else:
             given = lazy_reuse.prepared.get(batch) or lazy_reuse.prepared.setdefault(batch, prepare())
-        output = self.decoder.step(tokens, timestep, given)
+            output = self.graphs.step(self.decoder, tokens, timestep, given)
         if self.config.prediction == "flow_x0":
             # The host's flow models speak velocity: x0 = x - sigma v.
             sigma = (timestep / 1000).clamp_min(1e-4).view(-1, 1, 1)
@@ -256,7 +264,10 @@ def make_model(checkpoint: Checkpoint) -> comfy.model_patcher.ModelPatcher:
     if device.type == "cpu":
         store_for_few_rows(model)
     model.lazy_identity = checkpoint.identity
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+    patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+    # What the captured steps hold goes with the weights when the host makes room for another model.
+    patcher.add_callback(CallbacksMP.ON_DETACH, lambda patcher, *_: transformer_of(patcher).graphs.forget())
+    return patcher
 
 
 def is_stock(model: Any) -> bool:

@@ -73,7 +73,7 @@ def train(model: LazyDiffusion, pool: ScenePool, args: argparse.Namespace, recor
     grid = Grid(args.size, args.size, model.config.latent_scale, model.config.patch_size)
     coordinates = grid_coordinates(grid, model.config, pool.generator.device)
     chosen = optimizers(encoder.naming, optimizer_for(coordinates.device), args.lr)
-    for step, scenes in zip(tqdm(range(1, args.steps + 1), desc="naming"), pool.batches(), strict=False):
+    for step, (scenes, _) in zip(tqdm(range(1, args.steps + 1), desc="naming"), pool.batches(), strict=False):
         loss, right = step_of(encoder, scenes, coordinates)
         loss.backward()
         for optimizer in chosen:

@@ -11,6 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
 
 from lazy_core.config import Prediction
 from lazy_core.geometry import Grid
@@ -18,7 +19,7 @@ from lazy_core.model import LazyDiffusion
 from lazy_core.schedule import add_noise, ddpm_sigmas, timestep_of
 from lazy_core.tokens import HoleTokens, patchify
 
-from .methods import Method, everything
+from .methods import Method
 from .pool import Encoded
 
 SIGMA_FLOOR = 0.2  # the velocity loss weights by 1 / sigma^2; below this it would only fit the autoencoder's residue
@@ -29,7 +30,7 @@ class Examples:
     """A process's part of a step: B scenes, their captions, and `draws` noise levels for each.
 
     `text` are ids [B, L], or embeddings [B, L, T] with `words` [B, L] bool where they are no padding; `sigma` [B draws];
-    `noise` [B draws, K, C p p] on the tokens that are generated.
+    `noise` [B draws, K, C p p] on the tokens that are generated: those `kept`, of which `keys` [B, K] bool are no padding (None: all).
     """
 
     scenes: Encoded
@@ -37,12 +38,20 @@ class Examples:
     words: Tensor | None
     sigma: Tensor
     noise: Tensor
+    kept: HoleTokens
+    keys: Tensor | None
     draws: int
 
     def to(self, device: torch.device) -> Examples:
-        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), (Tensor, HoleTokens))}
         scenes = {f.name: v.to(device) for f in fields(self.scenes) if (v := getattr(self.scenes, f.name)) is not None}
         return replace(self, scenes=Encoded(**scenes), **moved)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them by name: what a captured step is given."""
+        parts = {"": self, "scenes.": self.scenes, "kept.": self.kept}
+        found = {f"{part}{f.name}": getattr(value, f.name) for part, value in parts.items() for f in fields(value)}  # type: ignore[arg-type]
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
 class Objective(nn.Module):
@@ -60,7 +69,7 @@ class Objective(nn.Module):
         """
         config, scenes = self.model.config, examples.scenes
         repeat = lambda x: x.repeat_interleave(examples.draws, 0)  # noqa: E731
-        kept = HoleTokens.of(scenes.hole) if self.method == "lazy" else everything(scenes.hole)
+        kept = examples.kept
         transformer = self.model.transformer
         encoder = transformer.context_encoder
         context, logits = encoder.read_and_name(scenes.canvas.float(), scenes.mask.float(), kept, coordinates)
@@ -79,7 +88,7 @@ class Objective(nn.Module):
             repeat(places),
             timestep,
             repeat(caption),
-            None if kept.padding is None else repeat(kept.padding),
+            None if examples.keys is None else repeat(examples.keys),
             self.size,
             edges=None if lines is None else repeat(lines),
             words=None if examples.words is None else repeat(examples.words),
@@ -150,13 +159,38 @@ def noise_for(hole: Tensor, draws: int, width: int, generators: list[torch.Gener
     return noise
 
 
+class BatchedMuon(torch.optim.Muon):
+    """Muon that orthogonalises all matrices of a shape at once, at a rate that lies on the device: steps can be captured in a CUDA graph.
+
+    PyTorch's own takes one matrix after the other, some twenty kernels each, and reads the rate as a number.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            parameters, gradients, momenta = [], [], []
+            self._init_group(group, parameters, gradients, momenta)
+            shapes: dict[torch.Size, list[int]] = {}
+            for index, parameter in enumerate(parameters):
+                shapes.setdefault(parameter.shape, []).append(index)
+            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+            updates = torch._foreach_lerp(gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
+            settings = group["ns_coefficients"], group["ns_steps"], group["eps"]
+            for shape, chosen in shapes.items():
+                stack = torch.stack([updates[index] for index in chosen])
+                moves = torch.vmap(lambda x: _zeropower_via_newtonschulz(x, *settings))(stack)  # noqa: B023
+                moves = moves.float() * (-group["lr"] * _adjust_lr(1.0, group["adjust_lr_fn"], shape))
+                torch._foreach_add_([parameters[index] for index in chosen], list(moves))
+
+
 def optimizers(
-    model: nn.Module, kind: str, lr: float, shard: bool = False, block: str = ".blocks.", apart: str = "table"
+    model: nn.Module, kind: str, lr: float, shard: bool = False, block: str = ".blocks.", apart: str = "table", captured: bool = False
 ) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices (Jordan et al. 2024), AdamW for everything else; `peak` is what the schedule scales.
 
     `block` is in the names of the blocks' parameters, `apart` in those of their matrices that are AdamW's all the same.
     `shard`: each process keeps the state of its share of the parameters only (ZeRO stage 1, Rajbhandari et al. 2020).
+    `captured`: their steps are for a CUDA graph, and their rates are tensors.
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     hidden = [p for name, p in trained if kind == "muon" and block in name and p.dim() == 2 and apart not in name.lower()]
@@ -166,10 +200,13 @@ def optimizers(
     def made(kind: Any, parameters: list[nn.Parameter], **settings: Any) -> torch.optim.Optimizer:
         return ZeroRedundancyOptimizer(parameters, kind, **settings) if shard else kind(parameters, **settings)
 
-    result = [made(torch.optim.AdamW, rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
+    rate = torch.full((), lr, device=trained[0][1].device) if captured else lr
+    extra = {"capturable": True, "fused": True} if captured else {}
+    result = [made(torch.optim.AdamW, rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, **extra)]
     if hidden:
         # Three Newton-Schulz steps orthogonalise well enough; five cost a quarter of a CPU's whole step.
-        result.append(made(torch.optim.Muon, hidden, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw", ns_steps=3))
+        muon, rate = (BatchedMuon, rate.clone()) if isinstance(rate, Tensor) else (torch.optim.Muon, rate)
+        result.append(made(muon, hidden, lr=rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw", ns_steps=3))
     for optimizer in result:
         for group in optimizer.param_groups:
             group["peak"] = lr

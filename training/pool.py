@@ -76,10 +76,14 @@ def to_latent(vae: TinyVAE | None, image: Tensor) -> Tensor:
         return vae.encode((image * 2 - 1).contiguous(memory_format=torch.channels_last)).float()
 
 
-def bucketed(hole_sizes: Tensor, batch: int, window: int, generator: torch.Generator) -> list[Tensor]:
-    """`window` batches of indices; samples of similar hole size share a batch, because padding costs as much as tokens."""
+def bucketed(hole_sizes: Tensor, batch: int, window: int, generator: torch.Generator) -> list[tuple[Tensor, int]]:
+    """`window` batches of indices, and each one's largest hole; samples of similar hole size share a batch: padding costs what tokens do.
+
+    Reads the device once.
+    """
     count = batch * window
     index = torch.randint(len(hole_sizes), (count,), generator=generator, device=hole_sizes.device)
     ordered = index[hole_sizes[index].argsort()].view(window, batch)
     order = torch.randperm(window, generator=generator, device=hole_sizes.device)
-    return list(ordered[order])
+    ordered = ordered[order]
+    return list(zip(ordered, hole_sizes[ordered].amax(1).tolist(), strict=True))

@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from lazy_core.model import LazyDiffusion
+from lazy_core.tokens import HoleTokens
 
 from .captions import CaptionTable
 from .methods import Method
@@ -19,7 +20,10 @@ from .scenes import SpriteSheet
 
 @dataclass(frozen=True)
 class PoolSettings:
-    """Canvas in px, scenes a step, noise levels for each, scenes held in memory, and how many of them a step replaces."""
+    """Canvas in px, scenes a step, noise levels for each, scenes held in memory, and how many of them a step replaces.
+
+    `few_shapes`: holes are padded to one of a few sizes, so that steps can be captured.
+    """
 
     size: int
     method: Method
@@ -27,6 +31,13 @@ class PoolSettings:
     draws: int
     pool: int
     fresh: int
+    few_shapes: bool = False
+
+
+def padded(count: int) -> int:
+    """The least of 16, 24, 32, 48, 64, 96, ... that is no less."""
+    power = max(16, 1 << (count - 1).bit_length())
+    return power * 3 // 4 if 16 < power and count <= power * 3 // 4 else power
 
 
 class ScenePool:
@@ -41,15 +52,16 @@ class ScenePool:
         model, settings = self.model, self.settings
         return encode_scenes(self.sheet, model.vae, model.config, count, settings.size, self.generator, settings.method)
 
-    def batches(self) -> Iterator[Encoded]:
+    def batches(self) -> Iterator[tuple[Encoded, int]]:
+        """Scenes, and the tokens of the largest hole among them."""
         settings = self.settings
         chunk = min(settings.pool, 64 if self.generator.device.type == "cpu" else 256)
         fill = tqdm(range(settings.pool // chunk), desc="encoding scenes")
         pool = cat([self.encode(chunk) for _ in fill])
         sizes = pool.hole.sum(1)
         while True:
-            for index in bucketed(sizes, settings.batch, 16, self.generator):
-                yield pool.take(index)
+            for index, largest in bucketed(sizes, settings.batch, 16, self.generator):
+                yield pool.take(index), largest
             if settings.fresh:
                 for _ in range(max(16 * settings.fresh // chunk, 1)):
                     slots = torch.randint(
@@ -62,11 +74,13 @@ class ScenePool:
         """Batches with captions, noise levels and noise of the tokens that the method generates."""
         settings, config = self.settings, self.model.config
         width = config.latent_channels * config.patch_size**2
-        for batch in self.batches():
-            text = self.captions.draw(batch.label, self.generator, look=batch.look)
-            largest, everything = int(batch.hole.sum(1).max()), batch.hole.shape[1]
+        for batch, largest in self.batches():
+            text, total = self.captions.draw(batch.label, self.generator, look=batch.look), batch.hole.shape[1]
+            largest = min(padded(largest), total) if settings.few_shapes else largest
             draws = draws_for(largest, (settings.size // config.token_pixels) ** 2, settings.draws)
             sigma = noise_levels(len(text), draws, self.generator, config.prediction)
-            shape = (len(text) * draws, largest if settings.method == "lazy" else everything, width)
-            noise = torch.randn(shape, generator=self.generator, device=self.generator.device)
-            yield Examples(batch, text, None, sigma, noise, draws)
+            lazy = settings.method == "lazy"
+            kept = HoleTokens.of(batch.hole, largest) if lazy else HoleTokens.of(torch.ones_like(batch.hole), total)
+            keys = None if not lazy else kept.valid if settings.few_shapes else kept.padding
+            noise = torch.randn(len(text) * draws, kept.count, width, generator=self.generator, device=self.generator.device)
+            yield Examples(batch, text, None, sigma, noise, kept, keys, draws)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lazy_core.config import LazyConfig
+from lazy_core.tokens import HoleTokens
 
 from .objective import Examples, draws_for, noise_for, noise_levels
 from .pool import Encoded
@@ -137,10 +138,11 @@ class Steps(Dataset):
         generators = [torch.Generator().manual_seed(hash((share.seed, step, int(i))) % (1 << 63)) for i in own]
         dropped = torch.tensor([float(torch.rand((), generator=g)) < 0.1 for g in generators])  # for classifier-free guidance
         sigma = torch.cat([noise_levels(1, draws, g, self.config.prediction) for g in generators])
-        kept = torch.ones_like(encoded.hole) if self.everything else encoded.hole
-        noise = noise_for(kept, draws, encoded.target.shape[1] * self.config.patch_size**2, generators)
+        generated = torch.ones_like(encoded.hole) if self.everything else encoded.hole
+        noise = noise_for(generated, draws, encoded.target.shape[1] * self.config.patch_size**2, generators)
         text, words = self.captions(rows, dropped)
-        return Examples(encoded, text, words, sigma, noise, draws)
+        kept = HoleTokens.of(generated)
+        return Examples(encoded, text, words, sigma, noise, kept, kept.padding, draws)
 
     def read(self, samples: Tensor) -> tuple[Encoded, list[dict[str, Any]]]:
         rows = [self.row(int(self.shards.file[i]), int(self.shards.row[i])) for i in samples]

@@ -32,6 +32,7 @@ from lazy_core.vae import TinyVAE
 
 from .autoencoder import channels_last
 from .captions import CaptionTable, all_captions, grow_embedding, tokenizer_of
+from .captured import CapturedSteps
 from .methods import METHOD_KEY, METHODS, SIZE_KEY
 from .objective import Examples, Objective, optimizers
 from .pool import to_latent
@@ -81,6 +82,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default=None, help="default: muon, on CPUs without AVX-512 adamw")
+    parser.add_argument("--no-graphs", dest="graphs", action="store_false", help="on a GPU: no steps as CUDA graphs")
     parser.add_argument("--compile", action="store_true", help="torch.compile the blocks: minutes to start, then a sixth faster on a CPU")
     parser.add_argument("--shard-optimizer", action="store_true", help="many processes: each keeps its share of the optimizer's state")
     parser.add_argument("--workers", type=int, default=0, help="processes that read shards ahead")
@@ -126,16 +128,20 @@ class Trainer:
         side = self.size // 2 if args.method == "crop" else self.size
         self.grid = Grid(side, side, self.config.latent_scale, self.config.patch_size)
         self.coordinates = grid_coordinates(self.grid, self.config, self.device)
+        self.places = self.coordinates.clone()  # where this step has them
         self.objective = Objective(self.model, args.method, self.grid).to(self.device)
         self.objective.mean_count = self.team.mean
         self.generator = torch.Generator(self.device).manual_seed(args.seed)
         self.average = torch.optim.swa_utils.AveragedModel(self.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(args.ema))
-        self.optimizers = optimizers(self.objective, args.optimizer, args.lr, args.shard_optimizer and self.team.size > 1)
+        shared = args.shard_optimizer and self.team.size > 1
+        args.graphs = args.graphs and self.device.type == "cuda" and self.shards is None  # a caption of shards may have any length
+        self.optimizers = optimizers(self.objective, args.optimizer, args.lr, shared, captured=args.graphs)
         self.progress = Progress()
         args.out.mkdir(parents=True, exist_ok=True)
         self.resume()
         self.source = self.open_source()
         self.wrapped = self.team.wrap(self.objective)
+        self.advance = CapturedSteps(self.learn, self.device) if args.graphs else self.learn
         settings = vars(args) | {"processes": self.team.size}
         self.record = Record(args.out / "record.json", settings, self.progress.step) if self.team.rank == 0 else None
         if args.compile:
@@ -196,7 +202,7 @@ class Trainer:
         args = self.args
         if self.shards is None:
             assert self.sheet and self.tokenizer
-            settings = PoolSettings(args.size, args.method, args.batch, args.draws, args.pool, args.fresh)
+            settings = PoolSettings(args.size, args.method, args.batch, args.draws, args.pool, args.fresh, few_shapes=args.graphs)
             captions = CaptionTable(self.sheet.names, self.tokenizer, self.device)
             return ScenePool(self.sheet, self.model, captions, settings, self.generator).examples()
         share = Share(args.batch, args.draws, args.seed, self.team.rank, self.team.size)
@@ -235,16 +241,25 @@ class Trainer:
     def step(self, examples: Examples, rate: float) -> dict[str, Tensor]:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate * group["peak"]
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate * group["peak"])
+                else:
+                    group["lr"] = rate * group["peak"]
+        self.places.copy_(self.coordinates + self.shift())
+        losses = self.advance(examples)
+        self.average.update_parameters(self.model)
+        return losses
+
+    def learn(self, examples: Examples) -> dict[str, Tensor]:
+        """Forward, backward and the optimizers' step."""
         with mixed_precision(self.device, wanted=not self.args.float32):
-            losses = self.wrapped(examples, self.coordinates + self.shift())
+            losses = self.wrapped(examples, self.places)
         style_weight = 0.0 if self.shards else self.args.style_weight  # nobody has said what styles shards are in
         (losses["loss"] + style_weight * losses["naming"]).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        self.average.update_parameters(self.model)
         return {name: loss.detach() for name, loss in losses.items()}
 
     def shift(self) -> Tensor:

@@ -1,0 +1,226 @@
+"""Steps as CUDA graphs: the row that is captured computes what a step computes; graphs are bounded and never stale.
+
+What needs a GPU is in test_cuda.py; here a `Captured` runs its row anew instead of replaying it.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from lazy_core import graphs
+from lazy_core.config import PRESETS
+from lazy_core.decoder import LazyDecoder, Prepared
+from lazy_core.graphs import Captured, Form, Row, StepGraphs, Text, bucket
+from lazy_core.model import LazyTransformer, initialise
+from lazy_core.tokens import Packing
+
+TINY = PRESETS["tiny"]
+Made = tuple[Tensor, Tensor, Prepared]
+
+
+@pytest.fixture
+def decoder() -> LazyDecoder:
+    model = LazyTransformer(TINY)
+    initialise(model, torch.Generator().manual_seed(0))
+    with torch.no_grad():  # leave the zero start, or nothing would depend on anything
+        for index, parameter in enumerate(model.parameters()):
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)) * 0.05)
+    return model.eval().decoder
+
+
+def edit(decoder: LazyDecoder, lengths: list[int], seed: int = 0, packed: bool = False, words: int = 5) -> Made:
+    """Tokens, timestep and what is prepared for holes of so many tokens."""
+    draw = torch.Generator().manual_seed(seed)
+    count, most = len(lengths), max(lengths)
+    valid = torch.arange(most)[None] < torch.tensor(lengths)[:, None]
+    context, places = torch.randn(count, most, TINY.encoder_width, generator=draw), torch.randn(count, most, 2, generator=draw)
+    caption, keys = torch.randn(count, words, TINY.caption_width, generator=draw), None if bool(valid.all()) else valid
+    given = decoder.prepare(context, places, caption, keys, packed=packed)
+    return torch.randn(count, most, 16, generator=draw), torch.full((count,), 700.0 - seed), given
+
+
+def row_for(decoder: LazyDecoder, made: Made) -> Row:
+    tokens, _, given = made
+    form = Form.of(tokens, given)
+    return Row(decoder, form, given, Text(form, given), tokens.shape[-1])
+
+
+def through(row: Row, made: Made) -> Tensor:
+    tokens, timestep, given = made
+    row.load(tokens, given)
+    row.enter(tokens, timestep)
+    return row.leave(row.run(), tokens)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("lengths", [[1], [40], [33, 33], [6, 38, 1], [1, 1, 90], [64, 60]])
+def test_a_row_computes_what_a_step_does(decoder, lengths, packed):
+    """Padded, packed and even batches; then another edit of the same form in the same row."""
+    first, other = edit(decoder, lengths, 1, packed), edit(decoder, [max(n - 1, 1) for n in lengths], 2, packed)
+    row = row_for(decoder, first)
+    for made in (first, other, first):
+        if Form.of(made[0], made[2]) != row.form:
+            continue
+        valid = torch.arange(made[0].shape[1])[None] < torch.tensor(graphs.lengths_of(made[0], made[2]))[:, None]
+        expected, got = decoder.step(*made), through(row, made)
+        assert got.shape == expected.shape
+        assert torch.allclose(got[valid], expected[valid], atol=1e-5)
+        assert not got[~valid].any()
+
+
+@torch.no_grad()
+def test_what_an_edit_leaves_in_a_row_never_reaches_the_next(decoder):
+    """The padding of a row is whatever was there: not even infinities in it change a bit of what is computed beside it."""
+    long, short = edit(decoder, [31, 31], 1), edit(decoder, [25, 26], 2)
+    row = row_for(decoder, long)
+    clean = through(row_for(decoder, short), short)
+    through(row, long)
+    assert row.form == Form.of(short[0], short[2])
+    row.tokens[:, 51:], row.given.context[:, 51:] = torch.inf, torch.nan
+    assert torch.equal(through(row, short), clean)
+
+
+def test_buckets_are_few_and_close():
+    lengths = [bucket(n) for n in range(1, 16385)]
+    assert all(n <= length for n, length in enumerate(lengths, 1))
+    assert all(length <= max(n + 31, 1.125 * n) for n, length in enumerate(lengths, 1))
+    assert len(set(lengths)) <= 8 * 6 + 8
+    assert [bucket(n) for n in (1, 32, 33, 256, 820, 8192)] == [32, 32, 64, 256, 832, 8192]
+
+
+class Counting:
+    """Stands in for a captured graph: runs the row anew."""
+
+    def __init__(self, row: Row):
+        self.row, self.output = row, row.run()
+
+    def replay(self) -> None:
+        self.output.copy_(self.row.run())
+
+
+@pytest.fixture
+def capture(monkeypatch) -> list[Row]:
+    """`StepGraphs` as on a GPU, for tokens on the CPU; -> the rows captured so far."""
+    made: list[Row] = []
+
+    def of(row: Row, pool: object) -> Captured:
+        made.append(row)
+        graph = Counting(row)
+        return Captured(row, graph, graph.output)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Captured, "of", of)
+    monkeypatch.setattr(StepGraphs, "possible", lambda self, tokens, given: self.wanted())
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    return made
+
+
+@torch.no_grad()
+def test_holes_of_all_sizes_share_a_few_graphs(decoder, capture):
+    steps = StepGraphs()
+    sizes = torch.randint(1, 200, (50,), generator=torch.Generator().manual_seed(0)).tolist()
+    for seed, size in enumerate([*sizes, *sizes]):
+        made = edit(decoder, [size, size], seed)
+        for _ in range(2):
+            assert torch.allclose(steps.step(decoder, *made), decoder.step(*made), atol=1e-5)
+        if seed == len(sizes) - 1:
+            warm = steps.made
+    assert steps.made == warm == len(capture) <= len({bucket(2 * n) for n in sizes})
+
+
+@torch.no_grad()
+def test_two_samplings_may_take_turns(decoder, capture):
+    """Positive and negative prompts in calls of their own, as the host does when memory is short: same form, one graph."""
+    steps, one, other = StepGraphs(), edit(decoder, [20], 1), edit(decoder, [21], 2)
+    for _ in range(3):
+        for made in (one, other):
+            assert torch.allclose(steps.step(decoder, *made), decoder.step(*made), atol=1e-5)
+    assert len(capture) == 1
+
+
+@torch.no_grad()
+def test_moved_weights_drop_every_graph(decoder, capture):
+    steps, made = StepGraphs(), edit(decoder, [20], 1)
+    steps.step(decoder, *made)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.data = parameter.data.clone() * 1.5
+    again = edit(decoder, [20], 1)
+    assert torch.allclose(steps.step(decoder, *again), decoder.step(*again), atol=1e-5)
+    assert len(capture) == 2 and len(steps.captured) == 1
+
+
+@torch.no_grad()
+def test_graphs_and_what_they_hold_are_bounded(decoder, capture, monkeypatch):
+    monkeypatch.setattr(graphs, "COUNT", 3)
+    steps = StepGraphs()
+    for words in range(1, 6):
+        for size in (20, 60, 100):
+            steps.step(decoder, *edit(decoder, [size], words=words))
+            assert len(steps.captured) <= 3 and len(steps.texts) <= 3
+    monkeypatch.setattr(graphs, "LIMIT", steps.nbytes)
+    before = steps.nbytes
+    steps.step(decoder, *edit(decoder, [150], words=5))
+    assert steps.nbytes <= before + next(reversed(steps.captured.values())).row.nbytes
+    steps.forget()
+    assert steps.nbytes == 0
+
+
+@torch.no_grad()
+def test_an_edit_is_not_kept_alive(decoder, capture):
+    steps, made = StepGraphs(), edit(decoder, [20], 1)
+    steps.step(decoder, *made)
+    held = steps.captured[Form.of(made[0], made[2])].row.loaded
+    assert held() is made[2]
+    del made
+    gc.collect()
+    assert held() is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("problem, tries", [(RuntimeError("operation not permitted"), 1), (torch.cuda.OutOfMemoryError("no room"), 3)])
+def test_where_capturing_fails_steps_run_as_ever(decoder, capture, monkeypatch, caplog, problem, tries):
+    """What cannot be captured is not tried again; what lacked memory is, at the next step."""
+    asked = []
+
+    def of(row: Row, pool: object) -> Captured:
+        asked.append(row)
+        raise problem
+
+    monkeypatch.setattr(Captured, "of", of)
+    steps, made = StepGraphs(), edit(decoder, [20], 1)
+    for _ in range(3):
+        assert torch.equal(steps.step(decoder, *made), decoder.step(*made))
+    assert len(asked) == tries and not steps.captured
+    assert ("could not be captured" in caplog.text) == (tries == 1)
+
+
+@torch.no_grad()
+def test_nothing_is_captured_without_a_gpu_or_against_the_users_wish(decoder):
+    cuda = SimpleNamespace(is_cuda=True, device=torch.device("cuda"), shape=(1, 20, 16))
+    _, _, given = edit(decoder, [20])
+    refused: Callable[[], bool] = lambda: False  # noqa: E731
+    assert not StepGraphs(refused).possible(cuda, given)  # type: ignore[arg-type]
+    assert not StepGraphs().possible(cuda, given)  # type: ignore[arg-type]  # float32: no kernel for it
+    steps, made = StepGraphs(), edit(decoder, [20])
+    assert torch.equal(steps.step(decoder, *made), decoder.step(*made)) and not steps.made
+
+
+@torch.no_grad()
+def test_an_image_without_a_hole_in_a_batch(decoder, capture):
+    """`HoleTokens.padding` keeps one key of it; the packed batch, too."""
+    draw = torch.Generator().manual_seed(0)
+    valid = torch.zeros(2, 30, dtype=torch.bool)
+    valid[0], valid[1, 0] = True, True
+    inputs = (torch.randn(2, 30, TINY.encoder_width, generator=draw), torch.randn(2, 30, 2), torch.randn(2, 5, TINY.caption_width), valid)
+    for packed in (False, True):
+        given = decoder.prepare(*inputs, packed=packed)
+        assert isinstance(given.keys, Packing) == packed
+        made = torch.randn(2, 30, 16, generator=draw), torch.full((2,), 300.0), given
+        assert torch.allclose(StepGraphs().step(decoder, *made)[valid], decoder.step(*made)[valid], atol=1e-5)
