@@ -41,7 +41,8 @@ class LazyEditor:
 
     def encode(self, image: Tensor, mask: Tensor) -> Context:
         """Once per canvas and mask."""
-        return encode_context(self.model.transformer, self.to_latent, image, mask, self.identity, self.device)
+        kind = next(self.model.transformer.parameters()).dtype
+        return encode_context(self.model.transformer, self.to_latent, image, mask, self.identity, self.device, dtype=kind)
 
     def decode(
         self,
@@ -101,7 +102,7 @@ class LazyEditor:
         return sample
 
     def to_latent(self, image: Tensor) -> Tensor:
-        return self.vae.encode(image.to(self.device) * 2 - 1).cpu()
+        return self.vae.encode(image.to(self.vae.mean) * 2 - 1).float().cpu()
 
     def to_image(self, latent: Tensor) -> Tensor:
-        return (self.vae.decode(latent.to(self.device)) / 2 + 0.5).clamp(0, 1).cpu()
+        return (self.vae.decode(latent.to(self.vae.mean)) / 2 + 0.5).clamp(0, 1).float().cpu()

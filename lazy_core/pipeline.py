@@ -62,11 +62,13 @@ def encode_context(
     model: str,
     device: torch.device | str = "cpu",
     to_model: Callable[[Tensor], Tensor] = lambda latent: latent,
+    dtype: torch.dtype | None = None,
 ) -> Context:
     """Image [B, 3, H, W] in 0..1 and mask [M, H, W] (1 = hole, 0 = keep) -> Context, on the CPU.
 
     Runs the VAE encoder and the context encoder once; neither where no mask has a hole. `model` names the checkpoint,
-    `to_model` scales the VAE's latents to what the model was trained on; everything in a Context is in the VAE's units.
+    `to_model` scales the VAE's latents to what the model was trained on; everything in a Context is in the VAE's units. `dtype` is what
+    the encoder computes in; None: as the latents come.
     Raises ValueError for sizes that do not match, NaN, or an image smaller than a token.
     """
     config = transformer.config
@@ -88,7 +90,8 @@ def encode_context(
         latents, masks = (torch.cat([cell.cut(x[i : i + 1]) for i, cell in enumerate(cells)]) for x in (latents, masks))
     near = HoleTokens.of(F.max_pool2d(masks, grid.patch).flatten(1) > 0)
     read = transformer.context_encoder.both
-    tokens, against = read(latents.to(device), masks.to(device), near.to(device), grid_coordinates(seen, config, device))
+    latents, masks = (x.to(device=device, dtype=dtype) for x in (latents, masks))
+    tokens, against = read(latents, masks, near.to(device), grid_coordinates(seen, config, device))
     view = View(seen, near.index) if boxes else None
     against = None if against is None else against.float().cpu()
     return Context(model, grid, image, hole_pixels, latent.cpu(), hole, tokens.float().cpu(), view=view, against=against)
