@@ -60,7 +60,7 @@ def comfy(host: Path) -> ModuleType:
     import comfy.options  # without its enable_args_parsing(): pytest's arguments are not ComfyUI's
     from comfy.cli_args import args
 
-    args.cpu = True
+    args.cpu = os.environ.get("LAZYDIFFUSION_TEST_DEVICE", "cpu") == "cpu"  # "cuda": those tests that need no server
     import comfy.model_management
 
     return comfy
