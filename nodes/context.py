@@ -90,9 +90,9 @@ class LazyEncodeContext(io.ComfyNode):
 
         def make() -> Context:
             tokens = len(picture) * picture.shape[-1] * picture.shape[-2] // (config.latent_scale * config.patch_size) ** 2
-            transformer, device = host.load_for_encoding(model, tokens)
+            transformer, device, dtype = host.load_for_encoding(model, tokens)
             to_model = model.model.latent_format.process_in
-            return encode_context(transformer, canvas_encoder(vae), picture, holes, host.identity_of(model), device, to_model)
+            return encode_context(transformer, canvas_encoder(vae), picture, holes, host.identity_of(model), device, to_model, dtype)
 
         return make, host.weights_key(model, vae)
 

@@ -324,12 +324,15 @@ def patches_key(model: Any) -> str:
     return content_key(*parts) if all(known) else str(model.patches_uuid)
 
 
-def load_for_encoding(model: Any, tokens: int) -> tuple[LazyDiffusionModel, torch.device]:
-    """Make room for the context encoder and bring the model to its device; `tokens` counts batch * N."""
+def load_for_encoding(model: Any, tokens: int) -> tuple[LazyDiffusionModel, torch.device, torch.dtype]:
+    """Make room for the context encoder and bring the model to its device -> it, where it is, and what it computes in.
+
+    `tokens` counts batch * N.
+    """
     transformer = transformer_of(model)
     width = transformer.config.encoder_width
     mm.load_models_gpu([model], memory_required=tokens * width * 4 * 16)
-    return transformer, model.load_device
+    return transformer, model.load_device, model.model.manual_cast_dtype or model.model.get_dtype()
 
 
 # -- CLIP -------------------------------------------------------------------------------------------------------------
