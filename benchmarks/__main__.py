@@ -137,7 +137,7 @@ class Bench:
         """Steps on holes of random sizes, 1 to 100 %: once there was one of each bucket, none should be captured any more."""
         stages = stages_of(preset, self.device, self.dtype, True)
         total = stages.grid(size).tokens
-        for n in {bucket(2 * n): n for n in range(max(total // 100, 1), total + 1)}.values():
+        for n in {(bucket(n), n == bucket(n)): n for n in range(max(total // 100, 1), total + 1)}.values():
             stages.step_on([n], size)()
         before, draw = stages.graphs.made, torch.Generator().manual_seed(0)
         sizes = (total * (torch.rand(count, generator=draw) * math.log(100)).exp() / 100).ceil().long().tolist()

@@ -1,7 +1,8 @@
 """Decoder steps as CUDA graphs: a step on few tokens is hundreds of kernels of a few microseconds, which take longer to launch than to run.
 
-The hole's tokens of all images, and of both branches of guidance, lie in one row whose length is rounded up (`bucket`). One graph is
-captured for each length; where an image's tokens end is data, so any hole, and any batch of holes, that fits the row replays it.
+Sizes are rounded up (`bucket`), one graph is captured for each, and what is valid in it is data: any hole of that size replays it.
+One image, with both branches of guidance, is an `Even` step: images of as many tokens each. Holes that differ in size lie one after
+the other in a `Row`, and attention is told where each of them ends.
 """
 
 from __future__ import annotations
@@ -19,32 +20,33 @@ from torch import Tensor
 
 from .attention import ragged_runs
 from .decoder import LazyDecoder, Prepared
-from .layers import TextKV
+from .layers import Keys, TextKV
 from .tokens import Packing, Ragged
 
-COUNT = 48  # graphs
-MOST = 8192  # tokens in a row: longer steps take their time on the device, whoever launches them
+COUNT = 64  # graphs
+MOST = 4096  # tokens: longer steps take their time on the device, whoever launches them
+MASKED = 1024  # tokens of an image from which on a hole that fills its bucket is worth a graph of its own, without a mask
 LIMIT = 512 << 20  # bytes of what all of them are given: context, positions, the text's keys and values
 WARM_UPS = 2
 
 
-def grain(tokens: int) -> int:
-    """What a row of so many tokens is rounded up to a multiple of: there are eight lengths for each doubling, at least 32 apart."""
-    return max(32, 1 << max((tokens - 1).bit_length() - 4, 0))
-
-
 def bucket(tokens: int) -> int:
-    """The length of a row for so many tokens; beyond 256 an eighth of it is padding at most."""
-    return -(-tokens // grain(tokens)) * grain(tokens)
+    """The size for so many tokens: there are eight for each doubling, at least 16 apart; beyond 128 an eighth is padding at most."""
+    grain = max(16, 1 << max((tokens - 1).bit_length() - 4, 0))
+    return -(-tokens // grain) * grain
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a captured step is good for: `row` tokens of `images` images, none of more than `longest`, each with `words` tokens of text."""
+    """What a captured step is good for: `images` images of `words` tokens of text and `size` tokens each, of which some may be padding.
 
-    row: int
+    `longest`: images that differ in size, all together `size` tokens, none of more than `longest`.
+    """
+
+    size: int
     images: int
-    longest: int
+    padded: bool
+    longest: int | None
     words: int
     dtype: torch.dtype
     device: torch.device
@@ -53,10 +55,17 @@ class Form:
     @classmethod
     def of(cls, tokens: Tensor, given: Prepared) -> Form:
         """Reads the device where a batch has padding."""
-        lengths, text = lengths_of(tokens, given), given.text[0][0]
-        row = bucket(sum(lengths))
-        longest = max(min(row, 1 << (max(lengths) - 1).bit_length()), grain(row))
-        return cls(row, len(lengths), longest, text.shape[1], given.context.dtype, tokens.device, isinstance(given.size, Tensor))
+        lengths = lengths_of(tokens, given)
+        even, count = min(lengths) == max(lengths), max(lengths)
+        size = bucket(count if even else sum(lengths))
+        longest = None if even else min(size, 1 << (count - 1).bit_length())
+        words, dtype, sized = given.text[0][0].shape[1], given.context.dtype, isinstance(given.size, Tensor)
+        padded = not even or size > count or size < MASKED
+        return cls(size, len(lengths), padded, longest, words, dtype, tokens.device, sized)
+
+    @property
+    def tokens(self) -> int:
+        return self.size * (self.images if self.longest is None else 1)
 
 
 def lengths_of(tokens: Tensor, given: Prepared) -> tuple[int, ...]:
@@ -73,99 +82,147 @@ def packing_of(given: Prepared) -> Packing | None:
 class Text:
     """Where captured steps read the text's keys and values: all that carry as many images of as many words share it.
 
-    One image more than there are: the row's padding is a sequence, too, and attends to something.
+    One image more than there are: the padding of a `Row` is a sequence, too, and attends to something.
     """
 
     def __init__(self, form: Form, given: Prepared):
         shape = (form.images + 1, *given.text[0][0].shape[1:])
-        self.pairs: tuple[TextKV, ...] = tuple((k.new_zeros(shape), v.new_zeros(shape)) for k, v in given.text)
+        self.all: tuple[TextKV, ...] = tuple((k.new_zeros(shape), v.new_zeros(shape)) for k, v in given.text)
+        self.own: tuple[TextKV, ...] = tuple((k[:-1], v[:-1]) for k, v in self.all)
         self.loaded: Callable[[], Prepared | None] = lambda: None
 
     def load(self, given: Prepared) -> None:
         if self.loaded() is not given:
-            torch._foreach_copy_([x[:-1] for pair in self.pairs for x in pair], [x for pair in given.text for x in pair])
+            torch._foreach_copy_([x for pair in self.own for x in pair], [x for pair in given.text for x in pair])
             self.loaded = weakref.ref(given)
 
 
-class Row:
+class Inputs:
     """A step's inputs at fixed places in memory: `load` fills in what an edit's steps share, `enter` a step's own; `run` is the step."""
 
     def __init__(self, decoder: LazyDecoder, form: Form, given: Prepared, text: Text, channels: int):
-        zeros = given.context.new_zeros
+        zeros, rows = given.context.new_zeros, 1 if form.longest is not None else form.images
         self.decoder, self.form, self.text = decoder, form, text
-        self.tokens, self.timestep = zeros(1, form.row, channels), torch.zeros(1, device=form.device)
-        starts, words = (torch.arange(form.images + 2, dtype=torch.int32, device=form.device) * n for n in (0, form.words))
-        self.keys = Ragged(starts, words, form.longest, form.words)
+        self.tokens, self.timestep = zeros(rows, form.size, channels), torch.zeros(rows, device=form.device)
+        context, places = (zeros(rows, form.size, x.shape[-1]) for x in (given.context, given.places))
         size = torch.zeros_like(given.size) if isinstance(given.size, Tensor) else 0.0
-        context, places = (zeros(1, form.row, x.shape[-1]) for x in (given.context, given.places))
-        self.given = Prepared(context, places, text.pairs, size, self.keys)
-        self.index: Tensor | None = None
+        self.given = Prepared(context, places, self.pairs(), size, self.keys())
         self.loaded: Callable[[], Prepared | None] = lambda: None
+
+    def pairs(self) -> tuple[TextKV, ...]:
+        raise NotImplementedError
+
+    def keys(self) -> Keys:
+        raise NotImplementedError
 
     def holds(self, given: Prepared) -> bool:
         return self.loaded() is given and self.text.loaded() is given
 
     def load(self, tokens: Tensor, given: Prepared) -> None:
         """Everything of an edit that no step changes."""
-        packing, lengths = packing_of(given), lengths_of(tokens, given)
-        self.index = None if packing is None else packing.index
-        for room, values in ((self.given.context, given.context), (self.given.places, given.places)):
-            values = values.flatten(0, 1)
-            room[0, : sum(lengths)] = values if self.index is None or isinstance(given.keys, Packing) else values[self.index]
+        self.place(tokens, given)
         if isinstance(self.given.size, Tensor) and isinstance(given.size, Tensor):
             self.given.size.copy_(given.size)
-        self.keys.starts.copy_(torch.tensor([0, *accumulate(lengths), self.form.row], dtype=torch.int32))
         self.text.load(given)
         self.loaded = weakref.ref(given)
 
+    def place(self, tokens: Tensor, given: Prepared) -> None:
+        """Context and positions, and which of them are valid."""
+        raise NotImplementedError
+
     def enter(self, tokens: Tensor, timestep: Tensor) -> None:
         """A step's tokens [B, K, C p p] and timestep [B], which all images share."""
-        flat = tokens.flatten(0, 1)
-        flat = flat if self.index is None else flat[self.index]
-        self.tokens[0, : len(flat)] = flat
-        self.timestep.copy_(timestep[:1])
+        raise NotImplementedError
 
     def run(self) -> Tensor:
         return self.decoder.run_blocks(self.tokens, self.timestep, self.given)
 
     def leave(self, output: Tensor, tokens: Tensor) -> Tensor:
-        """A step's result [1, T, C p p] as a new [B, K, C p p], the shape of `tokens`; zeros on padding."""
-        count = len(tokens) * tokens.shape[1]
-        if self.index is None:
-            return output[0, :count].clone().unflatten(0, tokens.shape[:2])
-        result = output.new_zeros(count, output.shape[-1])
-        result[self.index] = output[0, : len(self.index)]
-        return result.unflatten(0, tokens.shape[:2])
+        """A step's result as a new [B, K, C p p], the shape of `tokens`; zeros on padding."""
+        raise NotImplementedError
 
     @property
     def nbytes(self) -> int:
         return self.tokens.nbytes + self.given.context.nbytes + self.given.places.nbytes
 
 
+class Even(Inputs):
+    """Images of as many tokens each, [B, T, ...]: any attention will do."""
+
+    def pairs(self) -> tuple[TextKV, ...]:
+        return self.text.own
+
+    def keys(self) -> Keys:
+        return self.tokens.new_zeros(self.tokens.shape[:2], dtype=torch.bool) if self.form.padded else None
+
+    def place(self, tokens: Tensor, given: Prepared) -> None:
+        count = tokens.shape[1]
+        self.given.context[:, :count], self.given.places[:, :count] = given.context, given.places
+        if isinstance(self.given.keys, Tensor):
+            self.given.keys[:, :count], self.given.keys[:, count:] = True, False
+
+    def enter(self, tokens: Tensor, timestep: Tensor) -> None:
+        self.tokens[:, : tokens.shape[1]] = tokens
+        self.timestep.copy_(timestep)
+
+    def leave(self, output: Tensor, tokens: Tensor) -> Tensor:
+        return output[:, : tokens.shape[1]].clone()
+
+
+class Row(Inputs):
+    """Images of different size, one after the other, [1, T, ...]; what is left of the row is a sequence of its own."""
+
+    def pairs(self) -> tuple[TextKV, ...]:
+        return self.text.all
+
+    def keys(self) -> Keys:
+        starts, words = (torch.arange(self.form.images + 2, dtype=torch.int32, device=self.form.device) * n for n in (0, self.form.words))
+        assert self.form.longest is not None
+        return Ragged(starts, words, max(self.form.longest, self.form.size // 8, 16), self.form.words)
+
+    def place(self, tokens: Tensor, given: Prepared) -> None:
+        packing = packing_of(given)
+        assert packing is not None and isinstance(self.given.keys, Ragged)
+        self.index = packing.index
+        for room, values in ((self.given.context, given.context), (self.given.places, given.places)):
+            room[0, : len(self.index)] = values[0] if isinstance(given.keys, Packing) else values.flatten(0, 1)[self.index]
+        ends = [0, *accumulate(packing.lengths), self.form.size]
+        self.given.keys.starts.copy_(torch.tensor(ends, dtype=torch.int32))
+
+    def enter(self, tokens: Tensor, timestep: Tensor) -> None:
+        self.tokens[0, : len(self.index)] = tokens.flatten(0, 1)[self.index]
+        self.timestep.copy_(timestep[:1])
+
+    def leave(self, output: Tensor, tokens: Tensor) -> Tensor:
+        result = output.new_zeros(len(tokens) * tokens.shape[1], output.shape[-1])
+        result[self.index] = output[0, : len(self.index)]
+        return result.unflatten(0, tokens.shape[:2])
+
+
 @dataclass
 class Captured:
-    row: Row
+    inputs: Inputs
     graph: torch.cuda.CUDAGraph
     output: Tensor
 
     @classmethod
-    def of(cls, row: Row, pool: Any) -> Captured:
+    def of(cls, inputs: Inputs, pool: Any) -> Captured:
         """Runs the step a few times, then captures it. Raises whatever the step raises, RuntimeError for what no graph can hold."""
-        here, aside = torch.cuda.current_stream(row.form.device), torch.cuda.Stream(row.form.device)
+        here, aside = torch.cuda.current_stream(inputs.form.device), torch.cuda.Stream(inputs.form.device)
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
             for _ in range(WARM_UPS):
-                row.run()
+                inputs.run()
         here.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
-            output = row.run()
-        return cls(row, graph, output)
+            output = inputs.run()
+        return cls(inputs, graph, output)
 
     def step(self, tokens: Tensor, timestep: Tensor) -> Tensor:
-        self.row.enter(tokens, timestep)
+        self.inputs.enter(tokens, timestep)
         self.graph.replay()
-        return self.row.leave(self.output, tokens)
+        return self.inputs.leave(self.output, tokens)
 
 
 @dataclass
@@ -188,13 +245,13 @@ class StepGraphs:
         """`decoder.step` for tokens [B, K, C p p] at a timestep [B] that all images share."""
         if not self.possible(tokens, given):
             return decoder.step(tokens, timestep, given)
-        known = next((each for each in self.captured.values() if each.row.holds(given)), None) or self.ready(decoder, tokens, given)
+        known = next((each for each in self.captured.values() if each.inputs.holds(given)), None) or self.ready(decoder, tokens, given)
         return decoder.step(tokens, timestep, given) if known is None else known.step(tokens, timestep)
 
     def possible(self, tokens: Tensor, given: Prepared) -> bool:
         if not tokens.is_cuda or torch.is_grad_enabled() or tokens.shape[1] == 0 or given.words is not None:
             return False
-        return self.wanted() and ragged_runs(tokens.device, given.context.dtype)
+        return self.wanted()
 
     def ready(self, decoder: LazyDecoder, tokens: Tensor, given: Prepared) -> Captured | None:
         """The graph for an edit, holding what its steps share; None where there can be none."""
@@ -205,7 +262,7 @@ class StepGraphs:
             self.forget()
             self.weights = places
         form = Form.of(tokens, given)
-        if form in self.refused or form.row > MOST:
+        if form in self.refused or form.tokens > MOST or (form.longest is not None and not ragged_runs(form.device, form.dtype)):
             return None
         try:
             known = self.captured.get(form) or self.capture(decoder, form, tokens, given)
@@ -216,25 +273,25 @@ class StepGraphs:
             logging.warning(f"LazyDiffusion: a step could not be captured as a CUDA graph and runs without one: {problem}")
             return None
         self.captured.move_to_end(form)
-        known.row.load(tokens, given)
+        known.inputs.load(tokens, given)
         return known
 
     def capture(self, decoder: LazyDecoder, form: Form, tokens: Tensor, given: Prepared) -> Captured:
         kind = (form.images, form.words, form.dtype)
         text = self.texts.get(kind) or self.texts.setdefault(kind, Text(form, given))
-        row = Row(decoder, form, given, text, tokens.shape[-1])
-        self.make_room(row)
-        row.load(tokens, given)
+        inputs = (Even if form.longest is None else Row)(decoder, form, given, text, tokens.shape[-1])
+        self.make_room(inputs)
+        inputs.load(tokens, given)
         self.pool = self.pool or torch.cuda.graph_pool_handle()
-        known = self.captured[form] = Captured.of(row, self.pool)
+        known = self.captured[form] = Captured.of(inputs, self.pool)
         self.made += 1
         return known
 
-    def make_room(self, coming: Row) -> None:
+    def make_room(self, coming: Inputs) -> None:
         """Drops what was used least recently."""
         while self.captured and (len(self.captured) >= COUNT or self.nbytes + coming.nbytes > LIMIT):
             self.captured.popitem(last=False)
-            used = [coming.text, *(each.row.text for each in self.captured.values())]
+            used = [coming.text, *(each.inputs.text for each in self.captured.values())]
             self.texts = {kind: text for kind, text in self.texts.items() if any(text is each for each in used)}
 
     def forget(self) -> None:
@@ -246,5 +303,5 @@ class StepGraphs:
     @property
     def nbytes(self) -> int:
         """Of what all graphs are given."""
-        texts = sum(x.nbytes for text in self.texts.values() for pair in text.pairs for x in pair)
-        return texts + sum(each.row.nbytes for each in self.captured.values())
+        texts = sum(x.nbytes for text in self.texts.values() for pair in text.all for x in pair)
+        return texts + sum(each.inputs.nbytes for each in self.captured.values())
