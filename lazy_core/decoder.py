@@ -20,7 +20,7 @@ class Prepared:
 
     `size` is PixArt's micro-conditioning [1, D] or 0; `keys` [B, K] bool marks the tokens that are no padding, a `Packing`
     says that context and positions are without padding, [1, T, ...], and steps shall be (`Ragged`: so are they in `graphs.py`).
-    `words` [B, L] bool marks the text's tokens that are no padding.
+    `words` [B, L] bool marks the text's tokens that are no padding. `together`: at every step all images are at one timestep.
     """
 
     context: Tensor
@@ -29,6 +29,7 @@ class Prepared:
     size: Tensor | float
     keys: Keys
     words: Tensor | None = None
+    together: bool = False
 
 
 class LazyDecoder(nn.Module):
@@ -83,8 +84,8 @@ class LazyDecoder(nn.Module):
     ) -> Prepared:
         """What `forward` computes from everything but tokens and timestep: once per edit instead of once per step.
 
-        `packed`: steps leave out a batch's padding where it is a tenth of the tokens or more. All images must then be at
-        one timestep, as they are in sampling.
+        `packed`: all images will be at one timestep, as they are in sampling. Steps then modulate them alike, and leave out a batch's
+        padding where it is a tenth of the tokens or more.
         """
         if edges is not None or self.edge_embedder is not None:
             context = context + self.embed_edges(context, edges)
@@ -94,12 +95,13 @@ class LazyDecoder(nn.Module):
         places = sincos(coordinates, self.config.width).to(context)  # [B, K, D]
         text = self.y_embedder(caption.to(context))  # [B, L, D]
         pairs = tuple(block.cross_attn.keys_and_values(text) for block in self.blocks)  # type: ignore[operator, union-attr]
-        return Prepared(context, places, pairs, self.size_embedding(size, context), packing or keys, words)
+        return Prepared(context, places, pairs, self.size_embedding(size, context), packing or keys, words, packed)
 
     def step(self, tokens: Tensor, timestep: Tensor, given: Prepared) -> Tensor:
         """`forward` for tokens [B, K, C p p] at timestep [B]."""
         if isinstance(given.keys, Packing):
             return given.keys.unpack(self.run_blocks(given.keys.pack(tokens), timestep[:1], given), tokens)
+        timestep = timestep[:1] if given.together else timestep
         return self.run_blocks(tokens, timestep, given)
 
     def run_blocks(self, tokens: Tensor, timestep: Tensor, given: Prepared) -> Tensor:

@@ -103,7 +103,7 @@ class Inputs:
     def __init__(self, decoder: LazyDecoder, form: Form, given: Prepared, text: Text, channels: int):
         zeros, rows = given.context.new_zeros, 1 if form.longest is not None else form.images
         self.decoder, self.form, self.text = decoder, form, text
-        self.tokens, self.timestep = zeros(rows, form.size, channels), torch.zeros(rows, device=form.device)
+        self.tokens, self.timestep = zeros(rows, form.size, channels), torch.zeros(1, device=form.device)
         context, places = (zeros(rows, form.size, x.shape[-1]) for x in (given.context, given.places))
         size = torch.zeros_like(given.size) if isinstance(given.size, Tensor) else 0.0
         self.given = Prepared(context, places, self.pairs(), size, self.keys())
@@ -163,7 +163,7 @@ class Even(Inputs):
 
     def enter(self, tokens: Tensor, timestep: Tensor) -> None:
         self.tokens[:, : tokens.shape[1]] = tokens
-        self.timestep.copy_(timestep)
+        self.timestep.copy_(timestep[:1])
 
     def leave(self, output: Tensor, tokens: Tensor) -> Tensor:
         return output[:, : tokens.shape[1]].clone()

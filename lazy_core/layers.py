@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import Attention, ragged, sdpa, sequence_by_sequence
@@ -43,8 +44,11 @@ TextKV = tuple[Tensor, Tensor]
 """Keys and values [B, L, D] that one block's cross-attention reads from the text: the same at every step of an edit."""
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return torch.addcmul(shift, x, 1 + scale)
+def modulate(norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x [B, K, D] normalised, scaled and shifted (adaLN); shift and scale [B, 1, D], or [1, 1, D], which the norm itself then applies."""
+    if len(shift) > 1:
+        return torch.addcmul(shift, norm(x), 1 + scale)
+    return F.layer_norm(x, x.shape[-1:], 1 + scale[0, 0], shift[0, 0], norm.eps)  # type: ignore[arg-type]
 
 
 class Mlp(nn.Module):
@@ -120,15 +124,16 @@ class DecoderBlock(nn.Module):
         self.scale_shift_table = build.table(6, width)
 
     def forward(self, x: Tensor, text: TextKV, modulation: Tensor, keys: Keys = None, words: Tensor | None = None) -> Tensor:
-        """Tokens x [B, K, D], the text's keys and values [B, L, D], modulation [B, 6, D] shared by all blocks -> [B, K, D].
+        """Tokens x [B, K, D], the text's keys and values [B, L, D], modulation [B, 6, D] shared by all blocks ([1, 6, D] by all images, too)
+        -> [B, K, D].
 
         Under a `Packing`, or where sequences are `Ragged`, x is [1, T, D], and modulation [1, 6, D].
         """
         parts = (self.scale_shift_table.to(x)[None] + modulation).chunk(6, dim=1)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = parts
-        x = torch.addcmul(x, gate_attn, self.attn(modulate(self.norm1(x), shift_attn, scale_attn), keys))
+        x = torch.addcmul(x, gate_attn, self.attn(modulate(self.norm1, x, shift_attn, scale_attn), keys))
         x = x + self.cross_attn(x, text, keys if isinstance(keys, (Packing, Ragged)) else None, words)
-        return torch.addcmul(x, gate_mlp, self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp)))
+        return torch.addcmul(x, gate_mlp, self.mlp(modulate(self.norm2, x, shift_mlp, scale_mlp)))
 
 
 class FinalLayer(nn.Module):
@@ -139,7 +144,7 @@ class FinalLayer(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         shift, scale = (self.scale_shift_table.to(x)[None] + time[:, None]).chunk(2, dim=1)
-        return self.linear(modulate(self.norm_final(x), shift, scale))
+        return self.linear(modulate(self.norm_final, x, shift, scale))
 
 
 class ScalarEmbedder(nn.Module):
