@@ -124,8 +124,7 @@ class DecoderBlock(nn.Module):
         self.scale_shift_table = build.table(6, width)
 
     def forward(self, x: Tensor, text: TextKV, modulation: Tensor, keys: Keys = None, words: Tensor | None = None) -> Tensor:
-        """Tokens x [B, K, D], the text's keys and values [B, L, D], modulation [B, 6, D] shared by all blocks ([1, 6, D] by all images, too)
-        -> [B, K, D].
+        """Tokens x [B, K, D], the text's keys and values [B, L, D], modulation [B, 6, D] (or [1, 6, D]) of all blocks -> [B, K, D].
 
         Under a `Packing`, or where sequences are `Ragged`, x is [1, T, D], and modulation [1, 6, D].
         """
