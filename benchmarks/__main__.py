@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.quick:
         bench.quick(args.server)
     else:
-        bench.everything(args.preset, args.server)
+        bench.everything(args.preset, args.sizes, args.server)
     print("\n".join([table(bench.rows), "", *bench.summary]))
     drawn = pictures(bench.rows, args.out)
     print(*drawn, sep="\n")
@@ -43,6 +43,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write all rows to this file")
     parser.add_argument("--out", type=Path, default=Path("output/bench"), help="folder for the pictures")
     parser.add_argument("--preset", nargs="+", default=["fluent-small", "pixart-xl"])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024, 2048], help="px; pixart-xl on a CPU: 1024 alone")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--dtype", default="bfloat16" if torch.cuda.is_available() else "float32", choices=["float32", "bfloat16", "float16"]
@@ -69,12 +70,12 @@ class Bench:
         self.edits("fluent-small", 256, rounds=3)
         self.steps("pixart-xl", 1024, (0.01, 0.1, 1.0), rounds=2, guided=not self.cpu)
 
-    def everything(self, presets: list[str], server: bool) -> None:
+    def everything(self, presets: list[str], sizes: list[int], server: bool) -> None:
         if server:
             self.server_edits(rounds=10)
         for preset in presets:
             large = preset == "pixart-xl"
-            for size in (1024,) if large and self.cpu else (512, 1024, 2048):
+            for size in (1024,) if large and self.cpu else sizes:
                 if not self.cpu:
                     self.random_holes(preset, size)
                 self.steps(preset, size, SHARES, rounds=3 if large and self.cpu else 7, guided=not (large and self.cpu))
@@ -83,6 +84,8 @@ class Bench:
                     self.batches(preset, size)
                 if preset == "fluent-small":
                     self.edits(preset, size, rounds=5)
+                elif not self.cpu:
+                    self.sampling(preset, size)
 
     # -- what is measured -----------------------------------------------------------------------------------------------
     def steps(self, preset: str, size: int, shares: tuple[float, ...], rounds: int, guided: bool) -> None:
@@ -146,6 +149,20 @@ class Bench:
         captured = stages.graphs.made - before
         self.summary.append(
             f"{preset}, {size} px: {len(set(sizes))} sizes in {count} random holes after {before} graphs in all: {captured} captured anew"
+        )
+
+    def sampling(self, preset: str, size: int) -> None:
+        """What a preset without VAE and text encoder does of an edit of 10 %: the encoder's pass and all steps in a row."""
+        stages, case = stages_of(preset, self.device, self.dtype, True), case_of(size, 0.1)
+        steps = {method: in_sequence([stages.step(method, case)], STEPS) for method in ("lazy", "image")}
+        works = {"encode": stages.context(case), **steps, "cold": one_after_the_other(stages.context(case), steps["lazy"])}
+        times = in_turn(works, self.device, 5)
+        for stage, method in (("encode", "encode"), ("sampling_warm", "lazy"), ("sampling_cold", "cold"), ("sampling_warm", "image")):
+            self.add(stage, "image" if method == "image" else "lazy", preset, case, times[method], stages)
+        cold, warm = (ratio(times["image"], times[name]) for name in ("cold", "lazy"))
+        self.summary.append(
+            f"{preset}, {size} px, 10 %, without VAE and text: {STEPS} steps are {warm:.1f}x faster than on all tokens, with the encoder's "
+            f"pass {cold:.1f}x ({times['cold'].ms:.0f} against {times['image'].ms:.0f} ms)"
         )
 
     def edits(self, preset: str, size: int, rounds: int) -> None:
@@ -230,6 +247,10 @@ def stages_of(preset: str, device: torch.device, dtype: torch.dtype, guided: boo
 
 def case_of(size: int, share: float, kind: str = "compact") -> Case:
     return Case(size, hole(kind, share, size)[None], share, kind)
+
+
+def one_after_the_other(*works: Work) -> Work:
+    return lambda: [work() for work in works]
 
 
 def in_sequence(works: Sequence[Work], count: int) -> Work:
