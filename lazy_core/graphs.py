@@ -25,6 +25,7 @@ from .tokens import Packing, Ragged
 
 COUNT = 64  # graphs
 MOST = 4096  # tokens: longer steps take their time on the device, whoever launches them
+MOST_APART = 16384  # of holes that differ in size: without a graph, attention takes one image after the other
 MASKED = 1024  # tokens of an image from which on a hole that fills its bucket is worth a graph of its own, without a mask
 LIMIT = 512 << 20  # bytes of what all of them are given: context, positions, the text's keys and values
 WARM_UPS = 2
@@ -62,10 +63,6 @@ class Form:
         words, dtype, sized = given.text[0][0].shape[1], given.context.dtype, isinstance(given.size, Tensor)
         padded = not even or size > count or size < MASKED
         return cls(size, len(lengths), padded, longest, words, dtype, tokens.device, sized)
-
-    @property
-    def tokens(self) -> int:
-        return self.size * (self.images if self.longest is None else 1)
 
 
 def lengths_of(tokens: Tensor, given: Prepared) -> tuple[int, ...]:
@@ -249,9 +246,13 @@ class StepGraphs:
         return decoder.step(tokens, timestep, given) if known is None else known.step(tokens, timestep)
 
     def possible(self, tokens: Tensor, given: Prepared) -> bool:
-        if not tokens.is_cuda or torch.is_grad_enabled() or tokens.shape[1] == 0 or given.words is not None:
+        """Whether a graph may run the step: asked at every step, so nothing is read from the device."""
+        if not tokens.is_cuda or torch.is_grad_enabled() or tokens.shape[1] == 0 or given.words is not None or not self.wanted():
             return False
-        return self.wanted()
+        if given.keys is None:
+            return len(tokens) * tokens.shape[1] <= MOST
+        count = sum(given.keys.lengths) if isinstance(given.keys, Packing) else len(tokens) * tokens.shape[1]
+        return count <= MOST_APART and ragged_runs(tokens.device, given.context.dtype)
 
     def ready(self, decoder: LazyDecoder, tokens: Tensor, given: Prepared) -> Captured | None:
         """The graph for an edit, holding what its steps share; None where there can be none."""
@@ -262,7 +263,7 @@ class StepGraphs:
             self.forget()
             self.weights = places
         form = Form.of(tokens, given)
-        if form in self.refused or form.tokens > MOST or (form.longest is not None and not ragged_runs(form.device, form.dtype)):
+        if form in self.refused:
             return None
         try:
             known = self.captured.get(form) or self.capture(decoder, form, tokens, given)

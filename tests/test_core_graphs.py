@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -211,13 +210,29 @@ def test_where_capturing_fails_steps_run_as_ever(decoder, capture, monkeypatch, 
 
 @torch.no_grad()
 def test_nothing_is_captured_without_a_gpu_or_against_the_users_wish(decoder):
-    cuda = SimpleNamespace(is_cuda=True, device=torch.device("cuda"), shape=(1, 20, 16))
-    _, _, given = edit(decoder, [20])
     refused: Callable[[], bool] = lambda: False  # noqa: E731
-    assert not StepGraphs(refused).possible(cuda, given) and StepGraphs().possible(cuda, given)  # type: ignore[arg-type]
+    _, _, even = edit(decoder, [20])
+    _, _, apart = edit(decoder, [20, 10])
+
+    def possible(steps: StepGraphs, given: Prepared, *shape: int) -> bool:
+        class OnCuda:  # what `possible` asks of a tensor
+            is_cuda, device = True, torch.device("cuda")
+
+            def __init__(self) -> None:
+                self.shape = shape
+
+            def __len__(self) -> int:
+                return shape[0]
+
+        return steps.possible(OnCuda(), given)  # type: ignore[arg-type]
+
+    assert possible(StepGraphs(), even, 2, 20, 16)
+    assert not possible(StepGraphs(refused), even, 2, 20, 16)
+    assert not possible(StepGraphs(), even, 2, 0, 16)
+    assert not possible(StepGraphs(), even, 2, graphs.MOST // 2 + 1, 16)  # long enough for the device to be busy
+    assert not possible(StepGraphs(), apart, 2, 20, 16)  # float32: no kernel for holes that differ in size
     with torch.enable_grad():
-        assert not StepGraphs().possible(cuda, given)  # type: ignore[arg-type]
-    assert StepGraphs().possible(SimpleNamespace(is_cuda=True, shape=(1, 0, 16)), given) is False  # type: ignore[arg-type]
+        assert not possible(StepGraphs(), even, 2, 20, 16)
     steps, made = StepGraphs(), edit(decoder, [20])
     assert torch.equal(steps.step(decoder, *made), decoder.step(*made)) and not steps.made
 

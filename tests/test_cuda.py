@@ -154,7 +154,7 @@ def test_an_edit_is_the_cpus_and_keeps_every_pixel_outside():
         editor.model.to(dtype)
         results[name] = editor.decode(editor.encode(image, mask), ["panda", "pizza"], seed=3, steps=4)
         assert torch.equal(results[name][~hole.expand_as(image)], image[~hole.expand_as(image)])
-        assert (editor.graphs.made > 0) == (device == "cuda")
+        assert (editor.graphs.made > 0) == (dtype is not None)  # holes of different size in float32: no kernel for them
     print({name: round(psnr(result, results["cpu"], hole), 1) for name, result in results.items()})
     assert psnr(results["float32"], results["cpu"], hole) > 35
     assert psnr(results["bfloat16"], results["cpu"], hole) > 20
