@@ -89,14 +89,14 @@ def draw_against_hole(rows: list[Row], path: Path, value: str, label: str) -> Pa
         return None
     figure = Figure(figsize=(5 * len(shown), 4), layout="constrained")
     for axes, (preset, size) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        for method in ("lazy", "image", "crop"):
+        for method, colour in (("lazy", "tab:blue"), ("image", "tab:orange"), ("crop", "tab:green")):
             points = sorted(
                 (100 * row.hole, getattr(row, value)) for row in steps if (row.preset, row.size, row.method) == (preset, size, method)
             )
-            if len(points) == 1:
-                axes.axhline(points[0][1], linestyle="--", label=method, color="grey")
+            if len({hole for hole, _ in points}) == 1:
+                axes.axhline(points[0][1], linestyle="--", label=method, color=colour)
             elif points:
-                axes.plot(*zip(*points, strict=True), marker="o", label=method)
+                axes.plot(*zip(*points, strict=True), marker="o", label=method, color=colour)
         axes.set(xlabel="hole, % of the canvas", ylabel=label, title=f"{preset}, {size} px", xlim=(0, None), ylim=(0, None))
         axes.legend()
         axes.grid(alpha=0.3)

@@ -24,8 +24,8 @@ from .layers import Keys, TextKV
 from .tokens import Packing, Ragged
 
 COUNT = 64  # graphs
-MOST = 4096  # tokens: longer steps take their time on the device, whoever launches them
-MOST_APART = 16384  # of holes that differ in size: without a graph, attention takes one image after the other
+WORK = 4096 * 1152**2  # tokens times width squared: longer steps keep the device busy, whoever launches them (pixart-xl, 4096 tokens)
+WORK_APART = 4 * WORK  # of holes that differ in size: without a graph, attention takes one image after the other
 MASKED = 1024  # tokens of an image from which on a hole that fills its bucket is worth a graph of its own, without a mask
 LIMIT = 512 << 20  # bytes of what all of them are given: context, positions, the text's keys and values
 WARM_UPS = 2
@@ -249,10 +249,11 @@ class StepGraphs:
         """Whether a graph may run the step: asked at every step, so nothing is read from the device."""
         if not tokens.is_cuda or torch.is_grad_enabled() or tokens.shape[1] == 0 or given.words is not None or not self.wanted():
             return False
+        work = given.places.shape[-1] ** 2
         if given.keys is None:
-            return len(tokens) * tokens.shape[1] <= MOST
+            return len(tokens) * tokens.shape[1] * work <= WORK
         count = sum(given.keys.lengths) if isinstance(given.keys, Packing) else len(tokens) * tokens.shape[1]
-        return count <= MOST_APART and ragged_runs(tokens.device, given.context.dtype)
+        return count * work <= WORK_APART and ragged_runs(tokens.device, given.context.dtype)
 
     def ready(self, decoder: LazyDecoder, tokens: Tensor, given: Prepared) -> Captured | None:
         """The graph for an edit, holding what its steps share; None where there can be none."""

@@ -229,7 +229,8 @@ def test_nothing_is_captured_without_a_gpu_or_against_the_users_wish(decoder):
     assert possible(StepGraphs(), even, 2, 20, 16)
     assert not possible(StepGraphs(refused), even, 2, 20, 16)
     assert not possible(StepGraphs(), even, 2, 0, 16)
-    assert not possible(StepGraphs(), even, 2, graphs.MOST // 2 + 1, 16)  # long enough for the device to be busy
+    most = graphs.WORK // TINY.width**2 // 2  # from there on the device is busy
+    assert possible(StepGraphs(), even, 2, most, 16) and not possible(StepGraphs(), even, 2, most + 1, 16)
     assert not possible(StepGraphs(), apart, 2, 20, 16)  # float32: no kernel for holes that differ in size
     with torch.enable_grad():
         assert not possible(StepGraphs(), even, 2, 20, 16)
