@@ -280,8 +280,9 @@ class StepGraphs:
 
     def capture(self, decoder: LazyDecoder, form: Form, tokens: Tensor, given: Prepared) -> Captured:
         kind = (form.images, form.words, form.dtype)
-        text = self.texts.get(kind) or self.texts.setdefault(kind, Text(form, given))
-        inputs = (Even if form.longest is None else Row)(decoder, form, given, text, tokens.shape[-1])
+        with torch.inference_mode(False):  # what lives longer than a call must be writable outside of it, too
+            text = self.texts.get(kind) or self.texts.setdefault(kind, Text(form, given))
+            inputs = (Even if form.longest is None else Row)(decoder, form, given, text, tokens.shape[-1])
         self.make_room(inputs)
         inputs.load(tokens, given)
         self.pool = self.pool or torch.cuda.graph_pool_handle()
