@@ -1,6 +1,7 @@
 """Decoder steps as CUDA graphs: a step on few tokens is hundreds of kernels of a few microseconds, which take longer to launch than to run.
 
-Sizes are rounded up (`bucket`), one graph is captured for each, and what is valid in it is data: any hole of that size replays it.
+Sizes are rounded up (`bucket`), one graph is captured for each, and what is valid in it is data: any hole of about that size replays it,
+with as many images and words of text.
 One image, with both branches of guidance, is an `Even` step: images of as many tokens each. Holes that differ in size lie one after
 the other in a `Row`, and attention is told where each of them ends.
 """
@@ -88,6 +89,10 @@ class Text:
         self.own: tuple[TextKV, ...] = tuple((k[:-1], v[:-1]) for k, v in self.all)
         self.loaded: Callable[[], Prepared | None] = lambda: None
 
+    @property
+    def nbytes(self) -> int:
+        return sum(x.nbytes for pair in self.all for x in pair)
+
     def load(self, given: Prepared) -> None:
         if self.loaded() is not given:
             torch._foreach_copy_([x for pair in self.own for x in pair], [x for pair in given.text for x in pair])
@@ -155,6 +160,7 @@ class Even(Inputs):
     def place(self, tokens: Tensor, given: Prepared) -> None:
         count = tokens.shape[1]
         self.given.context[:, :count], self.given.places[:, :count] = given.context, given.places
+        self.tokens[:, count:], self.given.context[:, count:] = 0, 0  # a mask does not stop NaN that an earlier edit left
         if isinstance(self.given.keys, Tensor):
             self.given.keys[:, :count], self.given.keys[:, count:] = True, False
 
@@ -212,7 +218,7 @@ class Captured:
                 inputs.run()
         here.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=pool, stream=aside):
             output = inputs.run()
         return cls(inputs, graph, output)
 
@@ -227,13 +233,14 @@ class StepGraphs:
     """Captured steps of one decoder, those used last; without CUDA, or where capturing fails, steps run as they always did.
 
     A graph reads the weights where they lay when it was captured: an edit that finds them elsewhere drops all graphs. Calls may not
-    overlap. `wanted` is asked at every step.
+    overlap. `wanted` is asked at every step. After the first step that cannot be captured nothing is captured any more.
     """
 
     wanted: Callable[[], bool] = lambda: True
     captured: OrderedDict[Form, Captured] = field(default_factory=OrderedDict)
     texts: dict[tuple, Text] = field(default_factory=dict)
-    refused: set[Form] = field(default_factory=set)
+    failed: bool = False
+    short: Callable[[], Prepared | None] = lambda: None  # the edit whose capture ran out of memory
     weights: tuple[int, ...] = ()
     pool: Any = None
     made: int = 0
@@ -247,7 +254,9 @@ class StepGraphs:
 
     def possible(self, tokens: Tensor, given: Prepared) -> bool:
         """Whether a graph may run the step: asked at every step, so nothing is read from the device."""
-        if not tokens.is_cuda or torch.is_grad_enabled() or tokens.shape[1] == 0 or given.words is not None or not self.wanted():
+        if not tokens.is_cuda or torch.is_grad_enabled() or tokens.shape[1] == 0 or given.words is not None:
+            return False
+        if self.failed or self.short() is given or not self.wanted():
             return False
         work = given.places.shape[-1] ** 2
         if given.keys is None:
@@ -258,34 +267,39 @@ class StepGraphs:
     def ready(self, decoder: LazyDecoder, tokens: Tensor, given: Prepared) -> Captured | None:
         """The graph for an edit, holding what its steps share; None where there can be none."""
         weights = list(decoder.parameters())
-        if any(weight.device != tokens.device for weight in weights):
-            return None
+        if any(weight.device != tokens.device for weight in weights):  # memory is short: nothing may be kept beside the model
+            return self.forget()
         if (places := tuple(weight.data_ptr() for weight in weights)) != self.weights:
             self.forget()
             self.weights = places
         form = Form.of(tokens, given)
-        if form in self.refused:
-            return None
         try:
             known = self.captured.get(form) or self.capture(decoder, form, tokens, given)
         except torch.cuda.OutOfMemoryError:
+            self.short = weakref.ref(given)
             return self.forget()
         except RuntimeError as problem:
-            self.refused.add(form)
-            logging.warning(f"LazyDiffusion: a step could not be captured as a CUDA graph and runs without one: {problem}")
+            self.failed = True
+            logging.warning(f"LazyDiffusion: a step could not be captured as a CUDA graph; steps run without from now on: {problem}")
+            return self.forget()
+        if known is None:
             return None
         self.captured.move_to_end(form)
         known.inputs.load(tokens, given)
         return known
 
-    def capture(self, decoder: LazyDecoder, form: Form, tokens: Tensor, given: Prepared) -> Captured:
+    def capture(self, decoder: LazyDecoder, form: Form, tokens: Tensor, given: Prepared) -> Captured | None:
+        """None for what would take all the room that graphs may have."""
         kind = (form.images, form.words, form.dtype)
         with torch.inference_mode(False):  # what lives longer than a call must be writable outside of it, too
             text = self.texts.get(kind) or self.texts.setdefault(kind, Text(form, given))
             inputs = (Even if form.longest is None else Row)(decoder, form, given, text, tokens.shape[-1])
+        if text.nbytes + inputs.nbytes > LIMIT:
+            self.prune()
+            return None
         self.make_room(inputs)
         inputs.load(tokens, given)
-        self.pool = self.pool or torch.cuda.graph_pool_handle()
+        self.pool = self.pool if len(self.captured) else torch.cuda.graph_pool_handle()
         known = self.captured[form] = Captured.of(inputs, self.pool)
         self.made += 1
         return known
@@ -294,8 +308,12 @@ class StepGraphs:
         """Drops what was used least recently."""
         while self.captured and (len(self.captured) >= COUNT or self.nbytes + coming.nbytes > LIMIT):
             self.captured.popitem(last=False)
-            used = [coming.text, *(each.inputs.text for each in self.captured.values())]
-            self.texts = {kind: text for kind, text in self.texts.items() if any(text is each for each in used)}
+            self.prune(coming.text)
+
+    def prune(self, *coming: Text) -> None:
+        """Drops texts that no graph reads any more."""
+        used = [*coming, *(each.inputs.text for each in self.captured.values())]
+        self.texts = {kind: text for kind, text in self.texts.items() if any(text is each for each in used)}
 
     def forget(self) -> None:
         """Drop all graphs and what they hold."""
@@ -305,6 +323,5 @@ class StepGraphs:
 
     @property
     def nbytes(self) -> int:
-        """Of what all graphs are given."""
-        texts = sum(x.nbytes for text in self.texts.values() for pair in text.all for x in pair)
-        return texts + sum(each.inputs.nbytes for each in self.captured.values())
+        """Of what all graphs are given; their activations, which they share, are not counted."""
+        return sum(text.nbytes for text in self.texts.values()) + sum(each.inputs.nbytes for each in self.captured.values())

@@ -144,8 +144,16 @@ def attention_for_few(function: Any, q: Tensor) -> Any:
 
 
 def graphs_wanted() -> bool:
-    """Steps run as CUDA graphs unless the user says no, or chose an attention: graphs bring their own."""
-    return os.environ.get("LAZYDIFFUSION_CUDA_GRAPHS", "1") != "0" and not chosen_attention()
+    """Whether steps may run as CUDA graphs, which have an attention of their own for holes that differ in size.
+
+    Not where the user chose another one, and not with the allocator that the host takes by default (`--disable-cuda-malloc` takes
+    PyTorch's own): what a failed capture does to that one's memory nobody has tried. LAZYDIFFUSION_CUDA_GRAPHS=1 or 0 overrules both.
+    """
+    said = os.environ.get("LAZYDIFFUSION_CUDA_GRAPHS")
+    if said is not None:
+        return said != "0"
+    others = any(getattr(host_args, f"use_{name}_attention", False) for name in ATTENTION_FLAGS if name != "pytorch_cross")
+    return not others and torch.cuda.get_allocator_backend() == "native"
 
 
 class Reuse:
@@ -528,6 +536,7 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
             return run(noise, start, denoise, Reuse())
         except torch.cuda.OutOfMemoryError:
             logging.warning("Lazy Decode ran out of memory; trying again without keeping the text's keys and values between steps.")
+            transformer_of(model).graphs.forget()
         give_memory_back()
         return run(noise, start, denoise, None)
 

@@ -228,6 +228,20 @@ def test_a_new_reader_starts_as_the_encoder(small):
     assert all(torch.equal(mine[name], theirs[name]) for name in mine if not name.startswith("head."))
 
 
+def test_a_prior_for_the_first_style_is_a_bias_of_the_readers_logits(small):
+    model, _ = load_model(small)
+    with pytest.raises(ValueError, match="reader of styles"):
+        average.prefer_first_style(model, 1.0)
+    larger = extended(model, replace(model.config, styles=3, style_depth=1))
+    encoder = larger.transformer.context_encoder
+    assert encoder.naming is not None
+    x, places = torch.randn(2, 64, encoder.embed.get_parameter("weight").shape[1]), torch.rand(64, 2)
+    before = encoder.naming.logits(x, places, x, x[..., 0] > 0)
+    average.prefer_first_style(larger, 2.5)
+    after = encoder.naming.logits(x, places, x, x[..., 0] > 0)
+    assert torch.allclose(after - before, torch.tensor([2.5, 0.0, 0.0]).expand(2, -1), atol=1e-4)
+
+
 def test_another_number_of_styles_is_refused(small):
     model, _ = load_model(small)
     three = extended(model, replace(model.config, styles=3))

@@ -24,12 +24,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("after", type=Path)
     parser.add_argument("--share", type=float, default=0.5, help="of `after`, 0 to 1")
     parser.add_argument("--style-guidance", type=float, default=None, help="for the config; default: that of `after`")
+    parser.add_argument(
+        "--style-prior", type=float, default=0.0, help="added to the first style's logit: what a canvas has that shows none"
+    )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     model, read = load_model(args.after)
     config = model.config if args.style_guidance is None else replace(model.config, style_guidance=args.style_guidance)
     result = LazyDiffusion(config)
     result.load_state_dict(between(read_checkpoint(args.before).weights, model.state_dict(), args.share))
+    if args.style_prior:
+        prefer_first_style(result, args.style_prior)
     save_checkpoint(args.out, result, read.tokenizer, torch.float16, **read.notes)
     return 0
 
@@ -48,6 +53,18 @@ def between(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], sha
         raise ValueError(f"{first} is {list(before[first].shape)} before and {list(after[first].shape)} after: they must be of one model.")
     start = {name: before.get(name, torch.zeros_like(value)).to(value) for name, value in after.items()}
     return {name: torch.lerp(start[name], value, share) for name, value in after.items()}
+
+
+@torch.no_grad()
+def prefer_first_style(model: LazyDiffusion, logit: float) -> None:
+    """`logit` more for the first style, whatever the canvas shows. In place; raises ValueError where no reader names styles.
+
+    A reader's tokens are averaged with weights that sum to one (`StyleReader`), so its head's bias is a bias of the whole.
+    """
+    naming = model.transformer.context_encoder.naming
+    if naming is None or naming.reader is None:
+        raise ValueError("--style-prior needs a model with a reader of styles (training.naming). Leave it out.")
+    naming.reader.head.get_parameter("bias")[0] += logit
 
 
 if __name__ == "__main__":

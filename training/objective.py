@@ -11,7 +11,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
 
 from lazy_core.config import Prediction
 from lazy_core.geometry import Grid
@@ -160,14 +159,18 @@ def noise_for(hole: Tensor, draws: int, width: int, generators: list[torch.Gener
 
 
 class BatchedMuon(torch.optim.Muon):
-    """Muon that orthogonalises all matrices of a shape at once, at a rate that lies on the device: steps can be captured in a CUDA graph.
+    """Muon without weight decay that orthogonalises all matrices of a shape at once, at a rate that lies on the device: steps can be
+    captured in a CUDA graph.
 
     PyTorch's own takes one matrix after the other, some twenty kernels each, and reads the rate as a number.
     """
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
+
         for group in self.param_groups:
+            assert group["weight_decay"] == 0, "BatchedMuon has no weight decay"
             parameters, gradients, momenta = [], [], []
             self._init_group(group, parameters, gradients, momenta)
             shapes: dict[torch.Size, list[int]] = {}

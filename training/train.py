@@ -310,7 +310,13 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
+            fresh = [{name: group[name] for name in ("lr", "capturable", "fused") if name in group} for group in optimizer.param_groups]
             optimizer.load_state_dict(values)
+            for group, own in zip(optimizer.param_groups, fresh, strict=True):
+                group.update(own)  # the run before may have had graphs where this one has none, or the other way round
+            for kept in optimizer.state.values() if self.team.size == 1 else ():
+                if "step" in kept:
+                    kept["step"] = torch.as_tensor(kept["step"], dtype=torch.float32, device=self.device if self.args.graphs else "cpu")
         self.progress = Progress(**state["progress"])
         if self.shards is None:
             self.generator.set_state(state["generator"].cpu())
