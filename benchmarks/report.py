@@ -93,7 +93,7 @@ def draw_against_hole(rows: list[Row], path: Path, value: str, label: str) -> Pa
             points = sorted(
                 (100 * row.hole, getattr(row, value)) for row in steps if (row.preset, row.size, row.method) == (preset, size, method)
             )
-            if len({hole for hole, _ in points}) == 1:
+            if method != "lazy" and len({hole for hole, _ in points}) == 1:
                 axes.axhline(points[0][1], linestyle="--", label=method, color=colour)
             elif points:
                 axes.plot(*zip(*points, strict=True), marker="o", label=method, color=colour)
