@@ -155,7 +155,7 @@ class Bench:
         """What a preset without VAE and text encoder does of an edit of 10 %: the encoder's pass and all steps in a row."""
         stages, case = stages_of(preset, self.device, self.dtype, True), case_of(size, 0.1)
         steps = {method: in_sequence([stages.step(method, case)], STEPS) for method in ("lazy", "image")}
-        works = {"encode": stages.context(case), **steps, "cold": one_after_the_other(stages.context(case), steps["lazy"])}
+        works = {"encode": stages.context(case), **steps, "cold": in_sequence([stages.context(case), steps["lazy"]], 1)}
         times = in_turn(works, self.device, 5)
         for stage, method in (("encode", "encode"), ("sampling_warm", "lazy"), ("sampling_cold", "cold"), ("sampling_warm", "image")):
             self.add(stage, "image" if method == "image" else "lazy", preset, case, times[method], stages)
@@ -249,12 +249,8 @@ def case_of(size: int, share: float, kind: str = "compact") -> Case:
     return Case(size, hole(kind, share, size)[None], share, kind)
 
 
-def one_after_the_other(*works: Work) -> Work:
-    return lambda: [work() for work in works]
-
-
 def in_sequence(works: Sequence[Work], count: int) -> Work:
-    """Edits one after the other, `count` steps each."""
+    """One work after the other, each `count` times in a row."""
 
     def run() -> None:
         for work in works:

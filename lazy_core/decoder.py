@@ -99,9 +99,9 @@ class LazyDecoder(nn.Module):
 
     def step(self, tokens: Tensor, timestep: Tensor, given: Prepared) -> Tensor:
         """`forward` for tokens [B, K, C p p] at timestep [B]."""
-        if isinstance(given.keys, Packing):
-            return given.keys.unpack(self.run_blocks(given.keys.pack(tokens), timestep[:1], given), tokens)
         timestep = timestep[:1] if given.together else timestep
+        if isinstance(given.keys, Packing):
+            return given.keys.unpack(self.run_blocks(given.keys.pack(tokens), timestep, given), tokens)
         return self.run_blocks(tokens, timestep, given)
 
     def run_blocks(self, tokens: Tensor, timestep: Tensor, given: Prepared) -> Tensor:

@@ -186,20 +186,18 @@ class Row(Inputs):
     def place(self, tokens: Tensor, given: Prepared) -> None:
         packing = packing_of(given)
         assert packing is not None and isinstance(self.given.keys, Ragged)
-        self.index = packing.index
+        self.packing, self.count = packing, sum(packing.lengths)
         for room, values in ((self.given.context, given.context), (self.given.places, given.places)):
-            room[0, : len(self.index)] = values[0] if isinstance(given.keys, Packing) else values.flatten(0, 1)[self.index]
+            room[:, : self.count] = values if packing is given.keys else packing.pack(values)
         ends = [0, *accumulate(packing.lengths), self.form.size]
         self.given.keys.starts.copy_(torch.tensor(ends, dtype=torch.int32))
 
     def enter(self, tokens: Tensor, timestep: Tensor) -> None:
-        self.tokens[0, : len(self.index)] = tokens.flatten(0, 1)[self.index]
+        self.tokens[:, : self.count] = self.packing.pack(tokens)
         self.timestep.copy_(timestep[:1])
 
     def leave(self, output: Tensor, tokens: Tensor) -> Tensor:
-        result = output.new_zeros(len(tokens) * tokens.shape[1], output.shape[-1])
-        result[self.index] = output[0, : len(self.index)]
-        return result.unflatten(0, tokens.shape[:2])
+        return self.packing.unpack(output[:, : self.count], tokens)
 
 
 @dataclass

@@ -45,12 +45,10 @@ class HoleTokens:
     def of(cls, mask: Tensor, count: int | None = None) -> HoleTokens:
         """From a bool mask [B, N], True = hole token. With `count`, a K that no hole exceeds, nothing is read from the device."""
         counts = mask.sum(1)
-        if count is not None:
-            valid = torch.arange(count, device=mask.device)[None] < counts[:, None]
-            first = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
-            return cls(first * valid, valid, mask.shape[1])
-        largest = int(counts.max()) if len(counts) else 0
+        largest = count if count is not None else int(counts.max()) if len(counts) else 0
         valid = torch.arange(largest, device=mask.device)[None] < counts[:, None]
+        if count is not None:
+            return cls((~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :count] * valid, valid, mask.shape[1])
         index = torch.zeros(valid.shape, dtype=torch.int64, device=mask.device)
         index[valid] = mask.nonzero()[:, 1]
         return cls(index, valid, mask.shape[1])

@@ -122,9 +122,9 @@ def model_path(name: str) -> Path:
 ATTENTION_FLAGS = ("split_cross", "quad_cross", "pytorch_cross", "sage", "flash")
 
 
-def chosen_attention() -> bool:
-    """Whether the user asked the host for an attention of their own (`--use-sage-attention` and so on)."""
-    return any(getattr(host_args, f"use_{name}_attention", False) for name in ATTENTION_FLAGS)
+def chosen_attention(*but: str) -> bool:
+    """Whether the user asked the host for an attention of their own (`--use-sage-attention` and so on), for another one than `but`."""
+    return any(getattr(host_args, f"use_{name}_attention", False) for name in ATTENTION_FLAGS if name not in but)
 
 
 def host_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, keys: Tensor | None = None) -> Tensor:
@@ -152,8 +152,7 @@ def graphs_wanted() -> bool:
     said = os.environ.get("LAZYDIFFUSION_CUDA_GRAPHS")
     if said is not None:
         return said != "0"
-    others = any(getattr(host_args, f"use_{name}_attention", False) for name in ATTENTION_FLAGS if name != "pytorch_cross")
-    return not others and torch.cuda.get_allocator_backend() == "native"
+    return not chosen_attention("pytorch_cross") and torch.cuda.get_allocator_backend() == "native"
 
 
 class Reuse:

@@ -35,7 +35,7 @@ METHOD_KEY, SIZE_KEY = "lazydiffusion.method", "lazydiffusion.canvas"  # in a ch
 
 def everything(mask: Tensor) -> HoleTokens:
     """All tokens of a grid [B, N] as if they were the hole's."""
-    return HoleTokens.of(torch.ones_like(mask, dtype=torch.bool))
+    return HoleTokens.of(torch.ones_like(mask, dtype=torch.bool), mask.shape[1])
 
 
 def cut(image: Tensor, boxes: CropBox, side: int, grow: bool = False) -> Tensor:

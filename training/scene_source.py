@@ -12,7 +12,7 @@ from lazy_core.model import LazyDiffusion
 from lazy_core.tokens import HoleTokens
 
 from .captions import CaptionTable
-from .methods import Method
+from .methods import Method, everything
 from .objective import Examples, draws_for, noise_levels
 from .pool import Encoded, bucketed, cat, encode_scenes
 from .scenes import SpriteSheet
@@ -80,7 +80,7 @@ class ScenePool:
             draws = draws_for(largest, (settings.size // config.token_pixels) ** 2, settings.draws)
             sigma = noise_levels(len(text), draws, self.generator, config.prediction)
             lazy = settings.method == "lazy"
-            kept = HoleTokens.of(batch.hole, largest) if lazy else HoleTokens.of(torch.ones_like(batch.hole), total)
+            kept = HoleTokens.of(batch.hole, largest) if lazy else everything(batch.hole)
             keys = None if not lazy else kept.valid if settings.few_shapes else kept.padding
             noise = torch.randn(len(text) * draws, kept.count, width, generator=self.generator, device=self.generator.device)
             yield Examples(batch, text, None, sigma, noise, kept, keys, draws)
