@@ -23,7 +23,7 @@ from lazy_core.composite import composite
 from lazy_core.masks import threshold
 
 from .classifier import Classifier, crops, load_judge, predict, style_crops, style_path
-from .figures import colour_shift, frechet, interval, ratio, recall, seam
+from .figures import Figure, colour_shift, frechet, interval, joint, ratio, recall, seam
 from .methods import MethodEditor
 from .pictures import grid_picture
 from .record import summary
@@ -33,7 +33,7 @@ SEEDS = {"validation": 7_000_000, "test": 9_000_000}  # seeds from here on belon
 REFERENCE = 500_000  # so much further on those of the real pictures that distances are measured to
 BATCH = 8
 FIGURES = ("prompt_accuracy", "style_agreement_near", "style_agreement_far")
-FIGURES += ("frechet", "recall", "seam", "seam_blended", "colour_shift", "ms")
+FIGURES += ("frechet", "frechet_joint", "recall", "seam", "seam_blended", "colour_shift", "ms")
 UNSEEN = ("prompt_accuracy_unseen", "style_agreement_unseen")
 
 
@@ -77,8 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.vae:
         runs.append(Run.through_vae(editors[0], scenes))
     reference = known(sheet, min(2 * args.edits, 2000), args.seed + REFERENCE, args.split)
-    features = judges.features(reference.image, reference.mask)
-    rows = [judges.row(run, scenes, features) for run in runs]
+    seen = judges.seen(reference.image, reference)
+    rows = [judges.row(run, scenes, seen) for run in runs]
     report(rows, args, sheet, scenes)
     if args.grid:
         grid_picture(scenes, {**pictures, "real": scenes.image}, prompts, args.grid_edits).save(args.grid)
@@ -130,6 +130,19 @@ def edit_all(editors: list[MethodEditor], args: argparse.Namespace, scenes: Scen
 
 
 @dataclass(frozen=True)
+class Seen:
+    """Features in holes of `objects` [n, F], and of `all` judges [n, 2 F] (None without one of styles); `style` [n, K] is the scene's."""
+
+    objects: Tensor
+    all: Tensor | None
+    style: Tensor
+
+    def apart(self, other: Seen) -> Figure | None:
+        """How far objects, drawing and the scene's style, taken together, are from those of `other`."""
+        return None if self.all is None or other.all is None else joint(self.all, self.style, other.all, other.style)
+
+
+@dataclass(frozen=True)
 class Judges:
     objects: Classifier
     styles: Classifier | None
@@ -144,15 +157,23 @@ class Judges:
     def features(self, image: Tensor, mask: Tensor) -> Tensor:
         return torch.cat([self.objects.features(crops(i, m)) for i, m in zip(image.split(64), mask.split(64), strict=True)])
 
+    @torch.no_grad()
+    def seen(self, image: Tensor, scenes: Scenes) -> Seen:
+        objects, styles = self.features(image, scenes.mask), self.styles
+        if styles is None:
+            return Seen(objects, None, F.one_hot(scenes.style))
+        looks = [styles.features(style_crops(i, m)) for i, m in zip(image.split(64), scenes.mask.split(64), strict=True)]
+        return Seen(objects, torch.cat([objects, torch.cat(looks)], 1), F.one_hot(scenes.style, styles.head.out_features))
+
     def verdicts(self, image: Tensor, scenes: Scenes) -> tuple[Tensor, Tensor | None]:
         """[B] bool: whether each hole of [B, 3, H, W] shows what was asked for, and in its scene's style."""
         right = predict(self.objects, image, scenes.mask) == scenes.label
         return right, None if self.styles is None else predict(self.styles, image, scenes.mask, style_crops) == scenes.style
 
-    def row(self, run: Run, scenes: Scenes, reference: Tensor) -> dict[str, Any]:
+    def row(self, run: Run, scenes: Scenes, reference: Seen) -> dict[str, Any]:
         """All figures of one method, each [value, low, high]; None where no edit, or no judge, can tell."""
         (right, agree), unseen = self.verdicts(run.image, scenes), scenes.unseen
-        features = self.features(run.image, scenes.mask)
+        seen = self.seen(run.image, scenes)
         row: dict[str, Any] = {"method": run.method, "name": run.name, "prompt_accuracy": interval(right)}
         if agree is not None:
             row["style_agreement"] = interval(agree)
@@ -160,7 +181,8 @@ class Judges:
         row["style_agreement_far"] = None if agree is None else interval(agree[scenes.seen == FAR])
         row["prompt_accuracy_unseen"] = interval(right[unseen])
         row["style_agreement_unseen"] = None if agree is None else interval(agree[unseen])
-        row["frechet"], row["recall"] = frechet(features, reference), recall(features, reference)
+        row["frechet"], row["recall"] = frechet(seen.objects, reference.objects), recall(seen.objects, reference.objects)
+        row["frechet_joint"] = seen.apart(reference)
         row["seam"] = ratio(seam(run.raw, scenes.mask), seam(scenes.image, scenes.mask))
         row["seam_blended"] = ratio(seam(run.image, scenes.mask), seam(scenes.image, scenes.mask))
         row["colour_shift"] = interval(colour_shift(run.raw, scenes.image, scenes.mask))

@@ -1,7 +1,7 @@
 """What an evaluation measures, each figure with its 95 % bootstrap interval: [value, low, high].
 
-Distances between sets of pictures are taken on the object judge's 192 features of the hole's crop. That is no Inception network:
-the figures compare methods on this data, nothing else. Everything here is deterministic.
+Distances between sets of pictures are taken on features of judges trained on this data. These are no Inception network: the figures
+compare methods here, nothing else. Everything here is deterministic.
 """
 
 from __future__ import annotations
@@ -56,6 +56,17 @@ def frechet(features: Tensor, reference: Tensor, draws: int = 50) -> Figure:
     value = distance(torch.arange(len(features)))
     found = torch.stack([distance(pick) for pick in resampled(len(features), draws)])
     return rounded(value, (found - found.mean() + value).clamp_min(0))
+
+
+def joint(features: Tensor, condition: Tensor, reference: Tensor, reference_condition: Tensor, draws: int = 50) -> Figure:
+    """Frechet joint distance (DeVries et al. 2019, arXiv 1907.08175): that of features [n, F] together with what they had to go with.
+
+    The conditions [n, K] and [m, K] are scaled as there, to the mean length of the reference's features [m, F]. Two sets that show
+    the same things, but not each under its own condition, are at distance zero by `frechet`, and apart here.
+    """
+    scale = reference.norm(dim=1).mean() / reference_condition.double().norm(dim=1).mean()
+    pairs = (torch.cat([x, scale * y], 1) for x, y in ((features, condition), (reference, reference_condition)))
+    return frechet(*pairs, draws=draws)
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
