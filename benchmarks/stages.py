@@ -172,7 +172,7 @@ class Stages:
         touched = latent_mask(threshold(case.holes), self.grid(case.side))[:, 0] > 0
         if method == "lazy":
             return inference(lambda: editor.to_latent(picture)), inference(
-                lambda: decode_windows(editor.to_image, latent, picture, touched)
+                lambda: decode_windows(editor.to_image, editor.to_image, latent, picture, touched)
             )
         return inference(lambda: editor.to_latent(picture)), inference(lambda: editor.to_image(latent))
 

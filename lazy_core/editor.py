@@ -12,6 +12,7 @@ from torch import Tensor
 from .checkpoint import load_model
 from .composite import Blend
 from .context import Context
+from .geometry import Box
 from .graphs import StepGraphs
 from .lazy_vae import decode_windows
 from .model import LazyDiffusion, store_for_few_rows
@@ -61,7 +62,7 @@ class LazyEditor:
         `shift` moves the noise levels of flow models, see `schedule.shifted`; None is the checkpoint's own.
         """
         sample = self.sampler(context, prompt, steps, cfg, solver, shift)
-        decode_hole = partial(decode_windows, self.to_image)
+        decode_hole = partial(decode_windows, self.to_image, self.to_image)
         image, _ = lazy_decode(context, sample, self.to_latent, self.to_image, seed, denoise, blend, decode_hole)
         return image
 
@@ -104,5 +105,5 @@ class LazyEditor:
     def to_latent(self, image: Tensor) -> Tensor:
         return self.vae.encode(image.to(self.vae.mean) * 2 - 1).float().cpu()
 
-    def to_image(self, latent: Tensor) -> Tensor:
-        return (self.vae.decode(latent.to(self.vae.mean)) / 2 + 0.5).clamp(0, 1).float().cpu()
+    def to_image(self, latent: Tensor, right: Box | None = None) -> Tensor:
+        return (self.vae.decode(latent.to(self.vae.mean), right) / 2 + 0.5).clamp(0, 1).float().cpu()

@@ -94,6 +94,10 @@ class Box:
         return self.right - self.left
 
     @property
+    def size(self) -> tuple[int, int]:
+        return self.height, self.width
+
+    @property
     def area(self) -> int:
         return self.height * self.width
 

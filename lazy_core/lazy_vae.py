@@ -19,6 +19,9 @@ from .geometry import Box, merged
 DecodeImage = Callable[[Tensor], Tensor]
 """VAE decoder: latent [B, C, h, w] -> [B, 3, H', W'] in 0..1."""
 
+DecodePart = Callable[[Tensor, Box], Tensor]
+"""Decodes a window's latents [1, C, h, w] for those in a box alone: -> their pixels [1, 3, H', W'] in 0..1."""
+
 EncodeImage = Callable[[Tensor], Tensor]
 """VAE encoder: [B, 3, H', W'] in 0..1, whole tokens -> latent [B, C, h, w]."""
 
@@ -58,7 +61,7 @@ def around(hole: np.ndarray, window: Box, margin: int) -> Box | None:
     return inside and inside.moved(window.top, window.left)
 
 
-def decode_windows(decode: DecodeImage, latent: Tensor, canvas: Tensor, cells: Tensor, halo: int = HALO) -> Tensor:
+def decode_windows(decode: DecodeImage, decode_part: DecodePart, latent: Tensor, canvas: Tensor, cells: Tensor, halo: int = HALO) -> Tensor:
     """Latent [B, C, h, w] of the edited canvas, canvas [B, 3, H', W'], touched latents [B, h, w] bool -> [B, 3, H', W'] in 0..1.
 
     Right in the hole and on the latents next to it; the canvas's own pixels elsewhere.
@@ -71,8 +74,8 @@ def decode_windows(decode: DecodeImage, latent: Tensor, canvas: Tensor, cells: T
             result[index] = decode(latent[index : index + 1])[0].to(result)
             continue
         for part in parts:
-            pixels = decode(part.computed.cut(latent[index : index + 1]))[0]
-            part.right.times(scale).cut(result[index]).copy_(part.inner.times(scale).cut(pixels))
+            pixels = decode_part(part.computed.cut(latent[index : index + 1]), part.inner)
+            part.right.times(scale).cut(result[index]).copy_(pixels[0])
     return result
 
 

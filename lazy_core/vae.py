@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import VAEConfig
+from .geometry import Box
+
+MARGINS = 4, 3  # cells around what is wanted that the layers after each upsampling need: all that they see, but for half a latent
 
 
 class TinyVAE(nn.Module):
@@ -55,9 +58,22 @@ class TinyVAE(nn.Module):
         """[B, 3, H, W] in -1..1 -> [B, C, H/8, W/8], normalised. H and W are multiples of 8."""
         return (self.encoder(image) - self.mean.to(image)) / self.std.to(image)
 
-    def decode(self, latent: Tensor) -> Tensor:
-        """[B, C, h, w] -> [B, 3, 8h, 8w], about -1..1 (not clamped)."""
-        return self.decoder(latent * self.std.to(latent) + self.mean.to(latent))
+    def decode(self, latent: Tensor, right: Box | None = None) -> Tensor:
+        """[B, C, h, w] -> [B, 3, 8h, 8w], about -1..1 (not clamped).
+
+        `right`: the latents [h', w'] whose pixels [B, 3, 8h', 8w'] alone are wanted. The finer the layers, the less they see beyond these,
+        so that what lies around them is left behind on the way up.
+        """
+        x = latent * self.std.to(latent) + self.mean.to(latent)
+        if right is None:
+            return self.decoder(x)
+        margins = iter(MARGINS)
+        for layer in self.decoder:
+            if isinstance(layer, nn.Upsample):
+                kept = right.grown(next(margins)).within(Box(0, 0, *x.shape[-2:]))
+                x, right = kept.cut(x), right.moved(-kept.top, -kept.left).times(2)
+            x = layer(x)
+        return right.times(2).cut(x)
 
 
 class SoftClamp(nn.Module):

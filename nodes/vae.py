@@ -6,9 +6,10 @@ from functools import partial
 from typing import Any
 
 from comfy.ldm.modules.diffusionmodules.model import AttnBlock, Decoder, ResnetBlock, Upsample
-from torch import nn
+from torch import Tensor, nn
 
 from ..lazy_core.canvases import Canvases
+from ..lazy_core.geometry import Box
 from ..lazy_core.lazy_vae import DecodeImage, EncodeImage, decode_windows
 from ..lazy_core.pipeline import DecodeHole
 from ..lazy_core.record import Parts
@@ -33,9 +34,16 @@ def canvas_encoder(vae: Any) -> EncodeImage:
 def hole_decoder(vae: Any, decode: DecodeImage) -> DecodeHole | None:
     """`decode` is the whole picture's; None for a VAE that has to decode in full."""
     if isinstance(vae.first_stage_model, TinyVAE):
-        return partial(decode_windows, decode)
+        return partial(decode_windows, decode, partial(decoded_part, vae))
     parts = parts_of(getattr(vae.first_stage_model, "decoder", None))
     return parts and partial(RECORDS.decode, host.vae_key(vae), parts, decode)
+
+
+def decoded_part(vae: Any, latent: Tensor, wanted: Box) -> Tensor:
+    """A `lazy_core.lazy_vae.DecodePart` with our VAE. A host that ran out of memory decodes in tiles, and everything."""
+    pixels = vae.decode(latent, vae_options={"right": wanted}).movedim(-1, 1)
+    scale = vae.spacial_compression_decode()
+    return pixels if pixels.shape[-2:] == wanted.times(scale).size else wanted.times(scale).cut(pixels)
 
 
 def parts_of(decoder: Any) -> Parts | None:

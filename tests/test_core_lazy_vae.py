@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from lazy_core.checkpoint import load_model
+from lazy_core.geometry import Box
 from lazy_core.lazy_vae import HALO, decode_windows, windows
 from lazy_core.vae import TinyVAE
 
@@ -29,9 +31,13 @@ def vae() -> TinyVAE:
     return model.vae
 
 
-def decode(vae: TinyVAE, latent: Tensor) -> Tensor:
+def decode(vae: TinyVAE, latent: Tensor, right: Box | None = None) -> Tensor:
     with torch.inference_mode():
-        return (vae.decode(latent) / 2 + 0.5).clamp(0, 1)
+        return (vae.decode(latent, right) / 2 + 0.5).clamp(0, 1)
+
+
+def decode_holes(vae: TinyVAE, latent: Tensor, canvas: Tensor, cells: Tensor) -> Tensor:
+    return decode_windows(partial(decode, vae), partial(decode, vae), latent, canvas, cells)
 
 
 def picture(kind: str) -> Tensor:
@@ -72,7 +78,7 @@ def test_windows_equal_the_full_decode(vae: TinyVAE, canvas: str, hole: str):
     with torch.inference_mode():
         latent = torch.where(cells[:, None], vae.encode(other * 2 - 1), vae.encode(image * 2 - 1))
     pixels = cells.repeat_interleave(8, 1).repeat_interleave(8, 2)
-    full, lazy = decode(vae, latent), decode_windows(lambda part: decode(vae, part), latent, image, cells)
+    full, lazy = decode(vae, latent), decode_holes(vae, latent, image, cells)
     error = (lazy - full).movedim(1, -1)[pixels]
     quality = -10 * error.square().mean().clamp_min(1e-20).log10()
     print(f"{canvas}, {hole}: {quality:.1f} dB, worst pixel {error.abs().max() / LEVEL:.3f} levels")
@@ -89,17 +95,29 @@ def near(cells: Tensor) -> Tensor:
     return result
 
 
+@pytest.mark.parametrize("right", [Box(6, 6, 18, 18), Box(0, 6, 3, 20), Box(20, 0, 24, 24), Box(0, 0, 24, 24), Box(9, 11, 10, 12)], ids=str)
+@pytest.mark.parametrize("trained", [True, False])
+def test_wanted_latents_are_decoded_as_in_the_whole_window(vae: TinyVAE, trained: bool, right: Box):
+    """Up to rounding, on latents of white noise, which are harder than any picture's."""
+    torch.manual_seed(3)
+    used = vae if trained else TinyVAE(vae.config)
+    latent = torch.randn(2, vae.config.latent_channels, 24, 24)
+    part, whole = decode(used, latent, right), decode(used, latent)
+    assert part.shape == (2, 3, 8 * right.height, 8 * right.width)
+    assert (part - right.times(8).cut(whole)).abs().max() < 0.5 * LEVEL
+
+
 def test_cost_follows_the_hole(vae: TinyVAE):
-    """Counted operations: a compact hole of 10 % in 512 px costs at most a quarter of the full decode."""
+    """Counted operations: a compact hole of 10 % in 512 px costs less than a quarter of the full decode."""
     latent = torch.zeros(1, vae.config.latent_channels, SIDE, SIDE)
     canvas = torch.zeros(1, 3, 8 * SIDE, 8 * SIDE)
     with FlopCounterMode(display=False) as full:
         decode(vae, latent)
     with FlopCounterMode(display=False) as lazy:
-        decode_windows(lambda part: decode(vae, part), latent, canvas, holes("compact"))
+        decode_holes(vae, latent, canvas, holes("compact"))
     share = lazy.get_total_flops() / full.get_total_flops()
     print(f"lazy decode of a 10 % hole: {100 * share:.1f} % of the full decode's operations")
-    assert share <= 0.25
+    assert share <= 0.22
 
 
 def test_windows_contain_every_hole_and_never_overlap():
@@ -122,12 +140,12 @@ def test_a_large_hole_is_decoded_in_full(vae: TinyVAE):
     """And then equals the full decode bit for bit."""
     cells = torch.ones(1, SIDE, SIDE, dtype=torch.bool)
     latent = torch.randn(1, vae.config.latent_channels, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    result = decode_windows(lambda part: decode(vae, part), latent, picture("flat"), cells)
+    result = decode_holes(vae, latent, picture("flat"), cells)
     assert torch.equal(result, decode(vae, latent))
 
 
 def test_no_hole_leaves_the_canvas(vae: TinyVAE):
     canvas = picture("noise")
-    result = decode_windows(lambda part: decode(vae, part), torch.zeros(1, 8, SIDE, SIDE), canvas, holes("none"))
+    result = decode_holes(vae, torch.zeros(1, 8, SIDE, SIDE), canvas, holes("none"))
     assert torch.equal(result, canvas)
     assert result is not canvas

@@ -135,10 +135,19 @@ def test_lazy_and_full_vae_decode_agree(lazy: Lazy, context: Any):
 
 def test_lazy_decode_sees_the_neighbourhood_alone(lazy: Lazy, context: Any):
     """24 x 24 latents with a hole of 6 x 6 near a corner: the hole and a halo of 6, as far as there is canvas."""
-    with shapes(lazy.vae.first_stage_model.decoder) as seen:
+    first, *_, last = lazy.vae.first_stage_model.decoder
+    with shapes(first) as seen, shapes(last) as left:
         lazy.decode(context, vae_decode="lazy")
         lazy.decode(context, vae_decode="full")
     assert seen == [(15, 14), (24, 24)]
+    assert left[0] < (4 * 15 - 8, 4 * 14 - 8) and left[1] == (96, 96)  # and less of it, the finer the layer
+
+
+def test_without_memory_for_the_neighbourhood_the_host_decodes_in_tiles(lazy: Lazy, context: Any, monkeypatch: pytest.MonkeyPatch):
+    expected, vae = lazy.decode(context, blend="none")[0], lazy.vae.first_stage_model
+    plain = vae.decode
+    monkeypatch.setattr(vae, "decode", lambda latent, right=None: plain(latent) if right is None else no_room())
+    assert float((lazy.decode(context, blend="none")[0] - expected).abs().max()) < 0.1 / 255
 
 
 @contextmanager
