@@ -25,7 +25,7 @@ from training.brushes import CropBox, bounds, crop_boxes, inside
 from training.captions import NOTHING, all_captions, captions_of, grow_embedding, plural, tokenizer_for
 from training.methods import METHODS, MethodEditor, cut, put_back
 from training.objective import token_loss
-from training.scenes import FAR, NEAR, OBJECTS, TWO, Draw, Recipe, SpriteSheet, cast_of, compose, pair_split
+from training.scenes import FAR, NEAR, OBJECTS, TWO, UNKNOWN, Draw, Recipe, SpriteSheet, cast_of, compose, pair_split
 from training.train import extended
 
 WORDS = ["dot", "bar", "box", "arch", "cross", "ring", "cone", "leaf", "star", "moon", "drop", "gate", "sun", "kite", "bell", "fan"]
@@ -277,6 +277,17 @@ def test_withheld_pairs_never_occur_in_training():
     assert 0.2 < unseen.float().mean() < 0.3 and bright.pairs("test")[style[unseen], objects[unseen, 0]].all()
     assert bright.pairs("train")[style[:, None], objects[:, 1:]].all() and bright.pairs("train")[style[~unseen], objects[~unseen, 0]].all()
     assert all(len(set(row)) == 5 for row in objects.tolist())
+
+
+def test_bare_scenes_show_nothing_and_are_of_the_first_style():
+    made = compose(sheet(), 64, 64, torch.Generator().manual_seed(3), Recipe(bare=0.5, removals=0.0))
+    plain = (made.style == 0) & (made.seen == UNKNOWN)
+    assert 20 < int(plain.sum()) < 50
+    empty = made.empty[plain].var((2, 3)).mean()
+    assert empty < made.empty[~plain].var((2, 3)).mean(), "objects stand out"
+    assert bool((made.image[plain] != made.empty[plain]).flatten(1).any(1).all()), "the target is there all the same"
+    asked = evaluate.known(sheet(), 24, 5, "test", bare=True)
+    assert bool((asked.seen == UNKNOWN).all()) and bool((asked.style == 0).all()) and not bool(asked.unseen.any())
 
 
 def test_far_scenes_show_the_style_outside_the_crop_only():

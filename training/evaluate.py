@@ -47,6 +47,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cfg", type=float, default=3.0)
     parser.add_argument("--canvas", type=int, default=256, help="px; above 256 the same scenes lie in a larger canvas")
     parser.add_argument("--language", choices=["en", "zh"], default="en")
+    parser.add_argument("--bare", action="store_true", help="canvases that show no object: style agreement is then with the first style")
     parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument("--quick", action="store_true", help="24 edits of 6 steps: a look in under a minute, not a measurement")
     parser.add_argument(
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     sheet = SpriteSheet.load(args.data)
     editors = [MethodEditor.load(path, args.device) for path in args.model]
     judges = Judges.load(args.judge, sheet)
-    scenes = enlarged(known(sheet, args.edits, args.seed, args.split), args.canvas)
+    scenes = enlarged(known(sheet, args.edits, args.seed, args.split, bare=args.bare), args.canvas)
     prompts = sheet.prompts(scenes.label, args.language)
     hashes = f"data {digest(args.data)}, scenes {scenes_digest(scenes)}"
     print(f"{args.edits} edits of {args.steps} steps, {args.split} split, seeds from {args.seed}; {hashes}; {args.device}")
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     pictures = {run.name: run.image for run in runs[1:]}
     if args.vae:
         runs.append(Run.through_vae(editors[0], scenes))
-    reference = known(sheet, min(2 * args.edits, 2000), args.seed + REFERENCE, args.split)
+    reference = known(sheet, min(2 * args.edits, 2000), args.seed + REFERENCE, args.split, bare=args.bare)
     seen = judges.seen(reference.image, reference)
     rows = [judges.row(run, scenes, seen) for run in runs]
     report(rows, args, sheet, scenes)
@@ -229,15 +230,16 @@ def shown(figure: list[float] | None) -> str:
     return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*figure, d=digits)
 
 
-def known(sheet: SpriteSheet, count: int, seed: int, split: str, drawn: float = 0.0, size: int = 256) -> Scenes:
+def known(sheet: SpriteSheet, count: int, seed: int, split: str, drawn: float = 0.0, size: int = 256, bare: bool = False) -> Scenes:
     """`count` scenes of `size` px, as many near as far as far as chance allows; none of a huge mask, where a crop says little.
 
-    `drawn`: the share with edge drawings.
+    `drawn`: the share with edge drawings. `bare`: scenes that show no other object instead, all in the first style.
     """
     recipe, parts, found = replace(Recipe.held_out(split), drawn=drawn), [], 0  # type: ignore[arg-type]
+    recipe = replace(recipe, bare=1.0, withheld=0.0) if bare else recipe
     while found < count:
         scenes = compose(sheet, 32, size, torch.Generator().manual_seed(seed), recipe)
-        parts.append(scenes.take(((scenes.mask.mean((1, 2, 3)) < 0.6) & (scenes.seen != UNKNOWN)).nonzero().flatten()))
+        parts.append(scenes.take(((scenes.mask.mean((1, 2, 3)) < 0.6) & ((scenes.seen == UNKNOWN) == bare)).nonzero().flatten()))
         found, seed = found + len(parts[-1].label), seed + 1
     return cat(parts).take(slice(0, count))
 

@@ -27,7 +27,7 @@ from .pool import Encoded
 from .precision import mixed_precision, optimizer_for
 from .record import Record, learning_rate, summary
 from .scene_source import PoolSettings, ScenePool
-from .scenes import SpriteSheet
+from .scenes import Recipe, SpriteSheet
 from .train import extended
 
 
@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--pool", type=int, default=12288, help="encoded scenes held in memory")
     parser.add_argument("--fresh", type=int, default=0, help="scenes replaced per step")
+    parser.add_argument("--bare", type=float, default=0.0, help="share of scenes that show no object; these are of the first style")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--record-every", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     model = extended(model, replace(model.config, styles=len(sheet.styles), style_depth=depth)).to(device)
     args.out.mkdir(parents=True, exist_ok=True)
     record = Record(args.out / "record.json", vars(args))
-    settings = PoolSettings(args.size, "lazy", args.batch, 1, args.pool, args.fresh)
+    settings = PoolSettings(args.size, "lazy", args.batch, 1, args.pool, args.fresh, recipe=Recipe(bare=args.bare))
     captions = CaptionTable(sheet.names, Tokenizer.from_str(checkpoint.tokenizer or ""), device)
     train(model, ScenePool(sheet, model, captions, settings, torch.Generator(device).manual_seed(args.seed)), args, record)
     save_checkpoint(args.out / "model.safetensors", model, checkpoint.tokenizer, torch.float16, **checkpoint.notes)

@@ -15,7 +15,7 @@ from lazy_core.vae import TinyVAE
 from .brushes import crop_boxes
 from .methods import Method, cut
 from .precision import mixed_precision
-from .scenes import SpriteSheet, compose
+from .scenes import Recipe, SpriteSheet, compose
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,20 @@ def cat(parts: list[Encoded]) -> Encoded:
 
 @torch.no_grad()
 def encode_scenes(
-    sheet: SpriteSheet, vae: TinyVAE | None, config: LazyConfig, count: int, size: int, generator: torch.Generator, method: Method = "lazy"
+    sheet: SpriteSheet,
+    vae: TinyVAE | None,
+    config: LazyConfig,
+    count: int,
+    size: int,
+    generator: torch.Generator,
+    method: Method = "lazy",
+    recipe: Recipe | None = None,
 ) -> Encoded:
     """Compose and encode; without a VAE the latent is the image in -1..1. Half precision, as it is stored.
 
     For `crop` what is encoded is the square around each mask, brought to half the canvas's side.
     """
-    scenes = compose(sheet, count, size, generator)
+    scenes = compose(sheet, count, size, generator, recipe)
     image, mask, lines = scenes.image, scenes.mask, scenes.lines * scenes.binding.view(-1, 1, 1, 1)
     if method == "crop":
         size //= 2

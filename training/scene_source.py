@@ -15,14 +15,14 @@ from .captions import CaptionTable
 from .methods import Method, everything
 from .objective import Examples, draws_for, noise_levels
 from .pool import Encoded, bucketed, cat, encode_scenes
-from .scenes import SpriteSheet
+from .scenes import Recipe, SpriteSheet
 
 
 @dataclass(frozen=True)
 class PoolSettings:
     """Canvas in px, scenes a step, noise levels for each, scenes held in memory, and how many of them a step replaces.
 
-    `few_shapes`: holes are padded to one of a few sizes, so that steps can be captured.
+    `few_shapes`: holes are padded to one of a few sizes, so that steps can be captured. `recipe`: what is composed, None as ever.
     """
 
     size: int
@@ -32,6 +32,7 @@ class PoolSettings:
     pool: int
     fresh: int
     few_shapes: bool = False
+    recipe: Recipe | None = None
 
 
 def padded(count: int) -> int:
@@ -50,7 +51,7 @@ class ScenePool:
 
     def encode(self, count: int) -> Encoded:
         model, settings = self.model, self.settings
-        return encode_scenes(self.sheet, model.vae, model.config, count, settings.size, self.generator, settings.method)
+        return encode_scenes(self.sheet, model.vae, model.config, count, settings.size, self.generator, settings.method, settings.recipe)
 
     def batches(self) -> Iterator[tuple[Encoded, int]]:
         """Scenes, and the tokens of the largest hole among them."""

@@ -99,7 +99,10 @@ def pair_split(styles: int, objects: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to compose: whose (object, style) pairs, the shares of removals, twos, far scenes, withheld pairs, drawn edges."""
+    """What to compose: whose (object, style) pairs, the shares of removals, twos, far scenes, withheld pairs, drawn edges.
+
+    `bare`: the share with no other object, all of them in the first style.
+    """
 
     split: Split = "train"
     removals: float = 0.08
@@ -108,6 +111,7 @@ class Recipe:
     withheld: float = 0.0
     everything: float = 0.02
     drawn: float = 0.4
+    bare: float = 0.0
 
     @classmethod
     def held_out(cls, split: Split = "test") -> Recipe:
@@ -121,7 +125,8 @@ OBJECTS = Recipe("all", removals=0.0, twos=0.0, everything=0.0)  # for judges: e
 def compose(sheet: SpriteSheet, count: int, size: int, generator: torch.Generator, recipe: Recipe | None = None) -> Scenes:
     """Draw `count` scenes of `size` x `size` px. The generator's device is the sheet's."""
     recipe, draw = recipe or Recipe(), Draw(generator)
-    style, objects, unseen = cast_of(sheet, draw, count, recipe)
+    bare = draw.uniform(count) < recipe.bare if recipe.bare else torch.zeros(count, dtype=torch.bool, device=draw.device)
+    style, objects, unseen = cast_of(sheet, draw, count, recipe, bare)
     scale = scales(draw, count)
     sprite, look = target_sprite(sheet.sprites[style, objects[:, 0]], scale, draw, recipe)
     box = placements(draw, scale)
@@ -131,7 +136,7 @@ def compose(sheet: SpriteSheet, count: int, size: int, generator: torch.Generato
     light, length = lights(draw, count), scale * draw.uniform(count, 1, low=0.1, high=0.24)
     image, others = backgrounds(draw, count, size), torch.zeros_like(mask)
     for other, where, shown in neighbours(draw, scale, box, crop, size, recipe):
-        drawn = place(sheet.sprites[style, objects[:, other]], where, size) * shown.view(-1, 1, 1, 1)
+        drawn = place(sheet.sprites[style, objects[:, other]], where, size) * (shown & ~bare).view(-1, 1, 1, 1)
         image, others = paint(image, drawn, light * length), torch.maximum(others, drawn[:, 3:])
     tint = tints(draw, count)
     removed = draw.uniform(count) < recipe.removals
@@ -145,10 +150,10 @@ def compose(sheet: SpriteSheet, count: int, size: int, generator: torch.Generato
     return Scenes(painted * tint, image * tint, mask, label, style, look, seen, unseen & ~removed, lines, binding)
 
 
-def cast_of(sheet: SpriteSheet, draw: Draw, count: int, recipe: Recipe) -> tuple[Tensor, Tensor, Tensor]:
+def cast_of(sheet: SpriteSheet, draw: Draw, count: int, recipe: Recipe, bare: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """-> style [B], objects [B, 1 + OTHERS] all different where the sheet has enough, target first, and `unseen` [B] bool."""
     common = sheet.pairs("all" if recipe.split == "all" else "train").float()
-    style = draw.integers(count, high=len(sheet.styles))
+    style = torch.where(bare, 0, draw.integers(count, high=len(sheet.styles)))
     rare = sheet.pairs(recipe.split).nonzero()
     withheld = draw.uniform(count) < (recipe.withheld if recipe.split in ("validation", "test") and len(rare) else 0.0)
     pick = rare[draw.integers(count, high=max(len(rare), 1))] if len(rare) else torch.zeros(count, 2, dtype=torch.int64, device=draw.device)
