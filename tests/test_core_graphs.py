@@ -16,41 +16,27 @@ from lazy_core import graphs
 from lazy_core.config import PRESETS
 from lazy_core.decoder import LazyDecoder, Prepared
 from lazy_core.graphs import Captured, Even, Form, Inputs, Row, StepGraphs, Text, bucket
-from lazy_core.model import LazyTransformer, initialise
+from lazy_core.model import LazyTransformer
 from lazy_core.tokens import Packing
+from made import Edit, edit_of, weights_for
 
 TINY = PRESETS["tiny"]
-Made = tuple[Tensor, Tensor, Prepared]
 
 
 @pytest.fixture
 def decoder() -> LazyDecoder:
     model = LazyTransformer(TINY)
-    initialise(model, torch.Generator().manual_seed(0))
-    with torch.no_grad():  # leave the zero start, or nothing would depend on anything
-        for index, parameter in enumerate(model.parameters()):
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)) * 0.05)
+    weights_for(model)
     return model.eval().decoder
 
 
-def edit(decoder: LazyDecoder, lengths: list[int], seed: int = 0, packed: bool = False, words: int = 5) -> Made:
-    """Tokens, timestep and what is prepared for holes of so many tokens."""
-    draw = torch.Generator().manual_seed(seed)
-    count, most = len(lengths), max(lengths)
-    valid = torch.arange(most)[None] < torch.tensor(lengths)[:, None]
-    context, places = torch.randn(count, most, TINY.encoder_width, generator=draw), torch.randn(count, most, 2, generator=draw)
-    caption, keys = torch.randn(count, words, TINY.caption_width, generator=draw), None if bool(valid.all()) else valid
-    given = decoder.prepare(context, places, caption, keys, packed=packed)
-    return torch.randn(count, most, 16, generator=draw), torch.full((count,), 700.0 - seed), given
-
-
-def inputs_for(decoder: LazyDecoder, made: Made) -> Inputs:
+def inputs_for(decoder: LazyDecoder, made: Edit) -> Inputs:
     tokens, _, given = made
     form = Form.of(tokens, given)
     return (Even if form.longest is None else Row)(decoder, form, given, Text(form, given), tokens.shape[-1])
 
 
-def through(inputs: Inputs, made: Made) -> Tensor:
+def through(inputs: Inputs, made: Edit) -> Tensor:
     tokens, timestep, given = made
     inputs.load(tokens, given)
     inputs.enter(tokens, timestep)
@@ -62,7 +48,7 @@ def through(inputs: Inputs, made: Made) -> Tensor:
 @pytest.mark.parametrize("lengths", [[1], [40], [33, 33], [6, 38, 1], [1, 1, 90], [64, 60]])
 def test_rounded_up_it_computes_what_a_step_does(decoder, lengths, packed):
     """Padded, packed and even batches; then another edit of the same form in the same memory, and the first one again."""
-    first, other = edit(decoder, lengths, 1, packed), edit(decoder, [max(n - 1, 1) for n in lengths], 2, packed)
+    first, other = edit_of(decoder, lengths, 1, packed), edit_of(decoder, [max(n - 1, 1) for n in lengths], 2, packed)
     inputs, done = inputs_for(decoder, first), 0
     assert isinstance(inputs, Even) == (len(set(lengths)) == 1)
     for made in (first, other, first):
@@ -81,7 +67,7 @@ def test_rounded_up_it_computes_what_a_step_does(decoder, lengths, packed):
 @pytest.mark.parametrize("long, short", [([31, 31], [26, 26]), ([40, 62], [41, 57])])
 def test_what_an_edit_leaves_behind_never_reaches_the_next(decoder, long, short):
     """Padding is whatever was there: another edit's tokens in it change no bit of what is computed beside it."""
-    before, made = edit(decoder, long, 1), edit(decoder, short, 2)
+    before, made = edit_of(decoder, long, 1), edit_of(decoder, short, 2)
     inputs = inputs_for(decoder, before)
     clean = through(inputs_for(decoder, made), made)
     through(inputs, before)
@@ -133,7 +119,7 @@ def test_holes_of_all_sizes_share_a_few_graphs(decoder, capture):
     steps = StepGraphs()
     sizes = torch.randint(1, 200, (50,), generator=torch.Generator().manual_seed(0)).tolist()
     for seed, size in enumerate([*sizes, *sizes]):
-        made = edit(decoder, [size, size], seed)
+        made = edit_of(decoder, [size, size], seed)
         for _ in range(2):
             assert torch.allclose(steps.step(decoder, *made), decoder.step(*made), atol=1e-5)
         if seed == len(sizes) - 1:
@@ -144,7 +130,7 @@ def test_holes_of_all_sizes_share_a_few_graphs(decoder, capture):
 @torch.no_grad()
 def test_two_samplings_may_take_turns(decoder, capture):
     """Positive and negative prompts in calls of their own, as the host does when memory is short: same form, one graph."""
-    steps, one, other = StepGraphs(), edit(decoder, [20], 1), edit(decoder, [21], 2)
+    steps, one, other = StepGraphs(), edit_of(decoder, [20], 1), edit_of(decoder, [21], 2)
     for _ in range(3):
         for made in (one, other):
             assert torch.allclose(steps.step(decoder, *made), decoder.step(*made), atol=1e-5)
@@ -153,12 +139,12 @@ def test_two_samplings_may_take_turns(decoder, capture):
 
 @torch.no_grad()
 def test_moved_weights_drop_every_graph(decoder, capture):
-    steps, made = StepGraphs(), edit(decoder, [20], 1)
+    steps, made = StepGraphs(), edit_of(decoder, [20], 1)
     steps.step(decoder, *made)
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.data = parameter.data.clone() * 1.5
-    again = edit(decoder, [20], 1)
+    again = edit_of(decoder, [20], 1)
     assert torch.allclose(steps.step(decoder, *again), decoder.step(*again), atol=1e-5)
     assert len(capture) == 2 and len(steps.captured) == 1
 
@@ -169,11 +155,11 @@ def test_graphs_and_what_they_hold_are_bounded(decoder, capture, monkeypatch):
     steps = StepGraphs()
     for words in range(1, 6):
         for size in (20, 60, 100):
-            steps.step(decoder, *edit(decoder, [size], words=words))
+            steps.step(decoder, *edit_of(decoder, [size], words=words))
             assert len(steps.captured) <= 3 and len(steps.texts) <= 3
     monkeypatch.setattr(graphs, "LIMIT", steps.nbytes)
     before = steps.nbytes
-    steps.step(decoder, *edit(decoder, [150], words=5))
+    steps.step(decoder, *edit_of(decoder, [150], words=5))
     assert steps.nbytes <= before + next(reversed(steps.captured.values())).inputs.nbytes
     steps.forget()
     assert steps.nbytes == 0
@@ -181,7 +167,7 @@ def test_graphs_and_what_they_hold_are_bounded(decoder, capture, monkeypatch):
 
 @torch.no_grad()
 def test_what_takes_all_the_room_is_not_captured(decoder, capture, monkeypatch):
-    steps, made = StepGraphs(), edit(decoder, [20])
+    steps, made = StepGraphs(), edit_of(decoder, [20])
     monkeypatch.setattr(graphs, "LIMIT", 1000)
     assert torch.equal(steps.step(decoder, *made), decoder.step(*made))
     assert not capture and not steps.texts and steps.nbytes == 0
@@ -189,7 +175,7 @@ def test_what_takes_all_the_room_is_not_captured(decoder, capture, monkeypatch):
 
 @torch.no_grad()
 def test_an_edit_is_not_kept_alive(decoder, capture):
-    steps, made = StepGraphs(), edit(decoder, [20], 1)
+    steps, made = StepGraphs(), edit_of(decoder, [20], 1)
     steps.step(decoder, *made)
     held = steps.captured[Form.of(made[0], made[2])].inputs.loaded
     assert held() is made[2]
@@ -211,7 +197,7 @@ def test_where_capturing_fails_steps_run_as_ever(decoder, capture, monkeypatch, 
     monkeypatch.setattr(Captured, "of", of)
     monkeypatch.setattr(StepGraphs, "possible", lambda self, tokens, given: not self.failed and self.short() is not given)
     steps = StepGraphs()
-    for made in (edit(decoder, [20], 1), edit(decoder, [40], 2)):
+    for made in (edit_of(decoder, [20], 1), edit_of(decoder, [40], 2)):
         for _ in range(3):
             assert torch.equal(steps.step(decoder, *made), decoder.step(*made))
     assert len(asked) == tries and not steps.captured
@@ -221,8 +207,8 @@ def test_where_capturing_fails_steps_run_as_ever(decoder, capture, monkeypatch, 
 @torch.no_grad()
 def test_nothing_is_captured_without_a_gpu_or_against_the_users_wish(decoder):
     refused: Callable[[], bool] = lambda: False  # noqa: E731
-    _, _, even = edit(decoder, [20])
-    _, _, apart = edit(decoder, [20, 10])
+    _, _, even = edit_of(decoder, [20])
+    _, _, apart = edit_of(decoder, [20, 10])
 
     def possible(steps: StepGraphs, given: Prepared, *shape: int) -> bool:
         class OnCuda:  # what `possible` asks of a tensor
@@ -244,7 +230,7 @@ def test_nothing_is_captured_without_a_gpu_or_against_the_users_wish(decoder):
     assert not possible(StepGraphs(), apart, 2, 20, 16)  # float32: no kernel for holes that differ in size
     with torch.enable_grad():
         assert not possible(StepGraphs(), even, 2, 20, 16)
-    steps, made = StepGraphs(), edit(decoder, [20])
+    steps, made = StepGraphs(), edit_of(decoder, [20])
     assert torch.equal(steps.step(decoder, *made), decoder.step(*made)) and not steps.made
 
 

@@ -13,17 +13,16 @@ from torch import Tensor
 
 from lazy_core.attention import ragged
 from lazy_core.config import PRESETS
-from lazy_core.decoder import LazyDecoder, Prepared
+from lazy_core.decoder import LazyDecoder
 from lazy_core.editor import LazyEditor
 from lazy_core.geometry import Grid
 from lazy_core.graphs import StepGraphs, bucket
 from lazy_core.kept import KeptKV, Split
 from lazy_core.model import LazyDiffusion, LazyTransformer, initialise
 from lazy_core.positions import grid_coordinates
-from lazy_core.tokens import HoleTokens
+from made import Edit, edit_of, examples, weights_for
 from training.captured import CapturedSteps
-from training.objective import Examples, Objective, noise_levels, optimizers
-from training.pool import Encoded
+from training.objective import Examples, Objective, optimizers
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 DEVICE = torch.device("cuda")
@@ -58,26 +57,12 @@ def decoder(request) -> LazyDecoder:
     if request.param != "fluent-small":  # heads of 72 channels and a size, as pixart-xl has
         config = replace(config, width=1152, heads=16, depth=3, encoder_width=192, micro_conditioning=True)
     model = LazyTransformer(config)
-    initialise(model, torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for index, parameter in enumerate(model.parameters()):
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)) * 0.02)
+    weights_for(model, 0.02)
     return model.to(DEVICE, torch.bfloat16).eval().requires_grad_(False).decoder
 
 
-def edit(decoder: LazyDecoder, lengths: list[int], seed: int = 0, packed: bool = True) -> tuple[Tensor, Tensor, Prepared]:
-    config, draw = decoder.config, torch.Generator(DEVICE).manual_seed(seed)
-    count, most = len(lengths), max(lengths)
-
-    def random(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=draw, device=DEVICE)
-
-    valid = (torch.arange(most)[None] < torch.tensor(lengths)[:, None]).to(DEVICE)
-    caption, keys = random(count, 16, config.caption_width).bfloat16(), None if len(set(lengths)) == 1 else valid
-    context, places = random(count, most, config.encoder_width).bfloat16(), random(count, most, 2)
-    given = decoder.prepare(context, places, caption, keys, (256, 256), packed=packed)
-    tokens = random(count, most, config.latent_channels * config.patch_size**2).bfloat16()
-    return tokens, torch.full((count,), 700.0 - seed, device=DEVICE), given
+def edit(decoder: LazyDecoder, lengths: list[int], seed: int = 0, packed: bool = True) -> Edit:
+    return edit_of(decoder, lengths, seed, packed, words=16)
 
 
 def far(a: Tensor, b: Tensor) -> float:
@@ -188,22 +173,6 @@ def test_keys_and_values_fetched_ahead_are_those_that_stayed(dtype):
 CONFIG = replace(PRESETS["tiny"], vae=None, styles=3, fill=True, edges=True, style_depth=1)
 
 
-def examples(seed: int, count: int) -> Examples:
-    """Four scenes of 8 x 8 tokens whose holes are padded to `count`, two noise levels each."""
-    draw = torch.Generator().manual_seed(seed)
-    hole = torch.rand(4, 64, generator=draw) < 0.15
-    hole[:, 0] = True
-    latents = torch.randn(2, 4, 4, 16, 16, generator=draw)
-    mask = hole.view(4, 1, 8, 8).float().repeat_interleave(2, 2).repeat_interleave(2, 3)
-    label = torch.randint(3, (4,), generator=draw)
-    lines = torch.zeros(4, 1, 128, 128, dtype=torch.uint8)
-    kept = HoleTokens.of(hole, count)
-    text = torch.randint(3, 20, (4, 16), generator=draw)
-    scenes = Encoded(latents[0], latents[1], mask, hole, label, label, label, lines)
-    noise = torch.randn(8, count, 16, generator=draw)
-    return Examples(scenes, text, None, noise_levels(4, 2, draw), noise, kept, kept.valid, 2).to(DEVICE)
-
-
 def test_captured_steps_train_like_others():
     """Two shapes in turn, five steps each: losses and weights are those of steps that run as they are."""
     grid, runs = Grid(128, 128, CONFIG.latent_scale, CONFIG.patch_size), []
@@ -226,7 +195,7 @@ def test_captured_steps_train_like_others():
         for index in range(10):
             for optimizer in chosen:
                 optimizer.param_groups[0]["lr"].fill_(3e-3 / (1 + index))
-            losses.append(float(step(examples(index, (32, 48)[index % 2]))["loss"]))
+            losses.append(float(step(examples((32, 48)[index % 2], index).to(DEVICE))["loss"]))
         runs.append((losses, torch.cat([p.detach().flatten() for p in model.parameters()])))
     (plain, weights), (replayed, others) = runs
     assert plain == pytest.approx(replayed, rel=1e-3)

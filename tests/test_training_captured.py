@@ -10,12 +10,13 @@ from torch import nn
 
 from lazy_core.config import PRESETS
 from lazy_core.geometry import Grid
-from lazy_core.model import LazyDiffusion, initialise
+from lazy_core.model import LazyDiffusion
 from lazy_core.positions import grid_coordinates
 from lazy_core.tokens import HoleTokens
+from made import examples, weights_for
 from training.captured import copied
-from training.objective import BatchedMuon, Examples, Objective, noise_levels, optimizers
-from training.pool import Encoded, bucketed
+from training.objective import BatchedMuon, Objective, optimizers
+from training.pool import bucketed
 from training.scene_source import padded
 
 CONFIG = replace(PRESETS["tiny"], vae=None, styles=3, fill=True, edges=True)
@@ -43,28 +44,9 @@ def test_bucketed_tells_each_batchs_largest_hole():
         assert largest == int(sizes[index].max())
 
 
-def examples(count: int | None) -> Examples:
-    """Four scenes of 8 x 8 tokens, two noise levels each; `count` pads the holes. Noise of a token is the same whatever the padding."""
-    draw = torch.Generator().manual_seed(0)
-    hole = torch.rand(4, 64, generator=draw) < torch.tensor([0.05, 0.1, 0.2, 0.3])[:, None]
-    hole[:, 0] = True
-    latents = torch.randn(2, 4, 4, 16, 16, generator=draw)
-    mask = hole.view(4, 1, 8, 8).float().repeat_interleave(2, 2).repeat_interleave(2, 3)
-    label = torch.tensor([0, 1, 2, 0])
-    lines = torch.zeros(4, 1, 128, 128, dtype=torch.uint8)
-    scenes = Encoded(latents[0], latents[1], mask, hole, label, label, label, lines)
-    kept = HoleTokens.of(hole, count)
-    noise = torch.randn(8, 64, 16, generator=draw)[:, : kept.count]
-    text = torch.randint(3, 20, (4, 16), generator=draw)
-    return Examples(scenes, text, None, noise_levels(4, 2, draw), noise, kept, kept.padding if count is None else kept.valid, 2)
-
-
 def test_more_padding_is_the_same_loss():
     model = LazyDiffusion(CONFIG)
-    initialise(model, torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for index, parameter in enumerate(model.parameters()):  # leave the zero start, or nothing would depend on anything
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
+    weights_for(model)
     grid = Grid(128, 128, CONFIG.latent_scale, CONFIG.patch_size)
     objective, places = Objective(model, "lazy", grid), grid_coordinates(grid, CONFIG)
     tight, wide = (objective(examples(count), places) for count in (None, 48))
