@@ -118,19 +118,27 @@ def style_path(judge: Path) -> Path:
 
 @torch.no_grad()
 def accuracy(model: Classifier, image: Tensor, mask: Tensor, label: Tensor, look: Callable[[Tensor, Tensor], Tensor] = crops) -> float:
-    return float((predict(model, image, mask, look) == label).float().mean())
+    return float((predict(model, image, mask, look) == label.cpu()).float().mean())
 
 
 @torch.no_grad()
 def predict(model: Classifier, image: Tensor, mask: Tensor, look: Callable[[Tensor, Tensor], Tensor] = crops) -> Tensor:
-    """-> classes [B]; `look` makes the crops that the judge was trained on."""
-    return torch.cat([model.eval()(look(i, m)).argmax(1) for i, m in zip(image.split(64), mask.split(64), strict=True)])
+    """-> classes [B] on the CPU; `look` makes the crops that the judge was trained on."""
+    return look_at(model.eval(), image, mask, look).argmax(1)
 
 
-def load_judge(path: Path, classes: int) -> Classifier:
+@torch.no_grad()
+def look_at(what: Callable[[Tensor], Tensor], image: Tensor, mask: Tensor, look: Callable[[Tensor, Tensor], Tensor] = crops) -> Tensor:
+    """What a judge, or its `features`, make of each hole: [B, ...] on the CPU, wherever the judge is."""
+    device = next(getattr(what, "__self__", what).parameters()).device
+    parts = zip(image.split(64), mask.split(64), strict=True)
+    return torch.cat([what(look(i.to(device), m.to(device))).cpu() for i, m in parts])
+
+
+def load_judge(path: Path, classes: int, device: torch.device | str = "cpu") -> Classifier:
     model = Classifier(classes)
     model.load_state_dict(load_file(path))
-    return model.eval()
+    return model.eval().to(device)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from lazy_core.composite import composite
 from lazy_core.masks import threshold
 
-from .classifier import Classifier, crops, load_judge, predict, style_crops, style_path
+from .classifier import Classifier, load_judge, look_at, predict, style_crops, style_path
 from .figures import Figure, colour_shift, frechet, interval, joint, ratio, recall, seam
 from .methods import MethodEditor
 from .pictures import grid_picture
@@ -31,7 +31,7 @@ from .scenes import FAR, NEAR, UNKNOWN, Recipe, Scenes, SpriteSheet, cat, compos
 
 SEEDS = {"validation": 7_000_000, "test": 9_000_000}  # seeds from here on belong to the evaluation of a split
 REFERENCE = 500_000  # so much further on those of the real pictures that distances are measured to
-BATCH = 8
+BATCH, BATCH_GPU = 8, 64
 FIGURES = ("prompt_accuracy", "style_agreement_near", "style_agreement_far")
 FIGURES += ("frechet", "frechet_joint", "recall", "seam", "seam_blended", "colour_shift", "ms")
 UNSEEN = ("prompt_accuracy_unseen", "style_agreement_unseen")
@@ -45,6 +45,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--edits", type=int, default=None, help="default: 500, on a GPU 2000")
     parser.add_argument("--steps", type=int, default=None, help="default: 20")
     parser.add_argument("--cfg", type=float, default=3.0)
+    parser.add_argument("--batch", type=int, default=None, help=f"edits at a time, which share a seed: {BATCH}, on a GPU {BATCH_GPU}")
     parser.add_argument("--canvas", type=int, default=256, help="px; above 256 the same scenes lie in a larger canvas")
     parser.add_argument("--language", choices=["en", "zh"], default="en")
     parser.add_argument("--bare", action="store_true", help="canvases that show no object: style agreement is then with the first style")
@@ -60,6 +61,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args.seed = SEEDS[args.split]
     args.device = "cuda" if torch.cuda.is_available() else "cpu"
     args.edits = args.edits or (24 if args.quick else 2000 if args.device == "cuda" else 500)
+    args.batch = args.batch or (BATCH_GPU if args.device == "cuda" else BATCH)
     args.steps = args.steps or (6 if args.quick else 20)
     return args
 
@@ -68,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     sheet = SpriteSheet.load(args.data)
     editors = [MethodEditor.load(path, args.device) for path in args.model]
-    judges = Judges.load(args.judge, sheet)
+    judges = Judges.load(args.judge, sheet, args.device)
     scenes = enlarged(known(sheet, args.edits, args.seed, args.split, bare=args.bare), args.canvas)
     prompts = sheet.prompts(scenes.label, args.language)
     hashes = f"data {digest(args.data)}, scenes {scenes_digest(scenes)}"
@@ -115,8 +117,8 @@ def edit_all(editors: list[MethodEditor], args: argparse.Namespace, scenes: Scen
     times: list[list[float]] = [[] for _ in editors]
     for editor in editors:
         editor.edit(scenes.empty[:1], scenes.mask[:1], prompts[:1], 0, 1, args.cfg)  # warm-up
-    for start in tqdm(range(0, args.edits, BATCH), desc="edits"):
-        part = slice(start, start + BATCH)
+    for start in tqdm(range(0, args.edits, args.batch), desc="edits"):
+        part = slice(start, start + args.batch)
         for i, editor in enumerate(editors):
             begun = time.monotonic()
             raws[i].append(editor.edit(scenes.empty[part], scenes.mask[part], prompts[part], args.seed + start, args.steps, args.cfg))
@@ -149,22 +151,21 @@ class Judges:
     styles: Classifier | None
 
     @classmethod
-    def load(cls, path: Path, sheet: SpriteSheet) -> Judges:
+    def load(cls, path: Path, sheet: SpriteSheet, device: torch.device | str = "cpu") -> Judges:
         """The style judge where the data has styles and it was trained."""
         several = len(sheet.styles) > 1 and style_path(path).exists()
-        return cls(load_judge(path, len(sheet)), load_judge(style_path(path), len(sheet.styles)) if several else None)
+        styles = load_judge(style_path(path), len(sheet.styles), device) if several else None
+        return cls(load_judge(path, len(sheet), device), styles)
 
-    @torch.no_grad()
     def features(self, image: Tensor, mask: Tensor) -> Tensor:
-        return torch.cat([self.objects.features(crops(i, m)) for i, m in zip(image.split(64), mask.split(64), strict=True)])
+        return look_at(self.objects.features, image, mask)
 
-    @torch.no_grad()
     def seen(self, image: Tensor, scenes: Scenes) -> Seen:
         objects, styles = self.features(image, scenes.mask), self.styles
         if styles is None:
             return Seen(objects, None, F.one_hot(scenes.style))
-        looks = [styles.features(style_crops(i, m)) for i, m in zip(image.split(64), scenes.mask.split(64), strict=True)]
-        return Seen(objects, torch.cat([objects, torch.cat(looks)], 1), F.one_hot(scenes.style, styles.head.out_features))
+        drawing = look_at(styles.features, image, scenes.mask, style_crops)
+        return Seen(objects, torch.cat([objects, drawing], 1), F.one_hot(scenes.style, styles.head.out_features))
 
     def verdicts(self, image: Tensor, scenes: Scenes) -> tuple[Tensor, Tensor | None]:
         """[B] bool: whether each hole of [B, 3, H, W] shows what was asked for, and in its scene's style."""
@@ -214,6 +215,7 @@ def report(rows: list[dict[str, Any]], args: argparse.Namespace, sheet: SpriteSh
         "steps": args.steps,
         "cfg": args.cfg,
         "seed": args.seed,
+        "batch": args.batch,
         "split": args.split,
         "data": digest(args.data),
         "scenes": scenes_digest(scenes),

@@ -150,10 +150,11 @@ def compose(sheet: SpriteSheet, count: int, size: int, generator: torch.Generato
     return Scenes(painted * tint, image * tint, mask, label, style, look, seen, unseen & ~removed, lines, binding)
 
 
-def cast_of(sheet: SpriteSheet, draw: Draw, count: int, recipe: Recipe, bare: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def cast_of(sheet: SpriteSheet, draw: Draw, count: int, recipe: Recipe, bare: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """-> style [B], objects [B, 1 + OTHERS] all different where the sheet has enough, target first, and `unseen` [B] bool."""
     common = sheet.pairs("all" if recipe.split == "all" else "train").float()
-    style = torch.where(bare, 0, draw.integers(count, high=len(sheet.styles)))
+    style = draw.integers(count, high=len(sheet.styles))
+    style = style if bare is None else torch.where(bare, 0, style)
     rare = sheet.pairs(recipe.split).nonzero()
     withheld = draw.uniform(count) < (recipe.withheld if recipe.split in ("validation", "test") and len(rare) else 0.0)
     pick = rare[draw.integers(count, high=max(len(rare), 1))] if len(rare) else torch.zeros(count, 2, dtype=torch.int64, device=draw.device)

@@ -27,8 +27,8 @@ def study_parser(name: str, docstring: str | None) -> argparse.ArgumentParser:
 def opened(args: argparse.Namespace) -> tuple[SpriteSheet, MethodEditor, Judges]:
     """What the options name; the model on a GPU where there is one."""
     sheet = SpriteSheet.load(args.data)
-    editor = MethodEditor.load(args.model, "cuda" if torch.cuda.is_available() else "cpu")
-    return sheet, editor, Judges.load(args.judge, sheet)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return sheet, MethodEditor.load(args.model, device), Judges.load(args.judge, sheet, device)
 
 
 def percent(figure: list[float] | None) -> str:
