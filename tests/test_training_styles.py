@@ -21,6 +21,7 @@ from lazy_core.positions import grid_coordinates
 from lazy_core.text import build_tokenizer
 from lazy_core.tokens import HoleTokens
 from training import average, classifier, drawings, evaluate, few_steps, figures, naming, progressive, sketch_study, train
+from training import help as help_pages
 from training.brushes import CropBox, bounds, crop_boxes, inside
 from training.captions import NOTHING, all_captions, captions_of, grow_embedding, plural, tokenizer_for
 from training.methods import METHODS, MethodEditor, cut, put_back
@@ -487,3 +488,12 @@ def test_studies_run(data, small, tmp_path, monkeypatch):
     rows = json.loads((tmp_path / "j").read_text())["rows"]
     assert [(row["kind"], row["strength"]) for row in rows] == [(k, s) for k in ("colour", "edges") for s in (0.0, 1.0)]
     assert (tmp_path / "p.png").stat().st_size > 1000
+
+
+def test_pictures_of_the_help_pages(tmp_path):
+    """Drawn by the shipped model, of the sizes that the pages have."""
+    help_pages.main(["--out", str(tmp_path)])
+    for name in ("LazyDecode/edit", "LazyModelLoader/objects", "LazySketchCondition/sketch"):
+        with Image.open(tmp_path / f"{name}.png") as made, Image.open(help_pages.PAGES / f"{name}.png") as page:
+            assert made.size == page.size
+            assert len(made.getcolors(1 << 20) or []) > 1000, "something is drawn"

@@ -195,8 +195,8 @@ class Judges:
 def report(rows: list[dict[str, Any]], args: argparse.Namespace, sheet: SpriteSheet, scenes: Scenes) -> None:
     """The table on the screen, and `--json`; the keys of a single model's evaluation stay where they were."""
     print(f"{'each with its 95 % interval':26}" + "".join(f"{row['name']:>26}" for row in rows))
-    for name in (*FIGURES[:3], *UNSEEN, *FIGURES[3:]):
-        print(f"{name:26}" + "".join(f"{shown(row[name]):>26}" for row in rows))
+    for name in (FIGURES[0], "style_agreement", *FIGURES[1:3], *UNSEEN, *FIGURES[3:]):
+        print(f"{name:26}" + "".join(f"{shown(row.get(name)):>26}" for row in rows))
     print(f"{'tokens':26}" + "".join(f"{row['tokens']:>26}" for row in rows))
     if args.json is None:
         return
