@@ -53,7 +53,7 @@ def edit(editor: LazyEditor) -> Image.Image:
 
 
 def objects(editor: LazyEditor) -> Image.Image:
-    mask = rounded((48, 48, 208, 208))
+    mask = rounded((64, 64, 192, 192))
     canvases = [(prompt, to_tensor(Image.new("RGB", (256, 256), colour))) for prompt, colour in OBJECTS.items()]
     return tiles([decoded(editor, editor.encode(canvas, mask), prompt) for prompt, canvas in canvases], 4, 144)
 
