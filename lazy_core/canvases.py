@@ -26,8 +26,13 @@ class Canvas:
     def changed(self, image: Tensor) -> Tensor:
         """Which latents of another image of its size are over pixels that are not the same: [h, w] bool."""
         rows, cols = self.latent.shape[-2:]
-        different = (image != self.image).any(1).view(rows, image.shape[-2] // rows, cols, image.shape[-1] // cols)
-        return different.any(3).any(1)
+        different = (image != self.image).movedim(1, -1).flatten(2).view(torch.uint8)  # [1, H, W 3]: as the host's images lie in memory
+        return different.unflatten(1, (rows, -1)).amax(2).unflatten(2, (cols, -1)).amax(3)[0] > 0
+
+    def unlike(self, image: Tensor) -> int:
+        """How many values of one row of each latent's pixels are not the same."""
+        side = image.shape[-2] // self.latent.shape[-2]
+        return int((image[..., side // 2 :: side, :] != self.image[..., side // 2 :: side, :]).sum())
 
 
 class Canvases:
@@ -52,11 +57,12 @@ class Canvases:
 
     def near(self, kind: str, encode: EncodeImage, image: Tensor) -> Tensor | None:
         """The latent of an image [1, 3, H, W] by way of the canvas that is most like it; None where none is like it."""
-        known = [(canvas.changed(image), key, canvas) for key, canvas in self.cache.under(kind)]
+        known = self.cache.under(kind)
         if not known:
             return None
-        cells, key, canvas = min(known, key=lambda each: int(each[0].sum()))
+        key, canvas = min(reversed(known), key=lambda each: each[1].unlike(image))
         self.cache.put(key, canvas)
+        cells = canvas.changed(image)
         if not bool(cells.any()):
             return canvas.latent.clone()
         latent = encode_windows(encode, image, canvas.latent, cells)

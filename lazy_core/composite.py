@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-import numpy as np
 import torch
-from scipy import ndimage, sparse
-from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from .masks import boxes_of
+from .membrane import membrane
 
 Blend = Literal["none", "feather", "poisson"]
 BLENDS: tuple[Blend, ...] = get_args(Blend)
@@ -42,10 +40,22 @@ def feather_weight(mask: Tensor, feather: int) -> Tensor:
 
     It rises slowly at both ends (3 t^2 - 2 t^3), so that the step across the hole's edge is a twentieth of the gap there, not a seventh.
     """
-    hole = mask.cpu().numpy()
-    distance = np.full(hole.shape, np.inf) if hole.all() else np.asarray(ndimage.distance_transform_edt(hole))
-    share = np.clip(distance / (feather + 1), 0, 1)
-    return torch.from_numpy(share**2 * (3 - 2 * share)).float().to(mask.device)
+    reach = feather + 1
+    share = torch.arange(reach**2 + 1, dtype=torch.float64, device=mask.device).sqrt() / reach  # of each squared distance
+    squared = mask.to(torch.int32) * reach**2
+    for axis in (0, 1):
+        squared = squared_distance(squared, axis, reach)
+    return (share**2 * (3 - 2 * share)).float()[squared]
+
+
+def squared_distance(squared: Tensor, axis: int, reach: int) -> Tensor:
+    """One axis of a Euclidean distance transform (Felzenszwalb and Huttenlocher 2012), which needs to be right below `reach` alone."""
+    result, length = squared.clone(), squared.shape[axis]
+    for apart in range(1, min(reach, length)):
+        for to, at in ((apart, 0), (0, apart)):
+            there, further = result.narrow(axis, to, length - apart), squared.narrow(axis, at, length - apart) + apart**2
+            torch.minimum(there, further, out=there)
+    return result
 
 
 def poisson(canvas: Tensor, generated: Tensor, mask: Tensor) -> Tensor:
@@ -54,33 +64,3 @@ def poisson(canvas: Tensor, generated: Tensor, mask: Tensor) -> Tensor:
         return generated
     gap = (canvas - generated).double().cpu().numpy()
     return generated + torch.from_numpy(membrane(mask.cpu().numpy(), gap)).to(generated)
-
-
-def membrane(hole: np.ndarray, border: np.ndarray) -> np.ndarray:
-    """Solve Laplace's equation in `hole` [H, W] with values `border` [C, H, W] on the pixels around it; zero elsewhere.
-
-    Where the hole meets the image's edge the normal derivative is zero. The tiny diagonal keeps a hole without any
-    kept neighbour solvable (its correction is then zero).
-    """
-    height, width = hole.shape
-    number = np.full((height + 2, width + 2), -1)
-    number[1:-1, 1:-1][hole] = np.arange(hole.sum())
-    inside = np.pad(np.ones_like(hole), 1)
-    values = np.pad(border, ((0, 0), (1, 1), (1, 1)))
-    rows, cols = (axis + 1 for axis in np.nonzero(hole))
-    own = number[rows, cols]
-    degree, right = np.full(len(own), 1e-9), np.zeros((len(own), len(border)))
-    links: list[tuple[np.ndarray, np.ndarray]] = []
-    for down, along in ((0, 1), (1, 0), (0, -1), (-1, 0)):
-        at = (rows + down, cols + along)
-        neighbour, exists = number[at], inside[at]
-        degree += exists
-        known = exists & (neighbour < 0)
-        right[known] += values[:, at[0][known], at[1][known]].T
-        links.append((own[neighbour >= 0], neighbour[neighbour >= 0]))
-    i, j = (np.concatenate(part) for part in zip(*links, strict=True))
-    matrix = sparse.coo_matrix((-np.ones(len(i)), (i, j)), shape=(len(own), len(own))) + sparse.diags(degree)
-    solved = splu(matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}).solve(right)
-    result = np.zeros_like(border)
-    result[:, hole] = solved.T
-    return result

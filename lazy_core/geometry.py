@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -53,6 +54,8 @@ class Grid:
         right, bottom = self.cols * self.token_pixels - self.width, self.rows * self.token_pixels - self.height
         if right == bottom == 0:
             return image
+        if image.dtype == torch.bool:
+            return self.pad(image.float(), value) > 0
         if value is not None:
             return F.pad(image, (0, right, 0, bottom), value=value)
         return F.pad(image, (0, right, 0, bottom), mode="replicate")

@@ -64,10 +64,10 @@ def around(hole: np.ndarray, window: Box, margin: int) -> Box | None:
 def decode_windows(decode: DecodeImage, decode_part: DecodePart, latent: Tensor, canvas: Tensor, cells: Tensor, halo: int = HALO) -> Tensor:
     """Latent [B, C, h, w] of the edited canvas, canvas [B, 3, H', W'], touched latents [B, h, w] bool -> [B, 3, H', W'] in 0..1.
 
-    Right in the hole and on the latents next to it; the canvas's own pixels elsewhere.
+    Right in the hole and on the latents next to it; elsewhere it is whatever was in memory.
     """
     scale = canvas.shape[-1] // latent.shape[-1]
-    result = canvas.clone()
+    result = torch.empty_like(canvas)
     for index, hole in enumerate(cells):
         parts = windows(hole, halo)
         if too_large(parts, hole):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Literal, get_args
 
 import numpy as np
@@ -38,30 +39,39 @@ def _dilate(hole: np.ndarray, pixels: int, shape: Shape) -> np.ndarray:
     return np.asarray(ndimage.distance_transform_edt(~hole)) <= pixels
 
 
+def in_cells(flags: Tensor, side: int) -> Tensor:
+    """[..., H, W] bool -> [..., H / side, W / side] bool (rounded up): in which square cells anything is True."""
+    height, width = flags.shape[-2:]
+    if height % side or width % side:
+        flags = F.pad(flags, (0, -width % side, 0, -height % side))
+    found = flags.view(torch.uint8).unflatten(-2, (-1, side)).amax(-2)  # whole rows first: that is read at memory's speed
+    return found.unflatten(-1, (-1, side)).amax(-1) > 0
+
+
 def token_mask(hole: Tensor, grid: Grid) -> Tensor:
     """Pixel holes [B, H, W] bool -> hole tokens [B, N] bool by max-pooling: any masked pixel makes its token a hole (section 3.1)."""
-    padded = grid.pad(hole[:, None].float(), value=0.0)
-    return F.max_pool2d(padded, grid.token_pixels).flatten(1) > 0
+    return in_cells(hole, grid.token_pixels).flatten(1)
 
 
 def latent_mask(hole: Tensor, grid: Grid) -> Tensor:
     """Pixel holes [B, H, W] bool -> float [B, 1, h, w], 1 where any pixel of the latent is masked."""
-    return F.max_pool2d(grid.pad(hole[:, None].float(), value=0.0), grid.scale)
+    return in_cells(grid.pad(hole[:, None], value=0.0), grid.scale).float()
 
 
-COARSE = 16  # px a side of the cells in which holes are looked for
+COARSE = 16  # px a side of the cells in which holes are looked for, and in which what is far from them is averaged
+CELLS = COARSE.bit_length() - 1  # halvings from pixels to cells
 
 
 def boxes_of(hole: Tensor, margin: int = 0) -> list[Box]:
     """Disjoint boxes that hold the holes of [H, W] bool; the `margin` px around, where they are on the canvas, are in them, and kept."""
-    cells = F.max_pool2d(hole[None].float(), COARSE, ceil_mode=True)[0].cpu().numpy() > 0
-    labels, _ = ndimage.label(cells, structure=np.ones((3, 3)))  # type: ignore[misc]
+    labels, _ = ndimage.label(in_cells(hole, COARSE).cpu().numpy(), structure=np.ones((3, 3)))  # type: ignore[misc]
     found = [Box(rows.start, cols.start, rows.stop, cols.stop) for rows, cols in ndimage.find_objects(labels)]
     canvas = Box(0, 0, *hole.shape)
     return merged([box.times(COARSE).grown(margin).within(canvas) for box in found])
 
 
-SMALL = 512 * 512  # px, which are filled as a whole
+Level = tuple[Tensor, Tensor]
+"""For each cell of a canvas the average [B, C, h, w] of its pixels, hidden ones as zeros, and the share of visible ones [B, 1, h, w]."""
 
 
 def prefill(image: Tensor, hole: Tensor) -> Tensor:
@@ -69,37 +79,68 @@ def prefill(image: Tensor, hole: Tensor) -> Tensor:
 
     Push-pull: ever coarser averages of visible pixels alone, so nothing of the hole's old content survives and a
     convolutional VAE sees no edge at the mask's border. An image without a visible pixel becomes mid-grey.
-    Large canvases are looked at around their holes only.
+    Only what a hole depends on is looked at: its pixels and, as far as the coarsest averages reach, cells of `COARSE` px.
     """
-    if hole[0].numel() <= SMALL:
-        return push_pull(image, hole)
-    result = image.clone()
+    result, canvas = image.clone(), Box(0, 0, *image.shape[-2:])
     for index, own in enumerate(hole):
-        for box in boxes_of(own):
-            window = seen_by_push_pull(box, Box(0, 0, *own.shape))
-            filled = push_pull(window.cut(image[index : index + 1]), window.cut(own[None]))
-            box.cut(result[index]).copy_(box.moved(-window.top, -window.left).cut(filled[0]))
+        boxes = boxes_of(own)
+        if bool(own.all()):
+            result[index] = 0.5
+        if not boxes or bool(own.all()):
+            continue
+        picture, keep = image[index : index + 1], ~own[None, None]
+        nears = [box.grown(COARSE).within(canvas) for box in boxes]
+        fine = [push((torch.where(near.cut(keep), near.cut(picture), 0.0), near.cut(keep).to(image.dtype)), CELLS) for near in nears]
+        fars = [seen_by_push_pull(box, canvas) for box in boxes]
+        seen = reduce(Box.union, fars)
+        coarse = cell_averages(seen.cut(picture))
+        cells = [near.moved(-seen.top, -seen.left).aligned(COARSE).divided(COARSE) for near in nears]
+        for inside, levels in zip(cells, fine, strict=True):
+            for everything, part in zip(coarse, levels.pop(), strict=True):
+                inside.cut(everything).copy_(part)
+        for near, far, inside, levels in zip(nears, fars, cells, fine, strict=True):
+            around = far.moved(-seen.top, -seen.left).aligned(COARSE).divided(COARSE)
+            filled = pull(push((around.cut(coarse[0]), around.cut(coarse[1]))))
+            filled = pull(levels, inside.moved(-around.top, -around.left).cut(filled))
+            near.cut(result[index]).copy_(filled[0])
     return result
 
 
 def seen_by_push_pull(box: Box, canvas: Box) -> Box:
     """What the averages of a hole inside `box` depend on: a square of the coarsest level holds a visible pixel, and two of these around."""
-    side = 1 << min(box.height, box.width).bit_length()
+    side = max(COARSE, 1 << min(box.height, box.width).bit_length())
     return box.grown(2 * side).aligned(side).within(canvas)
 
 
-def push_pull(image: Tensor, hole: Tensor) -> Tensor:
-    keep = (~hole[:, None]).to(image.dtype)
-    if not keep.any():
-        return torch.full_like(image, 0.5)
-    levels = [(image * keep, keep)]
-    while min(levels[-1][1].shape[-2:]) > 1 and not bool((levels[-1][1] > 0).all()):
-        colour, weight = levels[-1]
-        levels.append((F.avg_pool2d(colour, 2, ceil_mode=True), F.avg_pool2d(weight, 2, ceil_mode=True)))
-    colour, weight = levels[-1]
-    grey = torch.full_like(colour, 0.5)
-    filled = torch.where(weight > 0, colour / weight.clamp_min(1e-8), grey)
-    for colour, weight in reversed(levels[:-1]):
-        coarse = F.interpolate(filled, size=colour.shape[-2:], mode="bilinear", align_corners=False)
+def cell_averages(image: Tensor) -> Level:
+    """[B, C, H, W], all of it visible, in cells of `COARSE` px."""
+    height, width = image.shape[-2:]
+    if height % COARSE or width % COARSE:
+        colour = F.avg_pool2d(image, COARSE, ceil_mode=True)
+    else:  # the host's images have their channels last, and whole rows are read at memory's speed
+        colour = image.movedim(1, -1).unflatten(1, (-1, COARSE)).mean(2).unflatten(2, (-1, COARSE)).mean(3).movedim(-1, 1)
+    return colour, colour.new_ones(len(colour), 1, *colour.shape[-2:])
+
+
+def push(level: Level, halvings: int | None = None) -> list[Level]:
+    """The level and coarser ones, each of half the size: so many, or until something is visible in each cell."""
+    levels = [level]
+    while len(levels) <= halvings if halvings is not None else min(levels[-1][1].shape[-2:]) > 1 and not bool(levels[-1][1].all()):
+        colour, weight = (F.avg_pool2d(x, 2, ceil_mode=True) for x in levels[-1])
+        levels.append((colour, weight))
+    return levels
+
+
+def pull(levels: list[Level], filled: Tensor | None = None) -> Tensor:
+    """The finest level's colours [B, C, h, w], with those of the next coarser one where nothing is visible.
+
+    `filled` is what is next to the coarsest level; without it, that one is mid-grey where nothing is visible.
+    """
+    for colour, weight in reversed(levels):
+        if filled is None:
+            coarse = torch.full_like(colour, 0.5)
+        else:
+            coarse = F.interpolate(filled, size=colour.shape[-2:], mode="bilinear", align_corners=False)
         filled = torch.where(weight > 0, colour / weight.clamp_min(1e-8), coarse)
+    assert filled is not None
     return filled

@@ -25,7 +25,7 @@ Sample = Callable[[Tensor, Tensor, float], Tensor]
 DecodeHole = Callable[[Tensor, Tensor, Tensor], Tensor]
 """VAE decoder around the hole: (latent [B, C, h, w], canvas [B, 3, H', W'] in 0..1, touched latents [B, h, w] bool) -> [B, 3, H', W'].
 
-Right in the hole and on the latents next to it."""
+Right in the hole and on the latents next to it; elsewhere it is anything."""
 
 
 def check_inputs(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,8 +49,8 @@ def check_inputs(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def all_finite(x: Tensor) -> bool:
-    """In one pass without a mask in between: NaN is the minimum and the maximum of whatever holds it."""
-    return x.numel() == 0 or bool(torch.isfinite(torch.stack(x.aminmax())).all())
+    """A sum is finite only where everything is; where it overflowed, minimum and maximum tell (NaN is both of whatever holds it)."""
+    return bool(torch.isfinite(x.sum(dtype=torch.float32))) or bool(torch.isfinite(torch.stack(x.aminmax())).all())
 
 
 @torch.inference_mode()
@@ -81,7 +81,7 @@ def encode_context(
         return Context(model, grid, image, hole_pixels, latent, hole, image.new_zeros(len(image), 0, config.encoder_width))
     padded = grid.pad(image)
     # Padding repeats the edge, so it repeats the hole's content wherever the hole touches the edge: it is hole there, too.
-    latent = encode_image(prefill(padded, grid.pad(hole_pixels[:, None].float())[:, 0] > 0))
+    latent = encode_image(prefill(padded, grid.pad(hole_pixels[:, None])[:, 0]))
     seen, latents, masks = grid, to_model(latent), latent_mask(hole_pixels, grid)
     boxes = windows_around(hole, grid, config.window)
     if boxes:
@@ -122,7 +122,7 @@ def encode_canvas(
     if hole.count == 0:
         latent = image.new_zeros(len(image), channels, *grid.latent_size)
         return Context(model, grid, image, hole_pixels, latent, hole, nothing, reuse=reuse)
-    padded, gone = grid.pad(image), grid.pad(hole_pixels[:, None].float())[:, 0] > 0
+    padded, gone = grid.pad(image), grid.pad(hole_pixels[:, None])[:, 0]
     latent = encode_image(prefill(padded, gone)).cpu()
     masked = encode_image(torch.where(gone[:, None], 0.5, padded)).cpu() if fill else None
     return Context(model, grid, image, hole_pixels, latent, hole, nothing, reuse=reuse, masked=masked)

@@ -71,7 +71,7 @@ class LazyEncodeContext(io.ComfyNode):
         if not bool(threshold(holes).any()):  # nothing to encode: neither a run of the encoder nor worth a place in the cache
             context, ran = make(), False
         else:
-            context, ran = CACHE.get_or_make(content_key(picture, holes, key), make)
+            context, ran = CACHE.get_or_make(content_key(picture.movedim(1, -1), holes, key), make)
         context = context.with_(kv_dtype=kv_dtype)
         figures = {
             "encoder_ran": ran,

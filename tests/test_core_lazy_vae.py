@@ -77,14 +77,15 @@ def test_windows_equal_the_full_decode(vae: TinyVAE, canvas: str, hole: str):
     other = picture("coffee" if canvas != "coffee" else "flat")
     with torch.inference_mode():
         latent = torch.where(cells[:, None], vae.encode(other * 2 - 1), vae.encode(image * 2 - 1))
-    pixels = cells.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    pixels, before = cells.repeat_interleave(8, 1).repeat_interleave(8, 2), image.clone()
     full, lazy = decode(vae, latent), decode_holes(vae, latent, image, cells)
     error = (lazy - full).movedim(1, -1)[pixels]
     quality = -10 * error.square().mean().clamp_min(1e-20).log10()
     print(f"{canvas}, {hole}: {quality:.1f} dB, worst pixel {error.abs().max() / LEVEL:.3f} levels")
     assert quality > 80
     assert error.abs().max() < 0.2 * LEVEL
-    assert torch.equal(lazy.movedim(1, -1)[~near(cells)], image.movedim(1, -1)[~near(cells)])
+    assert (lazy - full).movedim(1, -1)[near(cells)].abs().max() < 0.5 * LEVEL, "what poisson reads beside the hole"
+    assert torch.equal(image, before)
 
 
 def near(cells: Tensor) -> Tensor:
@@ -144,8 +145,9 @@ def test_a_large_hole_is_decoded_in_full(vae: TinyVAE):
     assert torch.equal(result, decode(vae, latent))
 
 
-def test_no_hole_leaves_the_canvas(vae: TinyVAE):
-    canvas = picture("noise")
-    result = decode_holes(vae, torch.zeros(1, 8, SIDE, SIDE), canvas, holes("none"))
-    assert torch.equal(result, canvas)
-    assert result is not canvas
+def test_nothing_is_decoded_without_a_hole():
+    def never(*given: object) -> Tensor:
+        raise AssertionError("decoded")
+
+    canvas = picture("flat")
+    assert decode_windows(never, never, torch.zeros(1, 8, SIDE, SIDE), canvas, holes("none")).shape == canvas.shape
