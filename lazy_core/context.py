@@ -77,7 +77,7 @@ class Context:
     @property
     def hole_fraction(self) -> float:
         """Share of the canvas's pixels that lie in the hole."""
-        return float(self.mask.float().mean())
+        return int(self.mask.count_nonzero()) / self.mask.numel()
 
     def tensors(self) -> list[Tensor]:
         return _tensors(self)

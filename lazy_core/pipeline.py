@@ -16,7 +16,7 @@ from .masks import latent_mask, prefill, threshold, token_mask
 from .model import LazyTransformer
 from .positions import grid_coordinates
 from .reuse import Reuse
-from .tokens import HoleTokens, patchify, unpatchify
+from .tokens import HoleTokens
 
 Sample = Callable[[Tensor, Tensor, float], Tensor]
 """Sampler over the hole: (noise [B, K, C p p], start [B, K, C p p], denoise 0..1) -> clean tokens [B, K, C p p]."""
@@ -174,13 +174,14 @@ def lazy_decode(
     """
     if context.hole.count == 0:
         return context.image, encode_image(context.grid.pad(context.image))
+    noise = hole_noise(context, seed)
     if context.sketch is not None:
         start, denoise = context.sketch.tokens, denoise * (1 - context.sketch.strength)
     elif denoise < 1:
-        start = context.hole.gather(patchify(encode_image(context.grid.pad(context.image)), context.grid.patch))
+        start = context.hole.cut(encode_image(context.grid.pad(context.image)), context.grid.patch)
     else:
-        start = context.hole.gather(patchify(torch.zeros_like(context.latent), context.grid.patch))
-    tokens = sample(hole_noise(context, seed), start, denoise) if denoise > 0 else start
+        start = torch.zeros_like(noise)
+    tokens = sample(noise, start, denoise) if denoise > 0 else start
     latent = fill_hole(context, tokens)
     grid = context.grid
     if decode_hole is not None:
@@ -193,9 +194,7 @@ def lazy_decode(
 
 def fill_hole(context: Context, tokens: Tensor) -> Tensor:
     """Hole tokens [B, K, C p p] scattered into the canvas's latent [B, C, h, w]."""
-    grid = context.grid
-    everything = context.hole.scatter(tokens.to(context.latent), patchify(context.latent, grid.patch))
-    return unpatchify(everything, grid.patch, grid.rows, grid.cols)
+    return context.hole.scatter(tokens, context.latent, context.grid.patch)
 
 
 def grid_noise(context: Context, seed: int) -> Tensor:
@@ -205,7 +204,7 @@ def grid_noise(context: Context, seed: int) -> Tensor:
 
 def hole_noise(context: Context, seed: int) -> Tensor:
     """Noise [B, K, C p p], drawn for the whole grid and then gathered: a grown mask leaves old tokens' noise as it was."""
-    return context.hole.gather(patchify(grid_noise(context, seed), context.grid.patch))
+    return context.hole.cut(grid_noise(context, seed), context.grid.patch)
 
 
 def hole_coordinates(context: Context, transformer: LazyTransformer) -> Tensor:

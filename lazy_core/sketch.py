@@ -11,7 +11,6 @@ from torch import Tensor
 from .context import Context, Sketch
 from .masks import threshold
 from .pipeline import all_finite
-from .tokens import patchify
 
 Kind = Literal["colour", "edges"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -30,7 +29,7 @@ def add_sketch(
         return context
     filled = torch.where(region(context, where)[:, None], sketch.to(context.image), context.image)
     latent = encode_image(context.grid.pad(filled))
-    return context.with_(sketch=Sketch(context.hole.gather(patchify(latent, context.grid.patch)), float(strength)))
+    return context.with_(sketch=Sketch(context.hole.cut(latent, context.grid.patch), float(strength)))
 
 
 @torch.inference_mode()
@@ -46,7 +45,7 @@ def add_edges(context: Context, drawing: Tensor, strength: float, where: Tensor 
     if strength == 0 or context.hole.count == 0:
         return context
     lines = lines_of(drawing, context.mask[:, None].to(drawing)) * region(context, where)[:, None].to(drawing) * strength
-    return context.with_(edges=context.hole.gather(patchify(context.grid.pad(lines, value=0.0), context.grid.token_pixels)))
+    return context.with_(edges=context.hole.cut(context.grid.pad(lines, value=0.0), context.grid.token_pixels))
 
 
 def lines_of(drawing: Tensor, inside: Tensor) -> Tensor:

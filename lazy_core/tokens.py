@@ -19,6 +19,11 @@ def unpatchify(tokens: Tensor, patch: int, rows: int, cols: int) -> Tensor:
     return rearrange(tokens, "b (h w) (c p q) -> b c (h p) (w q)", h=rows, w=cols, p=patch, q=patch)
 
 
+def in_patches(latent: Tensor, patch: int) -> Tensor:
+    """[B, C, h, w] -> its view [B, C, rows, patch, cols, patch]."""
+    return latent.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
+
+
 def to_strip(tokens: Tensor, patch: int) -> Tensor:
     """[B, K, C * p * p] -> a latent [B, C, K * p, p] that any image sampler accepts: one token under the other."""
     return rearrange(tokens, "b k (c p q) -> b c (k p) q", p=patch, q=patch)
@@ -75,11 +80,19 @@ class HoleTokens:
         taken = tokens.gather(1, self.index[..., None].expand(-1, -1, tokens.shape[-1]))
         return taken * self.valid[..., None].to(taken.dtype)
 
-    def scatter(self, tokens: Tensor, into: Tensor) -> Tensor:
-        """[B, K, D] written over [B, N, D] at the hole; returns a new tensor, all other tokens bit-identical."""
-        result = into.clone()
-        batch, slot = self.valid.nonzero(as_tuple=True)
-        result[batch, self.index[batch, slot]] = tokens[batch, slot].to(result.dtype)
+    def cut(self, latent: Tensor, patch: int) -> Tensor:
+        """[B, C, h, w] -> [B, K, C * patch * patch]: `gather` of its tokens, without making those that are not in the hole."""
+        cells, batch = in_patches(latent, patch), torch.arange(len(latent), device=latent.device)[:, None]
+        taken = cells[batch, :, self.index // cells.shape[4], :, self.index % cells.shape[4]]  # [B, K, C, patch, patch]
+        return taken.flatten(2) * self.valid[..., None].to(taken.dtype)
+
+    def scatter(self, tokens: Tensor, latent: Tensor, patch: int) -> Tensor:
+        """[B, K, C * patch * patch] written over [B, C, h, w] at the hole; returns a new tensor, all else bit-identical."""
+        result = latent.clone(memory_format=torch.contiguous_format)
+        cells, (batch, slot) = in_patches(result, patch), self.valid.nonzero(as_tuple=True)
+        index = self.index[batch, slot]
+        new = tokens[batch, slot].to(result.dtype).unflatten(1, (-1, patch, patch))
+        cells[batch, :, index // cells.shape[4], :, index % cells.shape[4]] = new
         return result
 
     def to(self, device: torch.device | str) -> HoleTokens:

@@ -45,17 +45,22 @@ def test_patchify_and_strip_invert(shape):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 1.0])
-def test_gather_and_scatter_invert(share):
-    tokens = torch.randn(3, 35, 5)
-    mask = random_mask(3, 35, share, 1)
-    hole = HoleTokens.of(mask)
-    gathered = hole.gather(tokens)
+@pytest.mark.parametrize("patch", [1, 2, 16])
+def test_cut_and_scatter_invert(share, patch):
+    latent, mask = torch.randn(3, 4, 5 * patch, 7 * patch), random_mask(3, 35, share, 1)
+    before, hole = latent.clone(), HoleTokens.of(mask)
+    tokens = hole.cut(latent, patch)
     assert hole.count == int(mask.sum(1).max())
-    assert torch.equal(hole.scatter(gathered, tokens), tokens)
-    changed = hole.scatter(gathered + 1, tokens)
-    assert torch.equal(changed[mask], (tokens + 1)[mask])
-    assert torch.equal(changed[~mask], tokens[~mask])
-    assert (gathered[~hole.valid] == 0).all()
+    assert torch.equal(tokens, hole.gather(patchify(latent, patch)))
+    assert torch.equal(hole.scatter(tokens, latent, patch), latent)
+    changed, all_tokens = patchify(hole.scatter(tokens + 1, latent, patch), patch), patchify(latent, patch)
+    assert torch.equal(changed[mask], all_tokens[mask] + 1)
+    assert torch.equal(changed[~mask], all_tokens[~mask])
+    assert (tokens[~hole.valid] == 0).all()
+    strided = latent.movedim(1, -1).contiguous().movedim(-1, 1)
+    assert torch.equal(hole.cut(strided, patch), tokens)
+    assert torch.equal(patchify(hole.scatter(tokens + 1, strided, patch), patch), changed)
+    assert torch.equal(latent, before)
 
 
 def test_disjoint_holes_are_one_set():

@@ -16,7 +16,7 @@ from ...lazy_core.context import Context
 from ...lazy_core.kept import KeptKV, Place
 from ...lazy_core.pipeline import Sample, grid_noise
 from ...lazy_core.reuse import Policy, Whole
-from ...lazy_core.tokens import from_strip, patchify, to_strip
+from ...lazy_core.tokens import from_strip, to_strip
 from .. import host
 from .families import Family, family_of
 from .hooks import hooked
@@ -88,7 +88,7 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
         job = Job(model, family, policy, positive, negative, settings, timing, denoise, channels)
         everything = grid_noise(context, settings.seed)
         if denoise >= 1:  # as the host starts a masked run; it matters where the highest noise level is not noise alone (PixArt)
-            start = context.hole.gather(patchify(context.latent, context.grid.patch))
+            start = context.hole.cut(context.latent, context.grid.patch)
         result = torch.zeros_like(start)
         for images in same_holes(context):
             count = int(context.hole.valid[images[0]].sum())
