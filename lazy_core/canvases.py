@@ -51,7 +51,7 @@ class Canvases:
         kind = f"{vae}/{tuple(image.shape[1:])}{image.dtype}/"
         found = [self.near(kind, encode, one) for one in image.split(1)]
         if new := [index for index, latent in enumerate(found) if latent is None]:
-            for index, latent in zip(new, encode(image[new]).split(1), strict=True):
+            for index, latent in zip(new, encode(image if len(new) == len(image) else image[new]).split(1), strict=True):
                 found[index] = self.keep(kind, image[index : index + 1], latent)
         return torch.cat([latent for latent in found if latent is not None])
 

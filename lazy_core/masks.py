@@ -84,13 +84,14 @@ def prefill(image: Tensor, hole: Tensor) -> Tensor:
     result, canvas = image.clone(), Box(0, 0, *image.shape[-2:])
     for index, own in enumerate(hole):
         boxes = boxes_of(own)
-        if bool(own.all()):
-            result[index] = 0.5
-        if not boxes or bool(own.all()):
+        if not boxes:
             continue
-        picture, keep = image[index : index + 1], ~own[None, None]
+        if boxes == [canvas] and bool(own.all()):
+            result[index] = 0.5
+            continue
+        picture = image[index : index + 1]
         nears = [box.grown(COARSE).within(canvas) for box in boxes]
-        fine = [push((torch.where(near.cut(keep), near.cut(picture), 0.0), near.cut(keep).to(image.dtype)), CELLS) for near in nears]
+        fine = [push(visible(near.cut(picture), ~near.cut(own)), CELLS) for near in nears]
         fars = [seen_by_push_pull(box, canvas) for box in boxes]
         seen = reduce(Box.union, fars)
         coarse = cell_averages(seen.cut(picture))
@@ -110,6 +111,11 @@ def seen_by_push_pull(box: Box, canvas: Box) -> Box:
     """What the averages of a hole inside `box` depend on: a square of the coarsest level holds a visible pixel, and two of these around."""
     side = max(COARSE, 1 << min(box.height, box.width).bit_length())
     return box.grown(2 * side).aligned(side).within(canvas)
+
+
+def visible(image: Tensor, keep: Tensor) -> Level:
+    """Pixels [1, C, H, W], of which those of `keep` [H, W] bool are visible. Channels come first: for three, pooling is faster so."""
+    return torch.where(keep, image, 0.0).contiguous(), keep[None, None].to(image.dtype)
 
 
 def cell_averages(image: Tensor) -> Level:

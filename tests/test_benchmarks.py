@@ -10,6 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import beside
 from benchmarks.__main__ import Bench, case_of
 from benchmarks.holes import KINDS, hole
 from benchmarks.report import pictures, write
@@ -72,6 +73,14 @@ def test_ratio_is_the_median_of_pairs():
 
 def test_line_through_points():
     assert line([1, 2, 3], [5, 7, 9]) == pytest.approx((3, 2, 1))
+
+
+def test_what_is_beside_the_networks_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert beside.main(["--sizes", "64", "--holes", "10", "--rounds", "1", "--json", str(tmp_path / "rows.json")]) == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["stage"] for row in rows] == ["copy", "key", "encode", "encode_next", "decode_none", "decode_feather", "decode_poisson"]
+    assert all(row["ms"] > 0 and row["size"] == 64 for row in rows)
+    assert "decode_poisson" in capsys.readouterr().out
 
 
 def test_rows_summary_and_pictures(tmp_path: Path):
