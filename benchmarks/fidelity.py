@@ -91,7 +91,7 @@ def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     print(f"{path}: {about}; {args.edits} edits; data {digest(args.data)}, scenes {scenes_digest(scenes)}")
     rows: list[dict[str, Any]] = []
     full: tuple[Tensor, Tensor, Tensor | None] | None = None  # pictures and verdicts of the run on all tokens
-    real = judges.verdicts(scenes.image, scenes)
+    real = judges.verdicts(judges.seen(scenes.image, scenes), scenes)
     print(f"  real: prompt {interval(real[0])}, style {None if real[1] is None else interval(real[1])}")
     presets = loaded("nodes.stock.families").family_of(model).policies
     for name, policy in [*policies(core, presets, args.sweep).items(), ("crop", presets["exact"])]:
@@ -101,7 +101,7 @@ def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
         some = slice(0, args.crop_edits if name == "crop" else args.edits)  # a crop costs as much as all tokens
         part = scenes.take(some)
         images, seconds, tokens = bench.edits(part, prompts[some], policy, kv_dtype, crop=name == "crop")
-        right, agree = judges.verdicts(images, part)
+        right, agree = judges.verdicts(judges.seen(images, part), part)
         full = full or (images, right, agree)
         row = {"model": about["family"], "policy": name, "edits": len(images), "prompt_accuracy": interval(right)}
         row |= {

@@ -124,15 +124,21 @@ def accuracy(model: Classifier, image: Tensor, mask: Tensor, label: Tensor, look
 @torch.no_grad()
 def predict(model: Classifier, image: Tensor, mask: Tensor, look: Callable[[Tensor, Tensor], Tensor] = crops) -> Tensor:
     """-> classes [B] on the CPU; `look` makes the crops that the judge was trained on."""
-    return look_at(model.eval(), image, mask, look).argmax(1)
+    return verdict(model, features(model.eval(), image, mask, look))
 
 
 @torch.no_grad()
-def look_at(what: Callable[[Tensor], Tensor], image: Tensor, mask: Tensor, look: Callable[[Tensor, Tensor], Tensor] = crops) -> Tensor:
-    """What a judge, or its `features`, make of each hole: [B, ...] on the CPU, wherever the judge is."""
-    device = next(getattr(what, "__self__", what).parameters()).device
+def features(model: Classifier, image: Tensor, mask: Tensor, look: Callable[[Tensor, Tensor], Tensor] = crops) -> Tensor:
+    """What a judge makes of each hole, [B, F] on the CPU, wherever the judge is."""
+    device = model.head.weight.device
     parts = zip(image.split(64), mask.split(64), strict=True)
-    return torch.cat([what(look(i.to(device), m.to(device))).cpu() for i, m in parts])
+    return torch.cat([model.features(look(i.to(device), m.to(device))).cpu() for i, m in parts])
+
+
+@torch.no_grad()
+def verdict(model: Classifier, features: Tensor) -> Tensor:
+    """Features [B, F] -> classes [B], both on the CPU."""
+    return model.head(features.to(model.head.weight)).argmax(1).cpu()
 
 
 def load_judge(path: Path, classes: int, device: torch.device | str = "cpu") -> Classifier:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from lazy_core.composite import composite
 from lazy_core.masks import threshold
 
-from .classifier import Classifier, load_judge, look_at, predict, style_crops, style_path
+from .classifier import Classifier, features, load_judge, style_crops, style_path, verdict
 from .figures import Figure, colour_shift, frechet, interval, joint, ratio, recall, seam
 from .methods import MethodEditor
 from .pictures import grid_picture
@@ -134,15 +134,19 @@ def edit_all(editors: list[MethodEditor], args: argparse.Namespace, scenes: Scen
 
 @dataclass(frozen=True)
 class Seen:
-    """Features in holes of `objects` [n, F], and of `all` judges [n, 2 F] (None without one of styles); `style` [n, K] is the scene's."""
+    """What judges make of holes: features of `objects` and of `drawing` [n, F] (None without a judge of styles); `style` [n, K] is the
+    scene's."""
 
     objects: Tensor
-    all: Tensor | None
+    drawing: Tensor | None
     style: Tensor
 
     def apart(self, other: Seen) -> Figure | None:
         """How far objects, drawing and the scene's style, taken together, are from those of `other`."""
-        return None if self.all is None or other.all is None else joint(self.all, self.style, other.all, other.style)
+        if self.drawing is None or other.drawing is None:
+            return None
+        mine, theirs = torch.cat([self.objects, self.drawing], 1), torch.cat([other.objects, other.drawing], 1)
+        return joint(mine, self.style, theirs, other.style)
 
 
 @dataclass(frozen=True)
@@ -157,25 +161,21 @@ class Judges:
         styles = load_judge(style_path(path), len(sheet.styles), device) if several else None
         return cls(load_judge(path, len(sheet), device), styles)
 
-    def features(self, image: Tensor, mask: Tensor) -> Tensor:
-        return look_at(self.objects.features, image, mask)
-
     def seen(self, image: Tensor, scenes: Scenes) -> Seen:
-        objects, styles = self.features(image, scenes.mask), self.styles
+        objects, styles = features(self.objects, image, scenes.mask), self.styles
         if styles is None:
             return Seen(objects, None, F.one_hot(scenes.style))
-        drawing = look_at(styles.features, image, scenes.mask, style_crops)
-        return Seen(objects, torch.cat([objects, drawing], 1), F.one_hot(scenes.style, styles.head.out_features))
+        return Seen(objects, features(styles, image, scenes.mask, style_crops), F.one_hot(scenes.style, styles.head.out_features))
 
-    def verdicts(self, image: Tensor, scenes: Scenes) -> tuple[Tensor, Tensor | None]:
-        """[B] bool: whether each hole of [B, 3, H, W] shows what was asked for, and in its scene's style."""
-        right = predict(self.objects, image, scenes.mask) == scenes.label
-        return right, None if self.styles is None else predict(self.styles, image, scenes.mask, style_crops) == scenes.style
+    def verdicts(self, seen: Seen, scenes: Scenes) -> tuple[Tensor, Tensor | None]:
+        """[B] bool: whether each hole shows what was asked for, and in its scene's style."""
+        agree = None if self.styles is None or seen.drawing is None else verdict(self.styles, seen.drawing) == scenes.style
+        return verdict(self.objects, seen.objects) == scenes.label, agree
 
     def row(self, run: Run, scenes: Scenes, reference: Seen) -> dict[str, Any]:
         """All figures of one method, each [value, low, high]; None where no edit, or no judge, can tell."""
-        (right, agree), unseen = self.verdicts(run.image, scenes), scenes.unseen
-        seen = self.seen(run.image, scenes)
+        seen, unseen = self.seen(run.image, scenes), scenes.unseen
+        right, agree = self.verdicts(seen, scenes)
         row: dict[str, Any] = {"method": run.method, "name": run.name, "prompt_accuracy": interval(right)}
         if agree is not None:
             row["style_agreement"] = interval(agree)

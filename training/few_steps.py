@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from lazy_core.sampling import Solver
 
-from .evaluate import BATCH, SEEDS, Judges, digest, known, scenes_digest
+from .evaluate import BATCH, SEEDS, Judges, Seen, digest, known, scenes_digest
 from .figures import frechet, interval
 from .methods import MethodEditor
 from .scenes import FAR, Scenes
@@ -50,10 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     scenes = known(sheet, args.edits, SEEDS["validation"], "validation")
     prompts = sheet.prompts(scenes.label)
     reference = known(sheet, 2 * args.edits, SEEDS["validation"] + 500_000, "validation")
-    features = judges.features(reference.image, reference.mask)
+    seen = judges.seen(reference.image, reference)
     print(f"{args.edits} edits, validation split; data {digest(args.data)}, scenes {scenes_digest(scenes)}")
     ways = tuple(starmap(Way, product(args.solver, args.shift, args.cfg, args.style_guidance)))
-    rows = [judge(args, editor, judges, scenes, prompts, features, way, steps) for way in ways for steps in args.steps]
+    rows = [judge(args, editor, judges, scenes, prompts, seen, way, steps) for way in ways for steps in args.steps]
     if args.json:
         args.json.write_text(json.dumps({"edits": args.edits, "model": digest(args.model), "rows": rows}, indent=1))
     if args.picture:
@@ -67,7 +66,7 @@ def judge(
     judges: Judges,
     scenes: Scenes,
     prompts: list[str],
-    reference: Tensor,
+    reference: Seen,
     way: Way,
     steps: int,
 ) -> dict[str, Any]:
@@ -84,7 +83,8 @@ def judge(
         parts.append(editor.editor.decode(context, prompts[part], SEEDS["validation"] + start, steps, way.cfg, **sampling))
     ms = 1000 * (time.monotonic() - begun) / len(prompts)
     image = torch.cat(parts)
-    right, agree = judges.verdicts(image, scenes)
+    seen = judges.seen(image, scenes)
+    right, agree = judges.verdicts(seen, scenes)
     far = scenes.seen == FAR
     row = {
         "way": str(way),
@@ -93,7 +93,7 @@ def judge(
         "style_agreement": None if agree is None else interval(agree),
         "style_agreement_far": None if agree is None else interval(agree[far]),
     }
-    row |= {"frechet": frechet(judges.features(image, scenes.mask), reference), "ms": round(ms, 1)}
+    row |= {"frechet": frechet(seen.objects, reference.objects), "ms": round(ms, 1)}
     styles = f"style {percent(row['style_agreement'])}, far {percent(row['style_agreement_far'])}"
     told = f"prompt {percent(row['prompt_accuracy'])}, {styles}, Frechet {row['frechet']}"
     print(f"{way!s:28} {steps:3} steps: {told}")

@@ -29,7 +29,7 @@ OBJECTS = {
     "butterfly": (198, 202, 232),
 }
 Colour = tuple[int, int, int]
-Box = tuple[int, int, int, int]
+Rectangle = tuple[int, int, int, int]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,7 +78,7 @@ def horizon(above: Colour, below: Colour, row: int) -> Image.Image:
     return canvas
 
 
-def rounded(box: Box) -> Tensor:
+def rounded(box: Rectangle) -> Tensor:
     """Mask [1, 256, 256], 1 = hole in a box (left, top, right, bottom) with rounded corners."""
     mask = Image.new("L", (256, 256))
     ImageDraw.Draw(mask).rounded_rectangle((box[0], box[1], box[2] - 1, box[3] - 1), 8, fill=255)

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         shown[f"{kind} sketch"] = sketch
         for strength in args.strengths:
             image = torch.cat([edit(editor, scenes, prompts, sketch, kind, strength, args.steps, i) for i in progress(args.edits)])
-            right, _ = judges.verdicts(image, scenes)
+            right, _ = judges.verdicts(judges.seen(image, scenes), scenes)
             row = {"kind": kind, "strength": strength, "prompt_accuracy": interval(right)}
             row |= {"colour_distance": interval(colour_distance(image, sketch, scenes.mask)) if kind == "colour" else None}
             row |= {"edge_agreement": interval(edge_agreement(image, scenes.lines, scenes.mask)) if kind == "edges" else None}
