@@ -56,7 +56,7 @@ class Canvases:
         return torch.cat([latent for latent in found if latent is not None])
 
     def near(self, kind: str, encode: EncodeImage, image: Tensor) -> Tensor | None:
-        """The latent of an image [1, 3, H, W] by way of the canvas that is most like it; None where none is like it."""
+        """The latent of an image [1, 3, H, W] by way of the canvas most like it, as far as `unlike` tells; None where none is like it."""
         known = self.cache.under(kind)
         if not known:
             return None

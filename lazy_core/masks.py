@@ -92,25 +92,29 @@ def prefill(image: Tensor, hole: Tensor) -> Tensor:
         picture = image[index : index + 1]
         nears = [box.grown(COARSE).within(canvas) for box in boxes]
         fine = [push(visible(near.cut(picture), ~near.cut(own)), CELLS) for near in nears]
-        fars = [seen_by_push_pull(box, canvas) for box in boxes]
+        fars = [seen_by_push_pull(box, own) for box in boxes]
         seen = reduce(Box.union, fars)
         coarse = cell_averages(seen.cut(picture))
         cells = [near.moved(-seen.top, -seen.left).aligned(COARSE).divided(COARSE) for near in nears]
         for inside, levels in zip(cells, fine, strict=True):
             for everything, part in zip(coarse, levels.pop(), strict=True):
                 inside.cut(everything).copy_(part)
-        for near, far, inside, levels in zip(nears, fars, cells, fine, strict=True):
+        for box, near, far, inside, levels in zip(boxes, nears, fars, cells, fine, strict=True):
             around = far.moved(-seen.top, -seen.left).aligned(COARSE).divided(COARSE)
             filled = pull(push((around.cut(coarse[0]), around.cut(coarse[1]))))
             filled = pull(levels, inside.moved(-around.top, -around.left).cut(filled))
-            near.cut(result[index]).copy_(filled[0])
+            box.cut(result[index]).copy_(box.moved(-near.top, -near.left).cut(filled[0]))
     return result
 
 
-def seen_by_push_pull(box: Box, canvas: Box) -> Box:
-    """What the averages of a hole inside `box` depend on: a square of the coarsest level holds a visible pixel, and two of these around."""
-    side = max(COARSE, 1 << min(box.height, box.width).bit_length())
-    return box.grown(2 * side).aligned(side).within(canvas)
+def seen_by_push_pull(box: Box, hole: Tensor) -> Box:
+    """What the averages of what is inside `box` depend on, with this hole [H, W]: squares that all show something, two around it."""
+    canvas, side = Box(0, 0, *hole.shape), max(COARSE, 1 << min(box.height, box.width).bit_length())
+    while True:
+        far = box.grown(2 * side).aligned(side).within(canvas)
+        if far == canvas or bool(in_cells(~far.cut(hole), side).all()):
+            return far
+        side *= 2
 
 
 def visible(image: Tensor, keep: Tensor) -> Level:
@@ -131,7 +135,7 @@ def cell_averages(image: Tensor) -> Level:
 def push(level: Level, halvings: int | None = None) -> list[Level]:
     """The level and coarser ones, each of half the size: so many, or until something is visible in each cell."""
     levels = [level]
-    while len(levels) <= halvings if halvings is not None else min(levels[-1][1].shape[-2:]) > 1 and not bool(levels[-1][1].all()):
+    while len(levels) <= halvings if halvings is not None else max(levels[-1][1].shape[-2:]) > 1 and not bool(levels[-1][1].all()):
         colour, weight = (F.avg_pool2d(x, 2, ceil_mode=True) for x in levels[-1])
         levels.append((colour, weight))
     return levels
@@ -146,7 +150,8 @@ def pull(levels: list[Level], filled: Tensor | None = None) -> Tensor:
         if filled is None:
             coarse = torch.full_like(colour, 0.5)
         else:
-            coarse = F.interpolate(filled, size=colour.shape[-2:], mode="bilinear", align_corners=False)
+            height, width = colour.shape[-2:]
+            coarse = F.interpolate(filled, scale_factor=2, mode="bilinear", align_corners=False)[..., :height, :width]
         filled = torch.where(weight > 0, colour / weight.clamp_min(1e-8), coarse)
     assert filled is not None
     return filled

@@ -41,7 +41,7 @@ class Records:
     def decode(self, vae: str, parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor, cells: Tensor) -> Tensor:
         """A `lazy_core.pipeline.DecodeHole`, for the VAE that `vae` names and that has these `parts`."""
         given = zip(latent.split(1), canvas, cells, strict=True)
-        return torch.stack([self.one(vae, parts, decode, part, image, hole) for part, image, hole in given])
+        return torch.stack([self.one(vae, parts, decode, part, image, hole).to(canvas) for part, image, hole in given])
 
     def one(self, vae: str, parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor, cells: Tensor) -> Tensor:
         """[1, C, h, w], [3, H, W], [h, w] -> [3, H, W]"""

@@ -91,7 +91,7 @@ class HoleTokens:
         result = latent.clone(memory_format=torch.contiguous_format)
         cells, (batch, slot) = in_patches(result, patch), self.valid.nonzero(as_tuple=True)
         index = self.index[batch, slot]
-        new = tokens[batch, slot].to(result.dtype).unflatten(1, (-1, patch, patch))
+        new = tokens[batch, slot].to(result).unflatten(1, (-1, patch, patch))
         cells[batch, :, index // cells.shape[4], :, index % cells.shape[4]] = new
         return result
 

@@ -20,6 +20,7 @@ from lazy_core.graphs import StepGraphs, bucket
 from lazy_core.kept import KeptKV, Split
 from lazy_core.model import LazyDiffusion, LazyTransformer, initialise
 from lazy_core.positions import grid_coordinates
+from lazy_core.tokens import HoleTokens
 from made import Edit, edit_of, examples, weights_for
 from training.captured import CapturedSteps
 from training.objective import Examples, Objective, optimizers
@@ -200,3 +201,10 @@ def test_captured_steps_train_like_others():
     (plain, weights), (replayed, others) = runs
     assert plain == pytest.approx(replayed, rel=1e-3)
     assert far(others, weights) < 1e-3
+
+
+def test_tokens_from_the_gpu_are_scattered_into_a_latent_in_main_memory():
+    """`--gpu-only`: the host hands samples back on the GPU, a CONTEXT's latent lies where it always does."""
+    latent, hole = torch.randn(1, 8, 4, 4), HoleTokens.of(torch.tensor([[True, False, False, True]]))
+    tokens = hole.cut(latent, 2) + 1
+    assert torch.equal(hole.scatter(tokens.to(DEVICE), latent, 2), hole.scatter(tokens, latent, 2))
