@@ -236,13 +236,13 @@ def decode_holes(
 ) -> tuple[Tensor, Record]:
     """Latent [1, C, h, w] of the edited canvas [3, H, W], `boxes` of latents to compute, the record `with_patches` of nearly the same.
 
-    -> (picture [3, H, W], right in the boxes and anything elsewhere; the record with the boxes' new content).
+    -> (picture [3, H, W], right in the boxes and the canvas's own elsewhere; the record with the boxes' new content).
     Raises NotWholeError where the host decodes in tiles, and FarError.
     """
     holes = Holes.over(record, boxes)
     pixels = holes.decode(parts, decode, latent)
     strip = holes.strip.at(pixels)
-    result = torch.empty_like(canvas)
+    result = canvas.clone()
     for box, place in zip(boxes, strip.inside(boxes), strict=True):
         box.times(strip.scale).cut(result).copy_(place.cut(pixels[0]))
     return result, holes.updated(latent)
