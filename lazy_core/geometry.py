@@ -54,10 +54,10 @@ class Grid:
         right, bottom = self.cols * self.token_pixels - self.width, self.rows * self.token_pixels - self.height
         if right == bottom == 0:
             return image
-        if image.dtype == torch.bool:
-            return self.pad(image.float(), value) > 0
         if value is not None:
             return F.pad(image, (0, right, 0, bottom), value=value)
+        if image.dtype == torch.bool:  # which PyTorch does not replicate
+            return self.pad(image.float()) > 0
         return F.pad(image, (0, right, 0, bottom), mode="replicate")
 
     def crop(self, image: Tensor) -> Tensor:

@@ -63,6 +63,13 @@ def halved(squares: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return result
 
 
+def sides_of(squares: np.ndarray, axis: int) -> np.ndarray:
+    """Which lines between squares that follow each other along an axis, one more than there are squares, are a side of one of these."""
+    before, after = [(0, 0), (0, 0)], [(0, 0), (0, 0)]
+    before[axis], after[axis] = (1, 0), (0, 1)
+    return np.pad(squares, before) | np.pad(squares, after)
+
+
 @dataclass(frozen=True)
 class Ties:
     """Pixels [H W] that lie on a square's edge or in it, between its corners; of those on an edge its two ends."""
@@ -78,9 +85,8 @@ class Ties:
             side, half = 2 << level, 1 << level
             rows, cols = np.nonzero(cells)
             tied[(rows * side + half) * width + cols * side + half] = True
-            for step, across in ((width, (0, 1)), (1, (1, 0))):  # edges that go down, and along
-                edge = np.pad(cells, [(0, n) for n in across]) | np.pad(cells, [(n, 0) for n in across])
-                rows, cols = np.nonzero(edge)
+            for step, across in ((width, 1), (1, 0)):  # edges that go down, and along
+                rows, cols = np.nonzero(sides_of(cells, across))
                 corner = (rows * width + cols) * side
                 middle = corner + half * step
                 tied[middle], first[middle], second[middle] = True, corner, corner + side * step
@@ -142,6 +148,6 @@ def filled(field: np.ndarray, squares: Squares) -> np.ndarray:
         corners = fine[:, ::2, ::2]
         down, along = (corners[:, 1:] + corners[:, :-1]) / 2, (corners[:, :, 1:] + corners[:, :, :-1]) / 2
         np.copyto(fine[:, 1::2, 1::2], (down[:, :, 1:] + down[:, :, :-1]) / 2, where=cells)
-        np.copyto(fine[:, 1::2, ::2], down, where=np.pad(cells, [(0, 0), (0, 1)]) | np.pad(cells, [(0, 0), (1, 0)]))
-        np.copyto(fine[:, ::2, 1::2], along, where=np.pad(cells, [(0, 1), (0, 0)]) | np.pad(cells, [(1, 0), (0, 0)]))
+        np.copyto(fine[:, 1::2, ::2], down, where=sides_of(cells, 1))
+        np.copyto(fine[:, ::2, 1::2], along, where=sides_of(cells, 0))
     return field

@@ -105,7 +105,7 @@ def test_prefill_looks_around_the_holes_alone(seed, channels_last):
     for box in boxes_of(hole[0]):
         seen_by_push_pull(box, hole[0]).cut(far).fill_(False)
     unseen = torch.where(far, torch.nan, image)
-    assert torch.equal(prefill(unseen, hole)[..., ~far], prefill(image, hole)[..., ~far]) or hole.any(1).all()
+    assert torch.equal(prefill(unseen, hole)[..., ~far], prefill(image, hole)[..., ~far])
 
 
 def test_holes_whose_boxes_touch_are_filled_each_by_itself():
