@@ -2,6 +2,7 @@
 // The line is a DOM widget that is saved nowhere: neither in the workflow's widgets_values nor in the prompt.
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { MESSAGES } from "./messages.js";
 
 const WORDS = {
   en: {
@@ -36,6 +37,18 @@ function words() {
   return WORDS[app.extensionManager?.setting?.get("Comfy.Locale")] ?? WORDS.en;
 }
 
+/** What a run has to say in words (nodes/messages.py) comes first; its figures are then in the tooltip. */
+function withMessages(run, figures) {
+  const sentences = (run.messages ?? []).map(sentence).filter(Boolean);
+  if (!sentences.length) return figures;
+  return { text: sentences.join(" "), tip: [...sentences, figures.text, figures.tip].filter(Boolean).join("\n") };
+}
+
+function sentence(message) {
+  const table = MESSAGES[app.extensionManager?.setting?.get("Comfy.Locale")] ?? MESSAGES.en;
+  return table[message.code]?.(message);
+}
+
 function duration(milliseconds) {
   return milliseconds < 1000 ? words().ms(milliseconds) : words().s(milliseconds / 1000);
 }
@@ -43,6 +56,10 @@ function duration(milliseconds) {
 /** `run`: the node's own report, or null where ComfyUI kept a result of which this page has seen no report. */
 function describeDecode(run) {
   if (!run) return { text: words().kept, tip: "" };
+  return withMessages(run, decodeFigures(run));
+}
+
+function decodeFigures(run) {
   if (run.hole_tokens === 0) return { text: words().empty, tip: "" };
   const parts = [words().tokens(run.hole_tokens, run.all_tokens), duration(run.total_ms)];
   if (run.saved_ms > 0) parts.push(words().saved(duration(run.saved_ms)));
@@ -51,6 +68,10 @@ function describeDecode(run) {
 
 function describeContext(run, kept) {
   if (!run) return { text: words().reused, tip: "" };
+  return withMessages(run, contextFigures(run, kept));
+}
+
+function contextFigures(run, kept) {
   if (run.hole_tokens === 0) return { text: words().emptyContext, tip: "" };
   const tokens = words().tokens(run.hole_tokens, run.all_tokens);
   const text = run.encoder_ran && !kept ? words().ran(duration(run.encode_ms), tokens) : `${words().reused} · ${tokens}`;
