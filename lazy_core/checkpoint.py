@@ -19,7 +19,8 @@ from .config import LazyConfig
 from .layers import Build
 from .model import LazyDiffusion, LazyTransformer, initialise
 
-CONFIG_KEY, TOKENIZER_KEY = "lazydiffusion.config", "lazydiffusion.tokenizer"
+CONFIG_KEY, TOKENIZER_KEY, STYLES_KEY = "lazydiffusion.config", "lazydiffusion.tokenizer", "lazydiffusion.styles"
+FIRST_STYLES = ("3d", "flat", "ink")  # of files that do not name theirs
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,29 @@ class Checkpoint:
         """What `save_checkpoint` was given beside the model: licence, provenance, ..."""
         return {key: value for key, value in self.metadata.items() if key not in ("format", CONFIG_KEY, TOKENIZER_KEY)}
 
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """Return the names of the drawing styles that the model tells apart, in its order; none where it knows one style alone."""
+        if STYLES_KEY in self.metadata:
+            return tuple(str(name) for name in json.loads(self.metadata[STYLES_KEY]))[: self.config.styles]
+        return FIRST_STYLES if self.config.styles == len(FIRST_STYLES) else tuple(f"style {i + 1}" for i in range(self.config.styles))
+
+    def style_number(self, name: str) -> int | None:
+        """Return the number of a style, None for "auto". Raises ValueError for a style that the model does not know."""
+        return style_number(self.styles, name)
+
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Weights below `prefix`, without it."""
         return {key[len(prefix) :]: value for key, value in self.weights.items() if key.startswith(prefix)}
+
+
+def style_number(styles: tuple[str, ...], name: str) -> int | None:
+    """Return the place of `name` in `styles`, None for "auto". Raises ValueError for a style that is not there."""
+    if name == "auto":
+        return None
+    if name not in styles:
+        raise ValueError(f"style is '{name}', but this model knows {', '.join(styles) or 'no styles'}. Choose one of these, or auto.")
+    return styles.index(name)
 
 
 def save_checkpoint(path: Path, model: LazyDiffusion, tokenizer: str | None = None, dtype: torch.dtype | None = None, **notes: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from .checkpoint import load_model
+from .checkpoint import load_model, style_number
 from .composite import Blend
 from .context import Context
 from .geometry import Box
@@ -24,26 +24,28 @@ from .schedule import add_noise, shifted, sigmas
 class LazyEditor:
     """A checkpoint with its own text encoder and VAE, ready to edit images [B, 3, H, W] in 0..1 under masks [M, H, W] (1 = hole)."""
 
-    def __init__(self, model: LazyDiffusion, tokenizer: Tokenizer, identity: str = ""):
+    def __init__(self, model: LazyDiffusion, tokenizer: Tokenizer, identity: str = "", styles: tuple[str, ...] = ()):
         if model.text is None or model.vae is None:
             raise ValueError("this checkpoint has no text encoder or no VAE of its own; use it inside ComfyUI, which brings them.")
         self.model, self.text, self.vae, self.tokenizer, self.identity = model, model.text, model.vae, tokenizer, identity
+        self.styles = styles
         self.graphs = StepGraphs()
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> LazyEditor:
         model, checkpoint = load_model(path)
         store_for_few_rows(model.to(device))
-        return cls(model, Tokenizer.from_str(checkpoint.tokenizer or ""), checkpoint.identity)
+        return cls(model, Tokenizer.from_str(checkpoint.tokenizer or ""), checkpoint.identity, checkpoint.styles)
 
     @property
     def device(self) -> torch.device:
         return self.vae.mean.device
 
-    def encode(self, image: Tensor, mask: Tensor) -> Context:
-        """Once per canvas and mask."""
+    def encode(self, image: Tensor, mask: Tensor, style: str = "auto") -> Context:
+        """Read canvas and mask, once for many edits. `style` is one of `styles`, or auto: what the canvas shows. Raises ValueError."""
         kind = next(self.model.transformer.parameters()).dtype
-        return encode_context(self.model.transformer, self.to_latent, image, mask, self.identity, self.device, dtype=kind)
+        number = style_number(self.styles, style)
+        return encode_context(self.model.transformer, self.to_latent, image, mask, self.identity, self.device, dtype=kind, style=number)
 
     def decode(
         self,

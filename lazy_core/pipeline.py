@@ -63,12 +63,13 @@ def encode_context(
     device: torch.device | str = "cpu",
     to_model: Callable[[Tensor], Tensor] = lambda latent: latent,
     dtype: torch.dtype | None = None,
+    style: int | None = None,
 ) -> Context:
     """Image [B, 3, H, W] in 0..1 and mask [M, H, W] (1 = hole, 0 = keep) -> Context, on the CPU.
 
     Runs the VAE encoder and the context encoder once; neither where no mask has a hole. `model` names the checkpoint,
     `to_model` scales the VAE's latents to what the model was trained on; everything in a Context is in the VAE's units. `dtype` is what
-    the encoder computes in; None: as the latents come.
+    the encoder computes in; None: as the latents come. `style` is the number of a drawing style to follow; None: what the canvas shows.
     Raises ValueError for sizes that do not match, NaN, or an image smaller than a token.
     """
     config = transformer.config
@@ -91,7 +92,7 @@ def encode_context(
     near = HoleTokens.of(F.max_pool2d(masks, grid.patch).flatten(1) > 0)
     read = transformer.context_encoder.both
     latents, masks = (x.to(device=device, dtype=dtype) for x in (latents, masks))
-    tokens, against = read(latents, masks, near.to(device), grid_coordinates(seen, config, device))
+    tokens, against = read(latents, masks, near.to(device), grid_coordinates(seen, config, device), style)
     view = View(seen, near.index) if boxes else None
     against = None if against is None else against.float().cpu()
     return Context(model, grid, image, hole_pixels, latent.cpu(), hole, tokens.float().cpu(), view=view, against=against)

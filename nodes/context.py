@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..lazy_core.cache import ContentCache, content_key
+from ..lazy_core.checkpoint import FIRST_STYLES, style_number
 from ..lazy_core.context import Context
 from ..lazy_core.kept import KV_DTYPES
 from ..lazy_core.masks import threshold
@@ -19,6 +20,7 @@ from .stock import edit as stock
 from .vae import canvas_encoder
 
 ContextType = io.Custom("CONTEXT")
+STYLES = ("auto", *FIRST_STYLES)
 # The graph's own cache follows ancestry, not content: a repainted mask or --cache-none would encode again.
 CACHE: ContentCache[Context] = ContentCache(limit=512 << 20, free=host.free_memory)
 
@@ -50,6 +52,13 @@ class LazyEncodeContext(io.ComfyNode):
                     optional=True,
                     tooltip="For checkpoints not made for lazy edits: how keys and values are kept. fp8: half the memory, less exact.",
                 ),
+                io.Combo.Input(
+                    "style",
+                    options=list(STYLES),
+                    default="auto",
+                    optional=True,
+                    tooltip="The drawing style of what is generated. auto: that of the canvas; 3d where nothing is drawn.",
+                ),
             ],
             outputs=[
                 ContextType.Output(display_name="CONTEXT", tooltip="For Lazy Decode and Sketch Condition; good for any prompt and seed.")
@@ -57,17 +66,19 @@ class LazyEncodeContext(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, reuse: str | None = None, kv_dtype: str | None = None) -> bool | str:
-        return not_offered(reuse=(reuse, REUSES), kv_dtype=(kv_dtype, KV_DTYPES))
+    def validate_inputs(cls, reuse: str | None = None, kv_dtype: str | None = None, style: str | None = None) -> bool | str:
+        return not_offered(reuse=(reuse, REUSES), kv_dtype=(kv_dtype, KV_DTYPES), style=(style, STYLES))
 
     @classmethod
-    def execute(cls, model: Any, vae: Any, image: Tensor, mask: Tensor, reuse: Any = "balanced", kv_dtype: Any = "model") -> io.NodeOutput:
+    def execute(
+        cls, model: Any, vae: Any, image: Tensor, mask: Tensor, reuse: Any = "balanced", kv_dtype: Any = "model", style: str = "auto"
+    ) -> io.NodeOutput:
         start = time.perf_counter()
         picture, holes = to_bchw(image), to_mask(mask)
         if host.is_stock(model):
             make, key = cls.stock(model, vae, picture, holes, reuse)
         else:
-            make, key = cls.lazy(model, vae, picture, holes)
+            make, key = cls.lazy(model, vae, picture, holes, style)
         if not bool(threshold(holes).any()):  # nothing to encode: neither a run of the encoder nor worth a place in the cache
             context, ran = make(), False
         else:
@@ -83,18 +94,21 @@ class LazyEncodeContext(io.ComfyNode):
         return io.NodeOutput(context, ui={"lazydiffusion": [figures]})
 
     @classmethod
-    def lazy(cls, model: Any, vae: Any, picture: Tensor, holes: Tensor) -> tuple[Callable[[], Context], str]:
+    def lazy(cls, model: Any, vae: Any, picture: Tensor, holes: Tensor, style: str) -> tuple[Callable[[], Context], str]:
         """How a model of ours encodes the canvas, and what the result depends on beside it."""
         config = host.transformer_of(model).config
         host.check_vae(vae, config.latent_channels, config.latent_scale)
+        number = style_number(model.model.lazy_styles, style)
 
         def make() -> Context:
             tokens = len(picture) * picture.shape[-1] * picture.shape[-2] // (config.latent_scale * config.patch_size) ** 2
             transformer, device, dtype = host.load_for_encoding(model, tokens)
             to_model = model.model.latent_format.process_in
-            return encode_context(transformer, canvas_encoder(vae), picture, holes, host.identity_of(model), device, to_model, dtype)
+            return encode_context(
+                transformer, canvas_encoder(vae), picture, holes, host.identity_of(model), device, to_model, dtype, number
+            )
 
-        return make, host.weights_key(model, vae)
+        return make, f"{host.weights_key(model, vae)}/{number}"
 
     @classmethod
     def stock(cls, model: Any, vae: Any, picture: Tensor, holes: Tensor, reuse: Any) -> tuple[Callable[[], Context], str]:

@@ -270,7 +270,7 @@ def make_model(checkpoint: Checkpoint) -> comfy.model_patcher.ModelPatcher:
     model.load_state_dict(weights, strict=False)
     if device.type == "cpu":
         store_for_few_rows(model)
-    model.lazy_identity = checkpoint.identity
+    model.lazy_identity, model.lazy_styles = checkpoint.identity, checkpoint.styles
     patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
     # What the captured steps hold goes with the weights when the host makes room for another model.
     patcher.add_callback(CallbacksMP.ON_DETACH, lambda patcher, *_: transformer_of(patcher).graphs.forget())
