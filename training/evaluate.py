@@ -276,7 +276,8 @@ def on_photographs(sheet: SpriteSheet, count: int, seed: int, split: str) -> Sce
     parts, found = [], 0
     while found < count:
         scenes = compose(sheet, 32, 256, torch.Generator().manual_seed(seed), recipe)
-        parts.append(scenes.take((scenes.mask.mean((1, 2, 3)) < 0.6).nonzero().flatten()))
+        told = (scenes.seen != UNKNOWN) | (scenes.style == 0)  # the hole may hide all others: then nothing tells their style
+        parts.append(scenes.take(((scenes.mask.mean((1, 2, 3)) < 0.6) & told).nonzero().flatten()))
         found, seed = found + len(parts[-1].label), seed + 1
     return cat(parts).take(slice(0, count))
 
