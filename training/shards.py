@@ -14,11 +14,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lazy_core.config import LazyConfig
+from lazy_core.text import Tokenizer
 from lazy_core.tokens import HoleTokens
 
 from .objective import Examples, draws_for, noise_for, noise_levels
@@ -165,7 +165,7 @@ class Steps(Dataset):
         """-> ids [B, L] and None, or embeddings [B, L, T] and which of their tokens are no padding [B, L]."""
         if self.tokenizer is not None:
             texts = ["" if drop else row["caption"] for row, drop in zip(rows, dropped.tolist(), strict=True)]
-            return torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(texts)]), None
+            return torch.tensor([self.tokenizer.ids(text) for text in texts]), None
         assert self.empty is not None
         text = torch.stack([self.empty[0] if drop else row["text"] for row, drop in zip(rows, dropped.tolist(), strict=True)])
         lengths = torch.stack([self.empty[1] if drop else row["words"] for row, drop in zip(rows, dropped.tolist(), strict=True)])
