@@ -167,17 +167,19 @@ def _checked(words: object, config: TextConfig, file: str, key: str) -> tuple[st
 def words_in(text: str, most: int | None = None) -> list[Word]:
     """The words of `text` as a vocabulary has them; `most`: after so many, reading ends."""
     words: list[Word] = []
-    letters, start, end = "", 0, 0
-    for place, character in enumerate(text):
+    letters: list[str] = []
+    start = end = 0
+    for place, character in enumerate(text + " "):
         for letter in normalised(character):
             if letter != " ":
-                letters, start, end = letters + letter, start if letters else place, place + 1
+                start, end = start if letters else place, place + 1
+                letters.append(letter)
             elif letters:
-                words.append(Word(letters, start, end))
-                letters = ""
+                words.append(Word("".join(letters), start, end))
+                letters = []
         if most is not None and len(words) >= most:
             return words[:most]
-    return [*words, Word(letters, start, end)] if letters else words
+    return words
 
 
 def same_length(captions: list[Tensor]) -> list[Tensor]:
