@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
-FORMAT_VERSION = 1
+from .config_check import agree, read_values
+
+FORMAT_VERSION = 2  # from 2 on the tokenizer is a list of words; a file without one is as it was in 1
 Prediction = Literal["epsilon", "flow_x0"]
 
 
@@ -21,7 +23,7 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The small text encoder; its tokenizer travels in the checkpoint as JSON."""
+    """The small text encoder; its words travel in the checkpoint."""
 
     width: int = 256
     depth: int = 2
@@ -88,21 +90,18 @@ class LazyConfig:
         return self.latent_channels * (2 if self.learn_sigma else 1)
 
     def to_json(self) -> str:
-        return json.dumps({"format": FORMAT_VERSION, **asdict(self)})
+        return json.dumps({"format": FORMAT_VERSION if self.text else 1, **asdict(self)})
 
     @classmethod
-    def from_json(cls, text: str) -> LazyConfig:
-        """Raises ValueError that names the field that is unknown, of a newer format, or malformed."""
-        values = json.loads(text)
-        if (version := values.pop("format", 0)) > FORMAT_VERSION:
-            raise ValueError(f"checkpoint format {version} is newer than this pack's {FORMAT_VERSION}: update ComfyUI-LazyDiffusion.")
-        parts: dict[str, Any] = {"vae": VAEConfig, "text": TextConfig}
-        for name, part in parts.items():
+    def from_json(cls, text: str, file: str = "the checkpoint") -> LazyConfig:
+        """Raises CheckpointError that names the field that is unknown, malformed, out of range or at odds with another, or a newer format."""
+        values = read_values(text, FORMAT_VERSION, file)
+        for name, part in (("vae", VAEConfig), ("text", TextConfig)):
             if values.get(name) is not None:
                 values[name] = part(**values[name])
-        if unknown := values.keys() - {f.name for f in fields(cls)}:
-            raise ValueError(f"checkpoint config has unknown fields {sorted(unknown)}: it was made by another version of the pack.")
-        return cls(**values)
+        config = cls(**values)
+        agree(config, file)
+        return config
 
 
 _SMALL = LazyConfig(

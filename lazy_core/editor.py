@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from .checkpoint import load_model, style_number
@@ -19,13 +18,14 @@ from .model import LazyDiffusion, store_for_few_rows
 from .pipeline import Sample, encode_context, hole_coordinates, lazy_decode
 from .sampling import Solver, dpmpp_2m, euler, guided_denoiser
 from .schedule import add_noise, shifted, sigmas
+from .text import Tokenizer, same_length
 
 
 class LazyEditor:
     """A checkpoint with its own text encoder and VAE, ready to edit images [B, 3, H, W] in 0..1 under masks [M, H, W] (1 = hole)."""
 
-    def __init__(self, model: LazyDiffusion, tokenizer: Tokenizer, identity: str = "", styles: tuple[str, ...] = ()):
-        if model.text is None or model.vae is None:
+    def __init__(self, model: LazyDiffusion, tokenizer: Tokenizer | None, identity: str = "", styles: tuple[str, ...] = ()):
+        if model.text is None or model.vae is None or tokenizer is None:
             raise ValueError("this checkpoint has no text encoder or no VAE of its own; use it inside ComfyUI, which brings them.")
         self.model, self.text, self.vae, self.tokenizer, self.identity = model, model.text, model.vae, tokenizer, identity
         self.styles = styles
@@ -35,7 +35,7 @@ class LazyEditor:
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> LazyEditor:
         model, checkpoint = load_model(path)
         store_for_few_rows(model.to(device))
-        return cls(model, Tokenizer.from_str(checkpoint.tokenizer or ""), checkpoint.identity, checkpoint.styles)
+        return cls(model, checkpoint.tokenizer, checkpoint.identity, checkpoint.styles)
 
     @property
     def device(self) -> torch.device:
@@ -69,9 +69,14 @@ class LazyEditor:
         return image
 
     def caption(self, prompts: list[str]) -> Tensor:
-        """-> [len(prompts), L, T]"""
-        ids = torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(prompts)], device=self.device)
-        return self.text(ids)
+        """-> [len(prompts), L, T], L the text encoder's length for each chunk of a long prompt (`text.CHUNKS`).
+
+        Prompts of different length are repeated until all have one: attention to all of it stays the same.
+        """
+        chunks = [self.tokenizer.prompt([(prompt, 1.0)]).chunks for prompt in prompts]
+        ids = torch.tensor([[number for number, _ in chunk] for each in chunks for chunk in each], device=self.device)
+        parts = self.text(ids).split([len(each) for each in chunks])  # of each prompt [chunks, 16, T]
+        return torch.stack(same_length([part.flatten(0, 1) for part in parts]))
 
     def sampler(
         self, context: Context, prompt: str | list[str], steps: int, cfg: float, solver: Solver = "euler", shift: float | None = None

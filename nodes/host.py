@@ -34,7 +34,6 @@ import torch
 from comfy.cli_args import args as host_args
 from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
 from comfy.patcher_extension import CallbacksMP
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from ..lazy_core.attention import sdpa
@@ -48,7 +47,7 @@ from ..lazy_core.layers import Build
 from ..lazy_core.model import LazyTransformer, store_for_few_rows
 from ..lazy_core.pipeline import fill_hole
 from ..lazy_core.positions import spacing
-from ..lazy_core.text import PAD, TextEncoder
+from ..lazy_core.text import SPECIAL, TextEncoder, Tokenizer
 from ..lazy_core.tokens import from_strip, to_strip
 from ..lazy_core.vae import TinyVAE
 from .stock.families import family_of, supported
@@ -343,28 +342,35 @@ def load_for_encoding(model: Any, tokens: int) -> tuple[LazyDiffusionModel, torc
 
 
 # -- CLIP -------------------------------------------------------------------------------------------------------------
+class Rows(list):
+    """The chunks of a prompt as the host has them, and what the node tells its user: what was `cut`, which words are `unknown`.
+
+    A list like any other for nodes that look into tokens; those that make a new one of it lose no more than these two.
+    """
+
+    cut: str = ""
+    unknown: tuple[str, ...] = ()
+
+
 class HostTokenizer:
-    """Made anew for each checkpoint by `make_clip`, which gives it the file's tokenizer."""
+    """Made anew for each checkpoint by `make_clip`, which gives it the file's words."""
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, list[list[tuple]]]:
-        """`(word:1.2)` weights as everywhere in the host. At most the model's length of tokens; the rest is cut off."""
-        length = len(self.tokenizer.encode("").ids)  # padded
-        start, pad = self.tokenizer.encode("").ids[0], self.tokenizer.token_to_id(PAD)
-        tokens = [(start, 1.0)]
-        for part, weight in comfy.sd1_clip.token_weights(comfy.sd1_clip.escape_important(text), 1.0):
-            encoded = self.tokenizer.encode(comfy.sd1_clip.unescape_important(part), add_special_tokens=False)
-            tokens += [(i, weight) for i in encoded.ids if i != pad]
-        tokens = (tokens + [(pad, 1.0)] * length)[:length]
-        return {"lazy": [[(i, w, 0) for i, w in tokens] if return_word_ids else tokens]}
+        """`(word:1.2)` weights as everywhere in the host; long prompts in chunks, as the host has them for CLIP (`lazy_core.text.CHUNKS`)."""
+        parts = comfy.sd1_clip.token_weights(comfy.sd1_clip.escape_important(text), 1.0)
+        prompt = self.tokenizer.prompt((comfy.sd1_clip.unescape_important(part), weight) for part, weight in parts)
+        rows = Rows([(i, w, 0) for i, w in chunk] if return_word_ids else chunk for chunk in prompt.chunks)
+        rows.cut, rows.unknown = prompt.cut, prompt.unknown
+        return {"lazy": rows}
 
     def untokenize(self, tokens: list[tuple]) -> list[tuple]:
-        return [(token, self.tokenizer.id_to_token(token[0])) for token in tokens]
+        return [(token, self.tokenizer.words[token[0]]) for token in tokens]
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        return " ".join(self.tokenizer.words[i] for i in ids if not skip_special_tokens or i >= len(SPECIAL))
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}
@@ -386,8 +392,11 @@ class HostText(torch.nn.Module):
     def reset_clip_options(self) -> None:
         self.options.clear()
 
-    def encode_token_weights(self, tokens: dict[str, list[list[tuple]]]) -> tuple[Tensor, None]:
-        """-> caption [B, L, T]. A weight moves a token's embedding away from that of the empty prompt, as the host does for CLIP."""
+    def encode_token_weights(self, tokens: dict[str, list[list[tuple]]]) -> tuple[Tensor, None, dict[str, Any]]:
+        """-> caption [1, L, T], all chunks in one row, and what the host puts into the conditioning: what was cut, which words are unknown.
+
+        A weight moves a token's embedding away from that of the empty prompt, as the host does for CLIP.
+        """
         rows = tokens["lazy"]
         device = self.options.get("execution_device") or mm.text_encoder_device()
         ids = torch.tensor([[pair[0] for pair in row] for row in rows], device=device)
@@ -396,7 +405,8 @@ class HostText(torch.nn.Module):
         if bool((weights != 1).any()):
             empty = self.text(torch.tensor([self.empty], device=device)).float()
             caption = empty + (caption - empty) * weights
-        return caption.to(mm.intermediate_device()), None
+        told = {"lazy_cut": getattr(rows, "cut", ""), "lazy_unknown": list(getattr(rows, "unknown", ()))}
+        return caption.flatten(0, 1)[None].to(mm.intermediate_device()), None, told
 
     def load_sd(self, weights: dict[str, Tensor]) -> Any:
         return self.text.load_state_dict(weights, strict=False)
@@ -407,8 +417,8 @@ def make_clip(checkpoint: Checkpoint) -> comfy.sd.CLIP | None:
     config = checkpoint.config.text
     if config is None or checkpoint.tokenizer is None:
         return None
-    tokenizer = HostTokenizer(Tokenizer.from_str(checkpoint.tokenizer))
-    empty = tokenizer.tokenizer.encode("").ids
+    tokenizer = HostTokenizer(checkpoint.tokenizer)
+    empty = checkpoint.tokenizer.ids("")
     weights = checkpoint.part("text.")
     target = comfy.supported_models_base.ClipTarget(
         lambda embedding_directory=None, tokenizer_data=None: tokenizer,

@@ -9,8 +9,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lazy_core.checkpoint import CONFIG_KEY, STYLES_KEY, read_checkpoint, style_number
+from lazy_core.checkpoint import STYLES_KEY, read_checkpoint, style_number, styles_in
+from lazy_core.config import PRESETS
 from lazy_core.editor import LazyEditor
+from lazy_core.errors import CheckpointError
 
 SHIPPED = "models/fluent-small.safetensors"
 
@@ -51,14 +53,22 @@ def test_a_chosen_style_changes_the_result_and_outside_nothing(editor, canvas):
 
 def test_styles_have_names_in_the_file_or_by_default(tmp_path):
     assert read_checkpoint(SHIPPED).styles == ("3d", "flat", "ink")
+    named = with_styles(tmp_path, '["clay", "paper", "pen"]')
+    assert read_checkpoint(named).styles == ("clay", "paper", "pen")
+    assert styles_in({}, PRESETS["tiny"], "x") == ()
+
+
+@pytest.mark.parametrize("text", ['["one"]', "7", '{"a": 1}', '["a", "b", 3]', '["a", "b", ""]', "[" * 10_000, json.dumps(["x" * 50] * 3)])
+def test_names_of_styles_that_are_none_are_refused(tmp_path, text):
+    with pytest.raises(CheckpointError, match=r"named.safetensors: lazydiffusion.styles is .*, expected a"):
+        read_checkpoint(with_styles(tmp_path, text))
+
+
+def with_styles(folder, text: str):
     with safe_open(SHIPPED, "pt") as file:
         metadata = file.metadata()
-    path = tmp_path / "named.safetensors"
-    save_file(load_file(SHIPPED), path, metadata=metadata | {STYLES_KEY: json.dumps(["clay", "paper", "pen"])})
-    assert read_checkpoint(path).styles == ("clay", "paper", "pen") and read_checkpoint(path).style_number("pen") == 2
-    config = json.loads(metadata[CONFIG_KEY]) | {"styles": 0}
-    save_file({}, path, metadata={CONFIG_KEY: json.dumps(config)})
-    assert read_checkpoint(path).styles == ()
+    save_file(load_file(SHIPPED), folder / "named.safetensors", metadata=metadata | {STYLES_KEY: text})
+    return folder / "named.safetensors"
 
 
 def test_a_style_that_is_not_there_is_refused_in_a_sentence():

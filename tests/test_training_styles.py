@@ -57,7 +57,7 @@ def small(tmp_path_factory):
     model = LazyDiffusion(PRESETS["tiny"])
     initialise(model, torch.Generator().manual_seed(0))
     path = tmp_path_factory.mktemp("init") / "init.safetensors"
-    save_checkpoint(path, model, build_tokenizer(["a", *WORDS[:8]], 16).to_str())
+    save_checkpoint(path, model, build_tokenizer(["a", *WORDS[:8]], 16))
     return path
 
 
@@ -345,8 +345,8 @@ def test_captions_never_name_the_style():
 def test_vocabulary_grows_without_moving_known_words():
     known = build_tokenizer(["a", "dot", "zebra"], 16)
     grown = tokenizer_for(NAMES, 16, known)
-    assert all(grown.token_to_id(word) == number for word, number in known.get_vocab().items())
-    assert all(grown.token_to_id("[UNK]") not in grown.encode(caption).ids for caption in all_captions(NAMES))
+    assert all(grown.vocabulary[word] == number for word, number in known.vocabulary.items())
+    assert all(grown.vocabulary["[UNK]"] not in grown.ids(caption) for caption in all_captions(NAMES))
     model = LazyDiffusion(PRESETS["tiny"])
     before = table_of(model).clone()
     grown_model = grow_embedding(model, 100)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from lazy_core.checkpoint import load_model, save_checkpoint
@@ -63,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = PoolSettings(
         args.size, "lazy", args.batch, 1, args.pool, args.fresh, recipe=Recipe(bare=args.bare, photographs=args.photographs)
     )
-    captions = CaptionTable(sheet.names, Tokenizer.from_str(checkpoint.tokenizer or ""), device)
+    captions = CaptionTable(sheet.names, checkpoint.tokenizer, device)
     train(model, ScenePool(sheet, model, captions, settings, torch.Generator(device).manual_seed(args.seed)), args, record)
     save_checkpoint(args.out / "model.safetensors", model, checkpoint.tokenizer, torch.float16, **checkpoint.notes)
     record.finish(steps=args.steps, batch=args.batch)

@@ -18,7 +18,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -28,6 +27,7 @@ from lazy_core.config import PRESETS, LazyConfig
 from lazy_core.geometry import Grid
 from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.positions import grid_coordinates
+from lazy_core.text import Tokenizer
 from lazy_core.vae import TinyVAE
 
 from .autoencoder import channels_last
@@ -161,7 +161,7 @@ class Trainer:
         known, model = None, None
         if args.init:
             model, checkpoint = load_model(args.init)
-            config, known = model.config, Tokenizer.from_str(checkpoint.tokenizer) if checkpoint.tokenizer else None
+            config, known = model.config, checkpoint.tokenizer
         if self.shards:
             self.shards.check(config)
         tokenizer = self.words(config, known)
@@ -177,7 +177,7 @@ class Trainer:
         elif args.vae and model.vae is not None:
             model.vae.load_state_dict(load_file(args.vae))
         if tokenizer is not None:
-            model = grow_embedding(model, tokenizer.get_vocab_size())
+            model = grow_embedding(model, len(tokenizer.words))
         if self.sheet:
             styles = len(self.sheet.styles)
             guidance = model.config.style_guidance if args.style_guidance is None else args.style_guidance
@@ -297,8 +297,7 @@ class Trainer:
         averaged: LazyDiffusion = self.average.module  # type: ignore[assignment]
         notes = {"licence": self.args.licence, "provenance": self.args.provenance}
         notes |= {METHOD_KEY: self.args.method, SIZE_KEY: str(self.size)}
-        words = self.tokenizer.to_str() if self.tokenizer else None
-        save_checkpoint(out / "model.new.safetensors", averaged, words, torch.float16, **notes)
+        save_checkpoint(out / "model.new.safetensors", averaged, self.tokenizer, torch.float16, **notes)
         os.replace(out / "model.new.safetensors", out / "model.safetensors")
         state = {
             "model": self.model.state_dict(),
