@@ -34,6 +34,7 @@ import torch
 from comfy.cli_args import args as host_args
 from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
 from comfy.patcher_extension import CallbacksMP
+from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -141,6 +142,24 @@ def host_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, keys: Tensor | N
 def attention_for_few(function: Any, q: Tensor) -> Any:
     """The attention for few queries, instead of the host's `function`: on a CPU its default saves memory that they do not need."""
     return attention_pytorch if q.device.type == "cpu" and not chosen_attention() else function
+
+
+def preferred_attention(transformer: torch.nn.Module) -> Any:
+    """The attention that a checkpoint asks for, in newer hosts (int8), which any override makes them drop; None where layers differ."""
+    found = {getattr(getattr(layer, "comfy_attention", None), "function", None) for layer in transformer.modules()} - {None}
+    return found.pop() if len(found) == 1 else None
+
+
+COMPILED = COMPILE_KEY
+"""What a torch.compile wrapper is called on MODEL."""
+
+
+def inpainting_noise(sampler: Any, noise: Tensor, extra: dict[str, Any]) -> Tensor:
+    """The noise that the host puts over what lies outside the mask: for some samplers (ddim) another draw than the hole's."""
+    if not getattr(sampler, "inpaint_options", {}).get("random", False):
+        return noise
+    generator = torch.Generator("cpu").manual_seed(extra.get("seed", 41) + 1)
+    return torch.randn(noise.shape, generator=generator, device="cpu").to(noise)
 
 
 def graphs_wanted() -> bool:
@@ -608,8 +627,11 @@ def check_whole_image_conditions(conditioning: list) -> None:
             raise ValueError(f"the conditioning has {found[0]}, which Lazy Decode cannot apply to hole tokens. Remove that node.")
 
 
-def progress(model: Any, context: Context, patch: int, timing: Timing) -> Any:
-    """Progress bar and, where previews are on, the hole's current guess scattered into the canvas. Cancel is raised by the bar."""
+def progress(model: Any, context: Context, patch: int, timing: Timing, strips: Any = lambda latent: latent) -> Any:
+    """Progress bar and, where previews are on, the hole's current guess scattered into the canvas. Cancel is raised by the bar.
+
+    `strips`: from what the sampler sees to strips of the hole's tokens.
+    """
     bar = comfy.utils.ProgressBar(1)
     previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
     timed = model.model.latent_format.latent_dimensions == 3
@@ -620,7 +642,7 @@ def progress(model: Any, context: Context, patch: int, timing: Timing) -> Any:
         timing.mark(x0.device)
         preview = None
         if previewer is not None:
-            strip = x0.detach().float().cpu()
+            strip = strips(x0.detach().float().cpu())
             latent = fill_hole(canvas, from_strip(strip.flatten(1, -3), patch))
             preview = previewer.decode_latent_to_preview_image("JPEG", latent.unsqueeze(2) if timed else latent)
         bar.update_absolute(step + 1, total, preview)
