@@ -34,7 +34,6 @@ import torch
 from comfy.cli_args import args as host_args
 from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
 from comfy.patcher_extension import CallbacksMP
-from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -52,6 +51,7 @@ from ..lazy_core.positions import spacing
 from ..lazy_core.text import PAD, TextEncoder
 from ..lazy_core.tokens import from_strip, to_strip
 from ..lazy_core.vae import TinyVAE
+from .patches import refuse_replaced
 from .stock.families import family_of, supported
 
 FOLDER = "lazydiffusion"
@@ -150,10 +150,6 @@ def preferred_attention(transformer: torch.nn.Module) -> Any:
     return found.pop() if len(found) == 1 else None
 
 
-COMPILED = COMPILE_KEY
-"""What a torch.compile wrapper is called on MODEL."""
-
-
 def inpainting_noise(sampler: Any, noise: Tensor, extra: dict[str, Any]) -> Tensor:
     """The noise that the host puts over what lies outside the mask: for some samplers (ddim) another draw than the hole's."""
     if not getattr(sampler, "inpaint_options", {}).get("random", False):
@@ -187,6 +183,7 @@ class LazyDiffusionModel(LazyTransformer):
     def __init__(self, lazy: LazyConfig, dtype: torch.dtype | None = None, device: Any = None, operations: Any = None):
         super().__init__(lazy, Build(operations, dtype, device, host_attention))
         self.dtype, self.graphs = dtype, StepGraphs(graphs_wanted)
+        self.in_channels = lazy.latent_channels  # guidance nodes made for one of the host's transformers read it (RenormCFG)
 
     def forward(
         self,
@@ -205,6 +202,7 @@ class LazyDiffusionModel(LazyTransformer):
         """Strip x [B, C, K p, p], timestep [B] in 0..1000, text `context` [B, L, T] -> strip of the same shape."""
         if lazy_tokens is None or lazy_index is None or lazy_grid is None or context is None:
             raise ValueError("a LazyDiffusion model was sampled without a CONTEXT. Use the Lazy Decode node instead of KSampler.")
+        refuse_replaced(transformer_options)
 
         def prepare() -> Prepared:
             cells = torch.stack([lazy_index // lazy_grid.cols, lazy_index % lazy_grid.cols], -1)  # [B, K, 2]
@@ -252,6 +250,13 @@ class TinyLatent(comfy.latent_formats.LatentFormat):
         return latent
 
 
+class Described(dict):
+    """A transformer's configuration, which nodes for UNets read (FreeU)."""
+
+    def __missing__(self, key: str) -> Any:
+        raise ValueError(f"a LazyDiffusion model has no '{key}': the node that asks for it is made for UNets. Remove it.")
+
+
 class HostConfig(comfy.supported_models_base.BASE):
     unet_config: ClassVar[dict[str, Any]] = {}
     unet_extra_config: ClassVar[dict[str, Any]] = {}
@@ -263,6 +268,7 @@ class HostConfig(comfy.supported_models_base.BASE):
 def host_config(config: LazyConfig, checkpoint: Checkpoint) -> tuple[HostConfig, Any]:
     """The host's description of our model, and the kind of noise schedule it samples with."""
     host = HostConfig({"lazy": config})
+    host.unet_config = Described(host.unet_config)
     if config.vae is not None:
         host.latent_format = TinyLatent()
         host.latent_format.latent_channels = config.latent_channels
@@ -400,6 +406,8 @@ class HostText(torch.nn.Module):
         self.dtypes, self.empty, self.options = {dtype}, empty, {}
 
     def set_clip_options(self, options: dict[str, Any]) -> None:
+        if options.get("layer") is not None:
+            raise ValueError("the CLIP of a LazyDiffusion model has one layer to read, the last. Remove CLIP Set Last Layer.")
         self.options.update(options)
 
     def reset_clip_options(self) -> None:

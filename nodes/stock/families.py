@@ -67,6 +67,7 @@ class Family:
     is filled up to so many tokens. `width`: attribute that holds the width of keys and of values. `blocks`: lists whose members
     make one joint call each, beyond those in `roles`. `policies`: when all tokens are computed, by preset.
     `replaceable`: the blocks in whose place the host lets patches run; None where it lets none.
+    `references_first`: reference pictures come before the picture itself.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Family:
     least_text: int = 0
     policies: Policies = field(default_factory=POLICIES.copy)
     replaceable: Callable[[Any, Family], Sizes] | None = double_and_single
+    references_first: bool = False
 
     def padded(self, transformer: Any, count: int) -> int:
         multiple = getattr(transformer, self.multiple) if self.multiple else None
@@ -120,7 +122,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("Flux.2", ("Flux2",), "pe_embedder", "hidden_size", ("double_blocks", "single_blocks"), least_text=512),
     Family("Chroma", ("Chroma",), "pe_embedder", "hidden_size", ("double_blocks", "single_blocks")),
     Family("Qwen-Image", ("QwenImage",), "pe_embedder", "inner_dim", ("transformer_blocks",)),
-    Family("Lumina2 and Z-Image", ("Lumina2",), "rope_embedder", "dim", ("layers",), lumina_roles, multiple="pad_tokens_multiple", replaceable=None),
+    Family("Lumina2 and Z-Image", ("Lumina2",), "rope_embedder", "dim", ("layers",), lumina_roles, multiple="pad_tokens_multiple", replaceable=None, references_first=True),
     Family("SD3 and SD3.5", ("SD3",), "cropped_pos_embed", "hidden_size", (), sd3_roles, registers="register_length", replaceable=sd3_sizes),
     Family("PixArt", ("PixArt",), "pixart", "hidden_size", (), pixart_roles, text_in_sequence=False, policies=EARLY, replaceable=None),
 )

@@ -10,6 +10,7 @@ import comfy.ldm.pixart.blocks
 import comfy.ldm.pixart.pixartms
 import comfy.patcher_extension
 import torch
+from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor
 
 from .. import host
@@ -57,7 +58,7 @@ def hooked(model: Any, run: Run, kept_bytes: int) -> Any:
         return executor(patcher, host.with_room_for(patcher, noise_shape, kept_bytes), *args, **kwargs)
 
     wrappers = comfy.patcher_extension.WrappersMP
-    clone.remove_wrappers_with_key(wrappers.APPLY_MODEL, host.COMPILED)  # drops its guards on options, so would mix up runs
+    clone.remove_wrappers_with_key(wrappers.APPLY_MODEL, COMPILE_KEY)  # drops its guards on options, so would mix up runs
     clone.add_wrapper_with_key(wrappers.APPLY_MODEL, KEY, apply)
     clone.add_wrapper_with_key(wrappers.PREPARE_SAMPLING, KEY, prepare)
     clone.add_wrapper_with_key(wrappers.SAMPLER_SAMPLE, KEY, starting(run))
