@@ -1,7 +1,9 @@
-"""What lies on MODEL or in a prompt, and what Lazy Decode makes of it: one table, by kind of patch and by what the patch does.
+"""What lies on MODEL or in a prompt, and what Lazy Decode makes of it: one table, by kind of patch and by what the
+patch does.
 
-A stock model at `exact` is sampled by the host itself (`nodes/stock/edit.py`), so whatever works there works here. The table is about steps
-that compute the hole's tokens alone, of our own models and of stock ones at `fast` and `balanced`. docs/stock.md has it with measurements.
+A stock model at `exact` is sampled by the host itself (`nodes/stock/edit.py`), so whatever works there works here. The
+table is about steps that compute the hole's tokens alone, of our own models and of stock ones at `fast` and `balanced`.
+docs/stock.md has it with measurements.
 """
 
 from __future__ import annotations
@@ -9,19 +11,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from types import CodeType, FunctionType
 from typing import Any, Literal
 
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 
+from .functions import name_of, names_used
 from .messages import Message, message
 from .stock.families import Family, family_of
+
 
 # -- verdicts ---------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of a patch. `refused` stops the edit before it samples, with `why`; the others become messages on the node."""
+    """What becomes of a patch. `refused` stops the edit before it samples, with `why`; the others become messages on
+    the node.
+    """
 
     kind: Literal["approximate", "without effect", "refused"]
     why: str = ""
@@ -75,48 +80,6 @@ class Seen:
         return [values[name] for _, values in self.conditioning if values.get(name) is not None]
 
 
-def name_of(patch: Any) -> str:
-    """What a user may know a patch by: the class of the node that made it, or its own."""
-    patch = patch.func if isinstance(patch, functools.partial) else patch
-    qualified = getattr(patch, "__qualname__", type(patch).__qualname__)
-    first = qualified.split(".")[0]
-    inner = [cell for cell in cells(patch) if callable(cell)]
-    return name_of(inner[0]) if first == "ModelPatcher" and inner else first
-
-
-def cells(function: Any) -> Iterator[Any]:
-    for cell in getattr(function, "__closure__", None) or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # not filled yet
-            continue
-
-
-def names_used(function: Any, seen: set[int] | None = None) -> set[str]:
-    """Global names and attributes in the code of a function, of what it encloses, and of its own module's functions that it calls."""
-    seen = set() if seen is None else seen
-    function = function.func if isinstance(function, functools.partial) else getattr(function, "__func__", function)
-    if not isinstance(function, FunctionType):
-        function = getattr(type(function), "__call__", None)
-    if not isinstance(function, FunctionType) or id(function) in seen:
-        return set()
-    seen.add(id(function))
-    names = set(code_names(function.__code__))
-    local = [function.__globals__.get(name) for name in names]
-    own = [each for each in local if isinstance(each, FunctionType) and each.__module__ == function.__module__]
-    for inner in [*cells(function), *own]:
-        if callable(inner):
-            names |= names_used(inner, seen)
-    return names
-
-
-def code_names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from code_names(constant)
-
-
 # -- rules ------------------------------------------------------------------------------------------------------------
 UNET = {
     "input_block_patch",
@@ -165,7 +128,7 @@ def replaced_in(transformer: dict[str, Any], kinds: Callable[[str], bool] = bool
 
 
 def transformer_wrappers(seen: Seen) -> list[str]:
-    return [name_of(each) for each in sum(seen.wrappers(WrappersMP.DIFFUSION_MODEL).values(), [])]
+    return [name_of(each) for functions in seen.wrappers(WrappersMP.DIFFUSION_MODEL).values() for each in functions]
 
 
 def compiled(seen: Seen) -> list[str]:
@@ -215,7 +178,8 @@ def weight_hooks(seen: Seen) -> list[str]:
 
 @dataclass(frozen=True)
 class Rule:
-    """`find` names the patches of one kind; `ours`, `stock`: what becomes of them with our models, and with stock ones unless `exact`.
+    """`find` names the patches of one kind; `ours`, `stock`: what becomes of them with our models, and with stock ones
+    unless `exact`.
 
     None means that they act as ever. `always`: for stock models at `exact`, too.
     """
@@ -230,8 +194,16 @@ OWN_STEPS = "skips model calls by what changed in the whole picture, while these
 NO_LAYERS = "changes layers that a LazyDiffusion model does not have."
 RULES: tuple[Rule, ...] = (
     Rule(step_caches, refused(f"{OWN_STEPS} {REMOVE}"), refused(f"{OWN_STEPS} {TO_EXACT}")),
-    Rule(other_gpus, refused(f"splits the prompts between GPUs. {REMOVE}"), refused(f"splits the prompts between GPUs. {TO_EXACT}")),
-    Rule(context_windows, refused(f"cuts pictures into windows. {REMOVE}"), refused(f"cuts pictures into windows. {TO_EXACT}")),
+    Rule(
+        other_gpus,
+        refused(f"splits the prompts between GPUs. {REMOVE}"),
+        refused(f"splits the prompts between GPUs. {TO_EXACT}"),
+    ),
+    Rule(
+        context_windows,
+        refused(f"cuts pictures into windows. {REMOVE}"),
+        refused(f"cuts pictures into windows. {TO_EXACT}"),
+    ),
     Rule(inner_patches, refused(f"{NO_LAYERS} {REMOVE}"), None),
     Rule(
         functools.partial(inner_patches, but=UNET),
@@ -259,7 +231,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         functools.partial(guidance_that, uses=RUNS_THE_MODEL),
-        refused(f"runs the model on a prompt of its own, which knows nothing of the hole. Remove it and use the negative prompt."),
+        refused("runs the model on a prompt of its own, which knows nothing of the hole. Remove it and use the negative prompt."),
         None,
     ),
     Rule(
@@ -272,15 +244,24 @@ RULES: tuple[Rule, ...] = (
         refused("replaces the host's attention, which a LazyDiffusion model calls by itself. Remove it; ComfyUI's own flags choose."),
         None,
     ),
-    Rule(spatial_conditions, None, refused(f"belongs to a place in the whole picture, which steps on the hole alone do not see. {TO_EXACT}")),
+    Rule(
+        spatial_conditions,
+        None,
+        refused(f"belongs to a place in the whole picture, which steps on the hole alone do not see. {TO_EXACT}"),
+    ),
     Rule(attention_masks, None, refused(f"cannot be applied to hole tokens. {TO_EXACT}")),
-    Rule(references_first, None, refused(f"comes before the picture's own tokens in this model, which is not supported yet. {TO_EXACT}")),
+    Rule(
+        references_first,
+        None,
+        refused(f"comes before the picture's own tokens in this model, which is not supported yet. {TO_EXACT}"),
+    ),
     Rule(weight_hooks, None, APPROXIMATE),
 )
 
 
 def examine(model: Any, positive: list, negative: list, reuse: str | None = None) -> list[Message]:
-    """Return messages about patches on MODEL that act differently here. `reuse` of a stock model's CONTEXT, None for our own models.
+    """Return messages about patches on MODEL that act differently here. `reuse` of a stock model's CONTEXT, None for
+    our own models.
 
     Raises ValueError for one that cannot be honoured, naming it and what to do.
     """

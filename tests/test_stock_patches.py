@@ -1,4 +1,6 @@
-"""What stock nodes put on MODEL or into a prompt: `exact` is the host's own masked run with all of it; other presets follow or refuse it."""
+"""Patches on MODEL and in prompts: `exact` is the host's own masked run with all of them; other presets follow or
+refuse them.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +113,9 @@ def patched(node: str, *given: Any, **named: Any) -> Callable[[Any], Any]:
 
 
 class AddsToTokens:
-    """As DiffSynth's and Z-Image Fun's control patches do: something for every token of the whole picture, added after a block."""
+    """As DiffSynth's and Z-Image Fun's control patches do: something for every token of the whole picture, added after
+    a block.
+    """
 
     def __init__(self, tokens: int = 256, width: int = 64):
         self.control = torch.randn(1, tokens, width, generator=torch.Generator().manual_seed(8)) * 3
@@ -125,7 +129,11 @@ def adds_text_tokens(args: dict[str, Any]) -> dict[str, Any]:
     """As USO's style projector does."""
     more = torch.randn(1, 3, args["txt"].shape[-1], generator=torch.Generator().manual_seed(8)).expand(len(args["txt"]), -1, -1)
     ids = torch.zeros(len(args["txt"]), 3, args["txt_ids"].shape[-1])
-    return {**args, "txt": torch.cat([args["txt"], more], 1), "txt_ids": torch.cat([args["txt_ids"], ids.to(args["txt_ids"])], 1)}
+    return {
+        **args,
+        "txt": torch.cat([args["txt"], more], 1),
+        "txt_ids": torch.cat([args["txt_ids"], ids.to(args["txt_ids"])], 1),
+    }
 
 
 def with_patch(setter: str, patch: Any) -> Callable[[Any], Any]:
@@ -200,7 +208,9 @@ def test_exact_with_control_patches_on_qwen_image_is_the_hosts_own_run(lazy: Laz
 # -- fast and balanced: followed ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["flux", "flux-fill", "flux-kontext", "qwen-image-edit", "z-image", "sd3.5-medium", "pixart"])
 def test_each_image_of_a_lazy_batch_is_edited_as_it_is_alone(lazy: Lazy, name: str):
-    """With its own prompt, hole and noise. The host's noise for a batch is one draw, of which the first image's comes first."""
+    """With its own prompt, hole and noise. The host's noise for a batch is one draw, of which the first image's comes
+    first.
+    """
     image, mask = two_canvases()
     model = make_stock(name)
     _, pair, _ = edit(lazy, name, model, "balanced", steps=8)
@@ -216,7 +226,9 @@ def test_each_image_of_a_lazy_batch_is_edited_as_it_is_alone(lazy: Lazy, name: s
 
 
 def own_steps(lazy: Lazy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps on the hole alone read keys and values of a pass over all tokens at the same noise level: they must equal the host's."""
+    """Steps on the hole alone read keys and values of a pass over all tokens at the same noise level: they must equal
+    the host's.
+    """
     import importlib
 
     runs = importlib.import_module(f"{lazy.pack.__name__}.nodes.stock.run")
@@ -345,14 +357,26 @@ def with_options(**options: Any) -> Callable[[Any], Any]:
 REFUSED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "EasyCache": ("flux", PATCHES["EasyCache"], r"EasyCache skips model calls.*Set reuse to exact"),
     "LazyCache": ("flux", PATCHES["LazyCache"], r"LazyCache skips model calls.*Set reuse to exact"),
-    "multigpu": ("flux", with_options(multigpu_clones={"cuda:1": None}), r"MultiGPU splits the prompts.*Set reuse to exact"),
-    "context windows": ("flux", with_options(context_handler=CacheLike()), r"CacheLike cuts pictures into windows.*Set reuse to exact"),
+    "multigpu": (
+        "flux",
+        with_options(multigpu_clones={"cuda:1": None}),
+        r"MultiGPU splits the prompts.*Set reuse to exact",
+    ),
+    "context windows": (
+        "flux",
+        with_options(context_handler=CacheLike()),
+        r"CacheLike cuts pictures into windows.*Set reuse to exact",
+    ),
     "double_block": (
         "qwen-image",
         with_patch("set_model_double_block_patch", AddsToTokens()),
         r"AddsToTokens \(double_block\) adds to all tokens.*Set reuse to exact",
     ),
-    "post_input": ("flux", PATCHES["post_input"], r"adds_text_tokens \(post_input\) adds to all tokens.*Set reuse to exact"),
+    "post_input": (
+        "flux",
+        PATCHES["post_input"],
+        r"adds_text_tokens \(post_input\) adds to all tokens.*Set reuse to exact",
+    ),
     "attn1_patch": (
         "flux",
         with_patch("set_model_attn1_patch", AddsToTokens()),
@@ -389,7 +413,7 @@ def test_attention_masks_are_refused_unless_they_hide_nothing(lazy: Lazy):
     edit(lazy, "qwen-image", make_stock("qwen-image"), "fast", positive=prompt(ones), steps=1)
     some = ones.clone()
     some[:, -2:] = 0
-    with pytest.raises(ValueError, match="attention mask cannot be applied to hole tokens.*Set reuse to exact"):
+    with pytest.raises(ValueError, match=r"attention mask cannot be applied to hole tokens.*Set reuse to exact"):
         edit(lazy, "qwen-image", make_stock("qwen-image"), "fast", positive=prompt(some))
     context, latent, _ = edit(lazy, "qwen-image", make_stock("qwen-image"), "exact", positive=prompt(some))
     expected = host_run(make_stock("qwen-image"), "qwen-image", context, 4.0, "euler", prompt(some))
@@ -403,7 +427,7 @@ def test_references_of_z_image_are_refused_where_the_host_reads_them(lazy: Lazy)
     if "ref_latents" not in comfy.ldm.lumina.model.NextDiT._forward.__code__.co_varnames:
         pytest.skip(f"ComfyUI {comfyui_version.__version__} has no references for Z-Image")
     prompt = [[text, {**values, "reference_latents": [torch.randn(1, 16, 12, 12)]}] for text, values in two_prompts("z-image", 3)]
-    with pytest.raises(ValueError, match="a reference picture comes before the picture's own tokens.*Set reuse to exact"):
+    with pytest.raises(ValueError, match=r"a reference picture comes before the picture's own tokens.*Set reuse to exact"):
         edit(lazy, "z-image", make_stock("z-image"), "fast", positive=prompt)
 
 
@@ -433,7 +457,7 @@ def test_a_block_that_runs_twice_is_an_error_and_not_a_wrong_picture(lazy: Lazy)
 
     model = make_stock("flux").clone()
     model.set_model_patch_replace(twice, "dit", "double_block", 0)
-    with pytest.raises(ValueError, match="more often than once.*Set reuse to exact"):
+    with pytest.raises(ValueError, match=r"more often than once.*Set reuse to exact"):
         edit(lazy, "flux", model, "fast")
 
 
@@ -443,7 +467,7 @@ def test_calls_that_no_patch_accounts_for_are_an_error_and_not_a_wrong_picture(l
     blocks = model.model.diffusion_model.double_blocks
     runs = blocks[1].forward
     blocks[1].forward = lambda img, txt, *args, **kwargs: (img, txt)
-    with pytest.raises(ValueError, match="made 3 attention calls, expected 4.*Set reuse to exact"):
+    with pytest.raises(ValueError, match=r"made 3 attention calls, expected 4.*Set reuse to exact"):
         edit(lazy, "flux", model, "fast")
     blocks[1].forward = runs
     assert torch.equal(edit(lazy, "flux", model, "fast")[1], edit(lazy, "flux", make_stock("flux"), "fast")[1])
@@ -496,5 +520,3 @@ def test_hooks_in_a_models_modules_leave_other_threads_alone(lazy: Lazy):
     assert run.positions(lambda: ones, 0) is ones
     assert run.attend(lambda q, k, v: q, ones, ones, ones) is ones
     assert not run.is_sparse
-
-

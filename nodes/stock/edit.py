@@ -20,7 +20,8 @@ from ...lazy_core.tokens import to_strip
 from .. import host
 from .families import Family, family_of
 from .hooks import hooked
-from .run import Group, Run, flat
+from .passes import Group, flat
+from .run import Run
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ RUNNING = threading.RLock()
 
 
 def hole_sampler(model: Any, context: Context, positive: list, negative: list, settings: Any, timing: Any) -> Sample:
-    """Sample as the host does under a noise mask of the hole's tokens; only the model's calls are lazy, and none is for `exact`."""
+    """Sample as the host does under a noise mask of the hole's tokens; only the model's calls are lazy, and none is for
+    `exact`.
+    """
     family = family_of(model)
     assert family is not None
     host.check_steps(settings)

@@ -14,7 +14,8 @@ from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor
 
 from .. import host
-from .run import Canvas, Run
+from .passes import Canvas
+from .run import Run
 
 KEY = "lazydiffusion"
 OVERRIDE = "optimized_attention_override"
@@ -43,7 +44,14 @@ def hooked(model: Any, run: Run, kept_bytes: int) -> Any:
         clone = model.clone()
 
     def apply(
-        executor: Any, x: Any, t: Any, concat: Any = None, text: Any = None, control: Any = None, options: Any = None, **conds: Any
+        executor: Any,
+        x: Any,
+        t: Any,
+        concat: Any = None,
+        text: Any = None,
+        control: Any = None,
+        options: Any = None,
+        **conds: Any,
     ) -> Tensor:
         options = dict(options if options is not None else conds.pop("transformer_options", {}))
         attention = options[OVERRIDE] = attention_of(run, options.get(OVERRIDE))
@@ -77,7 +85,8 @@ def hooked(model: Any, run: Run, kept_bytes: int) -> Any:
 def attention_of(run: Run, override: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
     """The run's attention, over the one that MODEL was given by a node, if any.
 
-    Put into a model call's own options, so that it lies on top of what is installed anew at every step (core's block-sparse attention).
+    Put into a model call's own options, so that it lies on top of what is installed anew at every step (core's block-
+    sparse attention).
     """
     preferred = host.preferred_attention(run.transformer)
 
@@ -95,7 +104,15 @@ def starting(run: Run) -> Callable[..., Any]:
     """Tells the run what the sampler was given: latents and noise in the model's units, and the mask of the holes."""
 
     def sample(
-        executor: Any, guider: Any, sigmas: Any, extra: Any, callback: Any, noise: Tensor, latent: Tensor, mask: Tensor, *args: Any
+        executor: Any,
+        guider: Any,
+        sigmas: Any,
+        extra: Any,
+        callback: Any,
+        noise: Tensor,
+        latent: Tensor,
+        mask: Tensor,
+        *args: Any,
     ) -> Any:
         known = host.inpainting_noise(executor.class_obj, noise, extra)
         run.start(Canvas(latent, known, mask[:, :1] > 0.5))
@@ -106,7 +123,9 @@ def starting(run: Run) -> Callable[..., Any]:
 
 @contextmanager
 def pixart_hooks(run: Run, attention: Callable[..., Tensor]) -> Iterator[None]:
-    """PixArt hands its attention no options, and makes positions in a module's function: both are replaced while its model runs."""
+    """PixArt hands its attention no options, and makes positions in a module's function: both are replaced while its
+    model runs.
+    """
     blocks, model = comfy.ldm.pixart.blocks, comfy.ldm.pixart.pixartms
     attend, embed = blocks.optimized_attention, model.get_2d_sincos_pos_embed_torch
     blocks.optimized_attention = lambda *args, **kwargs: attention(attend, *args, **kwargs)

@@ -1,97 +1,28 @@
 """One sampling run of a stock transformer over hole tokens: what the host's forward is told, and what it is spared.
 
-Samplers, guidance and the host's noise mask see whole latents, as ever; only model calls are lazy. In a full pass the model runs on the
-whole latent, and the keys and values of every token but the hole's are kept. In a sparse pass it runs on a strip of the hole's tokens, at
-their true positions, with a single token of text, and its attention reads what was kept. The host's forward is never rewritten, and
-no weight is read.
+Samplers, guidance and the host's noise mask see whole latents, as ever; only model calls are lazy. In a full pass the
+model runs on the whole latent, and the keys and values of every token but the hole's are kept. In a sparse pass it runs
+on a strip of the hole's tokens, at their true positions, with a single token of text, and its attention reads what was
+kept. The host's forward is never rewritten, and no weight is read.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...lazy_core.kept import KeptKV, Split
-from ...lazy_core.reuse import Policy, Whole, step_at
+from ...lazy_core.reuse import Policy, step_at
 from .families import Family, Role
+from .passes import Between, Canvas, Group, Pass, flat, like, picked, replaced_blocks
 
 WHOLE_IMAGE = ("ref_latents", "ref_latents_method", "attention_mask")  # conditions that a full pass alone can take
-
-
-@dataclass(frozen=True)
-class Group:
-    """Images of a batch that share their hole: their numbers in the batch, and where the hole lies in each of them."""
-
-    images: tuple[int, ...]
-    whole: Whole
-
-    def rows(self, total: int, batch: int) -> list[int] | None:
-        """This group's rows in a model call of `total` rows, `batch` for each conditioning; None means all of them."""
-        if len(self.images) == batch:
-            return None
-        return [first + image for first in range(0, total, batch) for image in self.images]
-
-    def to(self, device: torch.device) -> Group:
-        return Group(self.images, replace(self.whole, index=self.whole.index.to(device)))
-
-
-@dataclass(frozen=True)
-class Canvas:
-    """What a run knows of the pictures, in the model's units: clean latents and noise [B, C, (1,) h, w]; `hole`, True where it lies."""
-
-    latent: Tensor
-    noise: Tensor
-    hole: Tensor
-
-
-@dataclass
-class Pass:
-    """A model call under way: all tokens or the hole's of `group`, for which conditionings, and how far the forward has come.
-
-    `later`: all tokens at a noise level to come; `weight`: how far towards it the hole's tokens are, 0 to 1. `rows`: images times
-    conditionings. `limit`: the first attention call after the block that a patch replaces, while that one runs.
-    """
-
-    full: bool
-    batch: tuple[Any, ...]
-    text: int
-    rows: int
-    group: int = 0
-    later: bool = False
-    weight: float = 0.0
-    attention: int = 0
-    limit: int | None = None
-    positions: int = 0
-    thread: int = field(default_factory=threading.get_ident)
-
-
-@dataclass
-class Between:
-    """Where a batch of conditionings is between passes over all tokens: that of step `levels[behind]` and the next one.
-
-    `clean`: the model's last answer [B, C, (1,) h, w], if any; `seen`: what those two passes made of the whole picture.
-    """
-
-    levels: list[int]
-    clean: Tensor | None = None
-    behind: int = 0
-    seen: list[Tensor | None] = field(default_factory=lambda: [None, None])
-
-    @property
-    def more(self) -> bool:
-        return self.behind + 1 < len(self.levels)
-
-    def around(self, weight: float) -> Tensor:
-        """The picture as a pass over all tokens would see it by now; guidance that takes statistics over the picture reads it."""
-        behind, later = self.seen
-        assert behind is not None
-        return behind.clone() if later is None or not weight else torch.lerp(behind, later, weight)
 
 
 class Run:
@@ -116,13 +47,17 @@ class Run:
         self.groups = [group.to(canvas.latent.device) for group in self.groups]
 
     def forget(self) -> None:
-        """The run is over. The host takes its patches off the model only when it loads the next; keys and values must not wait for that."""
+        """The run is over. The host takes its patches off the model only when it loads the next; keys and values must
+        not wait for that.
+        """
         self.kept.forget()
         self.places, self.splits, self.between = {}, {}, {}
 
     # -- a model call -----------------------------------------------------------------------------------------------
     def apply(self, execute: Any, x: Tensor, t: Tensor, concat: Any, text: Tensor, options: Any, conds: dict[str, Any]) -> Tensor:
-        """Around the host's `apply_model`: noisy latents [B, C, (1,) h, w] at sigma t [B] -> clean ones, computed anew in the holes."""
+        """Around the host's `apply_model`: noisy latents [B, C, (1,) h, w] at sigma t [B] -> clean ones, computed anew
+        in the holes.
+        """
         batch = (tuple(options.get("uuids") or options.get("cond_or_uncond") or ()), replaced_blocks(options))
         sigmas = [float(sigma) for sigma in options.get("sample_sigmas", t[:1])]
         call = (execute, concat, text, options, batch, conds)
@@ -167,7 +102,16 @@ class Run:
         return min(max((behind - time) / (behind - after), 0.0), 1.0) if behind != after else 0.0
 
     def run_full(
-        self, x: Tensor, t: Tensor, execute: Any, concat: Any, text: Tensor, options: Any, batch: Any, conds: Any, later: bool = False
+        self,
+        x: Tensor,
+        t: Tensor,
+        execute: Any,
+        concat: Any,
+        text: Tensor,
+        options: Any,
+        batch: Any,
+        conds: Any,
+        later: bool = False,
     ) -> Tensor:
         self.places[batch] = []
         self.passes[True] += 1
@@ -175,10 +119,10 @@ class Run:
         with self.told(Pass(True, batch, self.full_text[batch], len(x), later=later)):
             return execute(x, t, concat, text, None, options, **conds)
 
-    def run_sparse(
-        self, x: Tensor, t: Tensor, around: Tensor, *call: Any, weight: float = 0.0
-    ) -> Tensor:
-        """The hole's tokens alone, group by group -> clean latents: `around` [B, C, (1,) h, w] with the holes put into it."""
+    def run_sparse(self, x: Tensor, t: Tensor, around: Tensor, *call: Any, weight: float = 0.0) -> Tensor:
+        """The hole's tokens alone, group by group -> clean latents: `around` [B, C, (1,) h, w] with the holes put into
+        it.
+        """
         execute, concat, text, options, batch, conds = call
         conds = {name: value for name, value in conds.items() if name not in WHOLE_IMAGE}
         if self.family.text_in_sequence:
@@ -205,13 +149,15 @@ class Run:
         positions = len(self.places[under_way.batch])
         if under_way.attention != self.calls or not positions or (not under_way.full and under_way.positions != positions):
             raise ValueError(
-                f"a pass made {under_way.attention} attention calls, expected {self.calls}, and something on MODEL, or another run of "
-                "it at the same time, is why. Set reuse to exact on Encode Context, or take that patch off the model."
+                f"a pass made {under_way.attention} attention calls, expected {self.calls}: something on MODEL, or another "
+                "run of it at the same time, came between. Set reuse to exact on Encode Context, or take it off the model."
             )
 
     @property
     def here_and_now(self) -> Pass | None:
-        """The pass that this thread is in, if any: hooks that lie in a model's modules are called by other runs of it, too."""
+        """The pass that this thread is in, if any: hooks that lie in a model's modules are called by other runs of it,
+        too.
+        """
         now = self.under_way
         return now if now is not None and now.thread == threading.get_ident() else None
 
@@ -222,8 +168,11 @@ class Run:
         return now is not None and not now.full
 
     def in_block(self, name: tuple[str, int], patch: Callable[..., Any]) -> Callable[..., Any]:
-        """`patch` in the place of a block, which may leave out the block's attention: calls are counted on from the next block."""
+        """`patch` in the place of a block, which may leave out the block's attention: calls are counted on from the
+        next block.
+        """
 
+        @functools.wraps(patch)
         def block(*args: Any, **kwargs: Any) -> Any:
             now = self.here_and_now
             if now is None or name not in self.first_calls:
@@ -238,9 +187,13 @@ class Run:
 
     # -- latents ----------------------------------------------------------------------------------------------------
     def noised(self, x: Tensor, t: Tensor, clean: Tensor | None = None) -> Tensor:
-        """The canvases at noise level t [B], for all conditionings in x [B, ...]; `clean`: latents whose holes to put into them."""
+        """The canvases at noise level t [B], for all conditionings in x [B, ...]; `clean`: latents whose holes to put
+        into them.
+        """
         times = len(x) // len(self.canvas.latent)
-        latent, noise, hole = (part.repeat(times, *[1] * (part.dim() - 1)) for part in (self.canvas.latent, self.canvas.noise, self.canvas.hole))
+        latent, noise, hole = (
+            part.repeat(times, *[1] * (part.dim() - 1)) for part in (self.canvas.latent, self.canvas.noise, self.canvas.hole)
+        )
         if clean is not None:
             latent = torch.where(hole, clean.to(latent), latent)
         return self.base.scale_latent_inpaint(x=x, sigma=t, noise=noise, latent_image=latent).to(x)
@@ -249,7 +202,8 @@ class Run:
     def positions(self, compute: Callable[[], Tensor], axis: int, wanted: int | None = None) -> Tensor:
         """Positional embeddings along `axis`: recorded in a full pass; in a sparse one those of the hole.
 
-        `wanted`: how many tokens the forward asks for, dummies of text and padding included; None means the hole's alone.
+        `wanted`: how many tokens the forward asks for, dummies of text and padding included; None means the hole's
+        alone.
         """
         now = self.here_and_now
         if now is None:
@@ -309,31 +263,3 @@ class Run:
         if key not in self.splits:
             self.splits[key] = Split.of(self.groups[group].whole.index.to(device), total, offset)
         return self.splits[key]
-
-
-def replaced_blocks(options: dict[str, Any]) -> tuple[Any, ...]:
-    """Which blocks patches stand in for in this model call: the same conditioning through other blocks has other keys and values."""
-    patches = options.get("patches_replace", {}).get("dit", {})
-    return tuple(sorted((*name, getattr(patch, "__qualname__", type(patch).__name__)) for name, patch in patches.items()))
-
-
-def picked(value: Any, rows: list[int] | None, total: int) -> Any:
-    """`rows` of whatever a model call of `total` rows was told, tensor by tensor; all else, and everything for None, as it is."""
-    if rows is None:
-        return value
-    if isinstance(value, Tensor):
-        return value[rows] if value.dim() and len(value) == total else value
-    if isinstance(value, dict):
-        return {name: picked(each, rows, total) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(picked(each, rows, total) for each in value)
-    return value
-
-
-def flat(latent: Tensor) -> Tensor:
-    return latent.squeeze(2) if latent.dim() == 5 else latent
-
-
-def like(x: Tensor, latent: Tensor) -> Tensor:
-    """Some models' latents have a time axis of one."""
-    return latent.unsqueeze(2) if x.dim() == 5 else latent
