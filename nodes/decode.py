@@ -11,6 +11,7 @@ from ..lazy_core.pipeline import lazy_decode
 from . import host
 from .context import ContextType
 from .images import check_context, decoder, not_offered, to_bhwc
+from .patches import examine
 from .stock import edit as stock
 from .vae import canvas_encoder, hole_decoder
 
@@ -111,8 +112,10 @@ class LazyDecode(io.ComfyNode):
         known, sample = (cls.stock if host.is_stock(model) else cls.lazy)(model, vae, context, positive, negative, settings, timing)
         decode_image = decoder(vae)
         decode_hole = hole_decoder(vae, decode_image) if vae_decode == "lazy" else None
+        messages = examine(model, positive, negative, known.reuse)
         image, latent = lazy_decode(known, sample, canvas_encoder(vae), decode_image, seed, denoise, blend, decode_hole)
         figures = {
+            "messages": messages,
             "hole_tokens": known.hole.count,
             "all_tokens": known.hole.total,
             "hole_fraction": known.hole_fraction,

@@ -50,6 +50,7 @@ from ..lazy_core.positions import spacing
 from ..lazy_core.text import SPECIAL, TextEncoder, Tokenizer
 from ..lazy_core.tokens import from_strip, to_strip
 from ..lazy_core.vae import TinyVAE
+from .patches import refuse_replaced
 from .stock.families import family_of, supported
 
 FOLDER = "lazydiffusion"
@@ -142,6 +143,20 @@ def attention_for_few(function: Any, q: Tensor) -> Any:
     return attention_pytorch if q.device.type == "cpu" and not chosen_attention() else function
 
 
+def preferred_attention(transformer: torch.nn.Module) -> Any:
+    """The attention that a checkpoint asks for, in newer hosts (int8), which any override makes them drop; None where layers differ."""
+    found = {getattr(getattr(layer, "comfy_attention", None), "function", None) for layer in transformer.modules()} - {None}
+    return found.pop() if len(found) == 1 else None
+
+
+def inpainting_noise(sampler: Any, noise: Tensor, extra: dict[str, Any]) -> Tensor:
+    """The noise that the host puts over what lies outside the mask: for some samplers (ddim) another draw than the hole's."""
+    if not getattr(sampler, "inpaint_options", {}).get("random", False):
+        return noise
+    generator = torch.Generator("cpu").manual_seed(extra.get("seed", 41) + 1)
+    return torch.randn(noise.shape, generator=generator, device="cpu").to(noise)
+
+
 def graphs_wanted() -> bool:
     """Whether steps may run as CUDA graphs, which have an attention of their own for holes that differ in size.
 
@@ -167,6 +182,7 @@ class LazyDiffusionModel(LazyTransformer):
     def __init__(self, lazy: LazyConfig, dtype: torch.dtype | None = None, device: Any = None, operations: Any = None):
         super().__init__(lazy, Build(operations, dtype, device, host_attention))
         self.dtype, self.graphs = dtype, StepGraphs(graphs_wanted)
+        self.in_channels = lazy.latent_channels  # guidance nodes made for one of the host's transformers read it (RenormCFG)
 
     def forward(
         self,
@@ -185,6 +201,7 @@ class LazyDiffusionModel(LazyTransformer):
         """Strip x [B, C, K p, p], timestep [B] in 0..1000, text `context` [B, L, T] -> strip of the same shape."""
         if lazy_tokens is None or lazy_index is None or lazy_grid is None or context is None:
             raise ValueError("a LazyDiffusion model was sampled without a CONTEXT. Use the Lazy Decode node instead of KSampler.")
+        refuse_replaced(transformer_options)
 
         def prepare() -> Prepared:
             cells = torch.stack([lazy_index // lazy_grid.cols, lazy_index % lazy_grid.cols], -1)  # [B, K, 2]
@@ -232,6 +249,13 @@ class TinyLatent(comfy.latent_formats.LatentFormat):
         return latent
 
 
+class Described(dict):
+    """A transformer's configuration, which nodes for UNets read (FreeU)."""
+
+    def __missing__(self, key: str) -> Any:
+        raise ValueError(f"a LazyDiffusion model has no '{key}': the node that asks for it is made for UNets. Remove it.")
+
+
 class HostConfig(comfy.supported_models_base.BASE):
     unet_config: ClassVar[dict[str, Any]] = {}
     unet_extra_config: ClassVar[dict[str, Any]] = {}
@@ -243,6 +267,7 @@ class HostConfig(comfy.supported_models_base.BASE):
 def host_config(config: LazyConfig, checkpoint: Checkpoint) -> tuple[HostConfig, Any]:
     """The host's description of our model, and the kind of noise schedule it samples with."""
     host = HostConfig({"lazy": config})
+    host.unet_config = Described(host.unet_config)
     if config.vae is not None:
         host.latent_format = TinyLatent()
         host.latent_format.latent_channels = config.latent_channels
@@ -387,6 +412,8 @@ class HostText(torch.nn.Module):
         self.dtypes, self.empty, self.options = {dtype}, empty, {}
 
     def set_clip_options(self, options: dict[str, Any]) -> None:
+        if options.get("layer") is not None:
+            raise ValueError("the CLIP of a LazyDiffusion model has one layer to read, the last. Remove CLIP Set Last Layer.")
         self.options.update(options)
 
     def reset_clip_options(self) -> None:
@@ -618,8 +645,11 @@ def check_whole_image_conditions(conditioning: list) -> None:
             raise ValueError(f"the conditioning has {found[0]}, which Lazy Decode cannot apply to hole tokens. Remove that node.")
 
 
-def progress(model: Any, context: Context, patch: int, timing: Timing) -> Any:
-    """Progress bar and, where previews are on, the hole's current guess scattered into the canvas. Cancel is raised by the bar."""
+def progress(model: Any, context: Context, patch: int, timing: Timing, strips: Any = lambda latent: latent) -> Any:
+    """Progress bar and, where previews are on, the hole's current guess scattered into the canvas. Cancel is raised by the bar.
+
+    `strips`: from what the sampler sees to strips of the hole's tokens.
+    """
     bar = comfy.utils.ProgressBar(1)
     previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
     timed = model.model.latent_format.latent_dimensions == 3
@@ -630,7 +660,7 @@ def progress(model: Any, context: Context, patch: int, timing: Timing) -> Any:
         timing.mark(x0.device)
         preview = None
         if previewer is not None:
-            strip = x0.detach().float().cpu()
+            strip = strips(x0.detach().float().cpu())
             latent = fill_hole(canvas, from_strip(strip.flatten(1, -3), patch))
             preview = previewer.decode_latent_to_preview_image("JPEG", latent.unsqueeze(2) if timed else latent)
         bar.update_absolute(step + 1, total, preview)

@@ -7,7 +7,10 @@ from typing import Any
 Message = dict[str, Any]
 """{"code": one of `CODES`, ...values that its sentence names}."""
 
-CODES: tuple[str, ...] = ()
+CODES: tuple[str, ...] = (
+    "approximate_patch",  # patch
+    "patch_without_effect",  # patch
+)
 """Every code has a sentence in each language of web/js/messages.js; a test compares them."""
 
 
