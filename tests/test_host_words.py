@@ -46,7 +46,9 @@ def test_an_ordinary_edit_has_nothing_to_say(lazy: Lazy, context: Any, canvas: t
 def test_what_the_text_encoder_left_out_is_told(lazy: Lazy, context: Any):
     """The text encoder leaves a note with its conditioning; both prompts' are told, each word once."""
     [[text, values]] = lazy.text("panda")
-    prompts = [[[text, {**values, "lazy_cut": cut, "lazy_unknown": words}]] for cut, words in (("and a hat", ["zebra"]), ("", ["zebra", "gnu"]))]
+    prompts = [
+        [[text, {**values, "lazy_cut": cut, "lazy_unknown": words}]] for cut, words in (("and a hat", ["zebra"]), ("", ["zebra", "gnu"]))
+    ]
     _, told = decoded(lazy, context, positive=prompts[0], negative=prompts[1])
     assert told["messages"] == [{"code": "prompt_cut", "cut": "and a hat"}, {"code": "unknown_words", "words": ["zebra", "gnu"]}]
 
@@ -62,7 +64,9 @@ def test_a_hole_larger_than_the_canvases_of_the_training_is_told(lazy: Lazy, sid
 
 
 @pytest.mark.parametrize(("denoise", "expected"), [(1.0, []), (0.5, ["hole_black"]), (0.0, [])])
-def test_a_canvas_that_is_black_under_its_mask_is_told_where_it_counts(lazy: Lazy, canvas: torch.Tensor, denoise: float, expected: list[str]):
+def test_a_canvas_that_is_black_under_its_mask_is_told_where_it_counts(
+    lazy: Lazy, canvas: torch.Tensor, denoise: float, expected: list[str]
+):
     mask = mask_of(box_mask(SIDE, SIDE, 16, 16, 40, 40))
     black = lazy.encode(torch.where(mask[..., None] > 0, 0.0, canvas), mask)[0]
     assert codes(decoded(lazy, black, denoise=denoise)[1]) == expected
@@ -171,7 +175,11 @@ def test_null_is_an_optional_input_left_out(lazy: Lazy, canvas: torch.Tensor):
     [
         ("LazyModelLoader", {"model_name": None}, r"model_name is null, expected one of .*fluent-small"),
         ("LazyMaskDilate", {"mask": "x", "pixels": 1, "shape": "circle", "fill_holes": True}, r"mask is 'x', expected a MASK"),
-        ("LazyMaskDilate", {"mask": torch.zeros(1, 8, 8), "pixels": 1, "shape": None, "fill_holes": True}, r"shape is null, expected one of circle"),
+        (
+            "LazyMaskDilate",
+            {"mask": torch.zeros(1, 8, 8), "pixels": 1, "shape": None, "fill_holes": True},
+            r"shape is null, expected one of circle",
+        ),
     ],
 )
 def test_other_nodes_name_the_input_that_is_wrong(lazy: Lazy, node: str, inputs: dict[str, Any], says: str):

@@ -69,6 +69,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     sheet = SpriteSheet.load(args.data)
+    if missing := [str(path) for path in (*args.model, args.judge) if not path.is_file()]:
+        raise SystemExit(f"There is no {missing[0]}. Models are made by training.train, judges by training.classifier.")
     editors = [MethodEditor.load(path, args.device) for path in args.model]
     judges = Judges.load(args.judge, sheet, args.device)
     scenes = enlarged(known(sheet, args.edits, args.seed, args.split, bare=args.bare), args.canvas)
