@@ -47,6 +47,7 @@ class LazyConfig:
     names it (`StyleReader`); 0 names it from the context.
     `style_guidance`: how far guidance also leads towards the style that the encoder names (`StyleNaming.against`).
     `style_decisive`: the hole is told the most probable style alone, not all of them as probable as they are.
+    `steps`: how many denoising steps are enough for it; a checkpoint that does not say has its preset's.
     `shift` moves the noise levels of a flow model's steps, see `schedule.shifted`; a checkpoint carries the one that suits it in few steps.
     `latent_rgb`: for each latent channel its share in (red, green, blue), -1..1, for step previews; None shows none.
     `vae` and `text` are None for a model that brings neither.
@@ -75,6 +76,7 @@ class LazyConfig:
     style_guidance: float = 0.0
     style_decisive: bool = False
     shift: float = 1.0
+    steps: int = 20
     latent_rgb: tuple[tuple[float, float, float], ...] | None = None
     vae: VAEConfig | None = None
     text: TextConfig | None = None
@@ -84,6 +86,11 @@ class LazyConfig:
     def token_pixels(self) -> int:
         """A token's side in px."""
         return self.latent_scale * self.patch_size
+
+    @property
+    def trained_pixels(self) -> int | None:
+        """Side in px of the canvases that a model with a window was trained on: its holes are no larger."""
+        return self.window and self.window * self.token_pixels
 
     @property
     def out_channels(self) -> int:
@@ -99,6 +106,8 @@ class LazyConfig:
         for name, part in (("vae", VAEConfig), ("text", TextConfig)):
             if values.get(name) is not None:
                 values[name] = part(**values[name])
+        if "steps" not in values and values.get("preset") in PRESETS:
+            values["steps"] = PRESETS[values["preset"]].steps
         config = cls(**values)
         agree(config, file)
         return config
@@ -126,6 +135,7 @@ _SMALL = LazyConfig(
     style_guidance=2.0,
     style_decisive=True,
     shift=2.0,
+    steps=4,
     vae=VAEConfig(),
     text=TextConfig(),
     preset="fluent-small",

@@ -82,6 +82,7 @@ MODEL = {
     "style_guidance": number(-100, 100),
     "style_decisive": TRUTH,
     "shift": number(0.001, 1000),
+    "steps": whole(1, 10_000),
     "latent_rgb": or_none(Rule(_is_rgb, "rows of three numbers from -100 to 100, one for each latent channel")),
     "preset": Rule(lambda value: type(value) is str and len(value) <= 200, "a name of at most 200 letters"),
 }

@@ -70,6 +70,17 @@ def boxes_of(hole: Tensor, margin: int = 0) -> list[Box]:
     return merged([box.times(COARSE).grown(margin).within(canvas) for box in found])
 
 
+def largest_side(hole: Tensor) -> int:
+    """The longer side in px of the largest hole in [B, H, W] bool; holes whose cells touch count as one."""
+    found = [Box.around(box.cut(own)) for own in hole for box in boxes_of(own)]
+    return max((max(box.size) for box in found if box is not None), default=0)
+
+
+def black_share(image: Tensor, hole: Tensor) -> float:
+    """Share of the pixels in the hole [B, H, W] bool of [B, C, H, W] that are exactly 0 in the first three channels."""
+    return float((image[:, :3] == 0).all(1)[hole].float().mean()) if bool(hole.any()) else 0.0
+
+
 Level = tuple[Tensor, Tensor]
 """For each cell of a canvas the average [B, C, h, w] of its pixels, hidden ones as zeros, and the share of visible ones [B, 1, h, w]."""
 

@@ -14,8 +14,10 @@ from ..lazy_core.kept import KV_DTYPES
 from ..lazy_core.masks import threshold
 from ..lazy_core.pipeline import encode_canvas, encode_context
 from ..lazy_core.reuse import REUSES
-from . import host
-from .images import not_offered, to_bchw, to_mask
+from . import host, messages
+from .checks import check_choice, check_socket, explains_memory
+from .images import to_bchw, to_mask
+from .schema import Choice, schema
 from .stock import edit as stock
 from .vae import canvas_encoder
 
@@ -28,24 +30,26 @@ CACHE: ContentCache[Context] = ContentCache(limit=512 << 20, free=host.free_memo
 class LazyEncodeContext(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
+            ["inpaint", "mask", "local edit", "paint", "encode for inpainting", "局部重绘", "修补", "局部编辑"],
             node_id="LazyEncodeContext",
             display_name="Encode Context",
             category="lazydiffusion",
-            description="Reads the canvas and its mask once and keeps what the hole needs to know. Use one CONTEXT for many edits.",
+            description="Inpainting, first part: reads the canvas and its painted mask once and keeps what the hole needs to know. "
+            "Use one CONTEXT for many local edits.",
             inputs=[
                 io.Model.Input("model", tooltip="From Load Lazy Model; or Flux, Chroma, Qwen-Image, Z-Image, SD3, PixArt as they are."),
                 io.Vae.Input("vae", tooltip="The model's VAE."),
                 io.Image.Input("image", tooltip="The canvas. Pixels outside the mask come back bit-identical."),
                 io.Mask.Input("mask", tooltip="1 = hole (generate), 0 = keep. Several separate holes are fine."),
-                io.Combo.Input(
+                Choice(
                     "reuse",
                     options=list(REUSES),
                     default="balanced",
                     optional=True,
                     tooltip="For checkpoints not made for lazy edits: how often steps look at the whole canvas again. exact: always.",
                 ),
-                io.Combo.Input(
+                Choice(
                     "kv_dtype",
                     options=list(KV_DTYPES),
                     default="model",
@@ -66,14 +70,19 @@ class LazyEncodeContext(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, reuse: str | None = None, kv_dtype: str | None = None, style: str | None = None) -> bool | str:
-        return not_offered(reuse=(reuse, REUSES), kv_dtype=(kv_dtype, KV_DTYPES), style=(style, STYLES))
-
-    @classmethod
+    @explains_memory
     def execute(
         cls, model: Any, vae: Any, image: Tensor, mask: Tensor, reuse: Any = "balanced", kv_dtype: Any = "model", style: str = "auto"
     ) -> io.NodeOutput:
         start = time.perf_counter()
+        reuse, kv_dtype, style = reuse or "balanced", kv_dtype or "model", style or "auto"
+        check_socket("MODEL", model=model)
+        check_socket("VAE", vae=vae)
+        check_socket("IMAGE", image=image)
+        check_socket("MASK", mask=mask)
+        check_choice(REUSES, reuse=reuse)
+        check_choice(KV_DTYPES, kv_dtype=kv_dtype)
+        check_choice(STYLES, style=style)
         picture, holes = to_bchw(image), to_mask(mask)
         if host.is_stock(model):
             make, key = cls.stock(model, vae, picture, holes, reuse)
@@ -90,6 +99,7 @@ class LazyEncodeContext(io.ComfyNode):
             "encode_ms": 1000 * (time.perf_counter() - start),
             "hole_tokens": context.hole.count,
             "all_tokens": context.hole.total,
+            "messages": [] if host.is_stock(model) else messages.of_hole(context, host.transformer_of(model).config.trained_pixels),
         }
         return io.NodeOutput(context, ui={"lazydiffusion": [figures]})
 

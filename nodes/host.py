@@ -5,12 +5,15 @@ Everything else in `nodes/` uses public node API only. Written against ComfyUI 0
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import logging
 import math
 import os
+import sys
 import time
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,6 +51,7 @@ from ..lazy_core.model import LazyTransformer, store_for_few_rows
 from ..lazy_core.pipeline import fill_hole
 from ..lazy_core.positions import spacing
 from ..lazy_core.text import SPECIAL, TextEncoder, Tokenizer
+from ..lazy_core.throughput import step_seconds
 from ..lazy_core.tokens import from_strip, to_strip
 from ..lazy_core.vae import TinyVAE
 from .patches import refuse_replaced
@@ -57,6 +61,7 @@ FOLDER = "lazydiffusion"
 SHIPPED = Path(__file__).parent.parent / "models"
 SAMPLERS: list[str] = comfy.samplers.KSampler.SAMPLERS
 SCHEDULERS: list[str] = comfy.samplers.KSampler.SCHEDULERS
+USUAL_STEPS = 20
 
 
 TESTED = ("0.3.75", "0.33.0")  # ComfyUI versions that all tests pass on
@@ -67,6 +72,13 @@ def report_version() -> None:
     tested = " and ".join(TESTED)
     known = "" if comfyui_version.__version__ in TESTED else " This one was not."
     logging.info(f"LazyDiffusion: ComfyUI {comfyui_version.__version__}; tested with {tested}.{known}")
+
+
+@cache
+def checks_combos() -> bool:
+    """Whether the host compares a value with the options of a COMBO itself, as newer ones do."""
+    execution = sys.modules.get("execution")
+    return execution is not None and "Combo.io_type" in inspect.getsource(execution.validate_inputs)
 
 
 def free_memory() -> int:
@@ -174,6 +186,7 @@ class Reuse:
 
     def __init__(self) -> None:
         self.prepared: dict[Any, Prepared] = {}
+        self.rows = 0  # images of all model calls so far, once for each branch of guidance
 
 
 class LazyDiffusionModel(LazyTransformer):
@@ -215,6 +228,7 @@ class LazyDiffusionModel(LazyTransformer):
         if lazy_reuse is None or not batch:
             output = self.decoder.step(tokens, timestep, prepare())
         else:
+            lazy_reuse.rows += len(x)
             given = lazy_reuse.prepared.get(batch) or lazy_reuse.prepared.setdefault(batch, prepare())
             output = self.graphs.step(self.decoder, tokens, timestep, given)
         if self.config.prediction == "flow_x0":
@@ -506,10 +520,16 @@ def load_all(name: str) -> tuple[Any, Any, Any]:
 # -- sampling ---------------------------------------------------------------------------------------------------------
 @dataclass
 class Timing:
-    """Seconds at which steps ended, and how many model calls of which kind a stock model made."""
+    """Seconds at which steps ended, and how many model calls of which kind a stock model made.
+
+    `calls`: how often the model ran on each image, once for each branch of guidance; 0: unknown. `saved_seconds`: what a stock model's
+    sparse passes took less than passes over all tokens of the same run.
+    """
 
     marks: list[float] = field(default_factory=lambda: [time.perf_counter()])
     passes: dict[str, int] = field(default_factory=dict)
+    calls: float = 0.0
+    saved_seconds: float = 0.0
 
     def mark(self, device: torch.device) -> None:
         if device.type == "cuda":
@@ -524,9 +544,8 @@ class Timing:
         return 1000 * later[len(later) // 2] if later else 0.0
 
     @property
-    def sparse_share(self) -> float:
-        """Share of the model calls that computed the hole's tokens alone."""
-        return self.passes.get("sparse", 0) / sum(self.passes.values()) if self.passes else 1.0
+    def steps(self) -> int:
+        return len(self.marks) - 1
 
 
 @dataclass(frozen=True)
@@ -538,6 +557,27 @@ class Settings:
     cfg: float
     sampler: str
     scheduler: str
+
+
+def suitable_steps(model: Any) -> int:
+    """How many steps a MODEL is given where its user leaves the choice to it."""
+    return USUAL_STEPS if is_stock(model) else transformer_of(model).config.steps
+
+
+def saved_ms(model: Any, context: Context, text_tokens: int, timing: Timing) -> float:
+    """About how much longer the steps of this edit would have taken on all tokens, from measured times; 0: unknown, or nothing.
+
+    For a model of ours on the CPU one of its blocks is timed on all tokens, for a stock model the run's own passes are. On a GPU
+    a step on few tokens is a graph, and no measurement of a block says what a graph of all tokens would take.
+    """
+    if is_stock(model):
+        return max(1000 * timing.saved_seconds, 0.0)
+    if model.load_device.type != "cpu" or not timing.calls or context.hole.count in (0, context.hole.total):
+        return 0.0
+    dtype = model.model.manual_cast_dtype or model.model.get_dtype()
+    calls = round(timing.calls * len(context.image))
+    full = step_seconds(transformer_of(model).decoder, context.hole.total, text_tokens, calls, dtype)
+    return max(1000 * full - timing.step_ms * timing.steps, 0.0)
 
 
 def hole_sampler(model: Any, context: Context, positive: list, negative: list, settings: Settings, timing: Timing) -> Any:
@@ -568,8 +608,11 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
     def frugal(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
         if not same_every_step(model, [*positive, *negative]):
             return run(noise, start, denoise, None)
+        reuse = Reuse()
         try:
-            return run(noise, start, denoise, Reuse())
+            tokens = run(noise, start, denoise, reuse)
+            timing.calls = reuse.rows / len(noise)
+            return tokens
         except torch.cuda.OutOfMemoryError:
             logging.warning("Lazy Decode ran out of memory; trying again without keeping the text's keys and values between steps.")
             transformer_of(model).graphs.forget()
@@ -602,6 +645,12 @@ SAME_AT_EVERY_STEP = {
     "sampler_post_cfg_function",
     "disable_cfg1_optimization",
 }
+
+
+def check_prompt(name: str, conditioning: list) -> None:
+    """Raises ValueError for text that holds NaN, as a prompt weight like (word:nan) makes it."""
+    if not all(bool(torch.isfinite(text).all()) for text, _ in conditioning):
+        raise ValueError(f"{name} holds NaN or infinite numbers. Check the weights in its prompt, such as (word:1.2).")
 
 
 def check_conditioning(name: str, conditioning: list, width: int) -> None:

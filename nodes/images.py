@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..lazy_core.context import Context
+from .checks import check_socket
 
 
 def to_bchw(image: Tensor) -> Tensor:
@@ -47,17 +48,10 @@ def has_time(vae: Any) -> bool:
     return getattr(vae, "latent_dim", 2) == 3
 
 
-def not_offered(**chosen: tuple[str | None, Sequence[str]]) -> bool | str:
-    """What `validate_inputs` returns: True, or a sentence. The host of 0.3.75 does not check V3 lists itself; None is a linked input."""
-    for name, (value, offered) in chosen.items():
-        if value is not None and value not in offered:
-            known = list(offered) if len(offered) <= 20 else f"the list of {len(offered)}"
-            return f"{name}: '{value}' not in {known}. Choose one of the list."
-    return True
-
-
 def check_context(context: object, identity: str | None = None) -> Context:
     """Raises ValueError for a CONTEXT of another pack (they share the socket's name) or of another model."""
+    if context is None:
+        raise ValueError("context is null, expected a CONTEXT. Connect our Encode Context node.")
     if not isinstance(context, Context):
         raise ValueError(
             f"context is a {type(context).__name__} of another node pack, expected a CONTEXT of this one. Connect our Encode Context node."
@@ -65,3 +59,14 @@ def check_context(context: object, identity: str | None = None) -> Context:
     if identity is not None and context.model != identity:
         raise ValueError("the CONTEXT was made by another model than the one connected here. Encode the canvas again with this model.")
     return context
+
+
+def same_picture(image: Any, canvas: Tensor) -> bool:
+    """Whether IMAGE [B or 1, H, W, C] shows the canvas [B, C, H, W]; None does."""
+    if image is None:
+        return True
+    check_socket("IMAGE", image=image)
+    shown = to_bchw(image)
+    if shown.shape[-2:] != canvas.shape[-2:] or len(shown) not in (1, len(canvas)):
+        return False
+    return all(torch.equal(shown[min(index, len(shown) - 1)], one[:3]) for index, one in enumerate(canvas))

@@ -81,6 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     sheet = SpriteSheet.load(args.data)
     if args.canvas == "photographs":
         sheet = sheet.with_photographs(args.data.with_name("photographs.safetensors"), args.split)
+    if missing := [str(path) for path in (*args.model, args.judge) if not path.is_file()]:
+        raise SystemExit(f"There is no {missing[0]}. Models are made by training.train, judges by training.classifier.")
     editors = [MethodEditor.load(path, args.device) for path in args.model]
     judges = Judges.load(args.judge, sheet, args.device)
     scenes = edits_of(sheet, args, args.edits, args.seed)

@@ -71,7 +71,9 @@ class SpriteSheet:
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> SpriteSheet:
-        """Files of one style hold [S, 4, s, s], as the first model's did."""
+        """Files of one style hold [S, 4, s, s], as the first model's did. Ends the command where there is no file, saying what makes it."""
+        if not path.is_file():
+            raise SystemExit(f"There is no {path}. Make it with: python dev.py run -- python -m training.prepare")
         with safe_open(str(path), "pt", device=str(device)) as file:
             sprites, metadata = file.get_tensor("sprites").float() / 255, file.metadata()
         styles = tuple(json.loads(metadata.get("styles", '["3d"]')))
