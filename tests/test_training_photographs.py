@@ -135,6 +135,7 @@ def test_a_photograph_is_of_one_split_alone(pictures):
     assert [len(found) for found in names.values()] == [4, 4, 4]
     assert not names["train"] & names["test"] and not names["train"] & names["validation"]
     assert {one["licence"] for one in splits["train"].about} == {"CC0"}, "no weights are made from other licences"
+    assert splits["train"].attribution == "4 photographs from p (CC0): somebody"
 
 
 def test_a_missing_file_names_the_command(tmp_path):

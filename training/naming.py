@@ -64,7 +64,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     captions = CaptionTable(sheet.names, checkpoint.tokenizer, device)
     train(model, ScenePool(sheet, model, captions, settings, torch.Generator(device).manual_seed(args.seed)), args, record)
-    save_checkpoint(args.out / "model.safetensors", model, checkpoint.tokenizer, torch.float16, **checkpoint.notes)
+    notes = checkpoint.notes | ({"attribution": sheet.photographs.attribution} if sheet.photographs else {})
+    save_checkpoint(args.out / "model.safetensors", model, checkpoint.tokenizer, torch.float16, **notes)
     record.finish(steps=args.steps, batch=args.batch)
     return 0
 

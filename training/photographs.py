@@ -213,6 +213,15 @@ class PhotographSheet:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    @property
+    def attribution(self) -> str:
+        """Return who took the photographs and under which licences, by package: for the metadata of weights made from them."""
+        found: dict[tuple[str, str], set[str]] = {}
+        for one in self.about:
+            found.setdefault((one["package"], one["licence"]), set()).add(one["author"])
+        parts = [f"{package} ({licence}): {', '.join(sorted(authors))}" for (package, licence), authors in sorted(found.items())]
+        return f"{len(self)} photographs from " + "; ".join(parts)
+
     def crops(self, draw: Draw, count: int, size: int, changed: bool = True) -> tuple[Tensor, Tensor]:
         """Return crops [B, 3, size, size] in 0..1 and which photograph each is of [B].
 

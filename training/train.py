@@ -296,6 +296,8 @@ class Trainer:
         out = self.args.out
         averaged: LazyDiffusion = self.average.module  # type: ignore[assignment]
         notes = {"licence": self.args.licence, "provenance": self.args.provenance}
+        if self.sheet and self.sheet.photographs:
+            notes["attribution"] = self.sheet.photographs.attribution
         notes |= {METHOD_KEY: self.args.method, SIZE_KEY: str(self.size)}
         save_checkpoint(out / "model.new.safetensors", averaged, self.tokenizer, torch.float16, **notes)
         os.replace(out / "model.new.safetensors", out / "model.safetensors")
