@@ -193,6 +193,17 @@ def test_bare_photographs_are_of_the_first_style(canvases):
     assert (scenes.style[scenes.seen != UNKNOWN] != 0).any()
 
 
+def test_where_nothing_is_to_be_seen_the_style_read_is_the_first():
+    """Holes of the whole canvas hide all others; the pictures stay as they were."""
+    recipe = Recipe(everything=0.5)
+    scenes, read = (compose(sheet(), 64, 64, torch.Generator().manual_seed(7), replace(recipe, read_nothing=r)) for r in (False, True))
+    assert torch.equal(scenes.image, read.image)
+    hidden = scenes.mask.mean((1, 2, 3)) == 1
+    assert hidden.sum() > 20 and (scenes.style[hidden] > 0).any() and (read.style[hidden] == 0).all()
+    shown = scenes.seen != UNKNOWN
+    assert torch.equal(scenes.style[shown], read.style[shown])
+
+
 def test_a_recipe_with_photographs_needs_them():
     with pytest.raises(ValueError, match="needs a sheet with photographs"):
         compose(sheet(), 4, 64, torch.Generator().manual_seed(0), Recipe(photographs=1.0))

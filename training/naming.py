@@ -60,7 +60,13 @@ def main(argv: list[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     record = Record(args.out / "record.json", vars(args))
     settings = PoolSettings(
-        args.size, "lazy", args.batch, 1, args.pool, args.fresh, recipe=Recipe(bare=args.bare, photographs=args.photographs)
+        args.size,
+        "lazy",
+        args.batch,
+        1,
+        args.pool,
+        args.fresh,
+        recipe=Recipe(bare=args.bare, photographs=args.photographs, read_nothing=True),
     )
     captions = CaptionTable(sheet.names, checkpoint.tokenizer, device)
     train(model, ScenePool(sheet, model, captions, settings, torch.Generator(device).manual_seed(args.seed)), args, record)

@@ -114,7 +114,8 @@ class Recipe:
     `bare`: the share with no other object, all of them in the first style. `photographs`: the share on photographs and on
     surfaces as they occur in pictures; half of these show no other object, and a quarter are removals. `as_taken`: photographs
     alone, unchanged. `outward`: the share of those on photographs whose hole lies along the canvas's sides, most of them with
-    nothing in it (outpainting).
+    nothing in it (outpainting). `read_nothing`: where nothing of any object is to be seen the style is the first one, whatever was
+    drawn in the hole: for who learns to read styles.
     """
 
     split: Split = "train"
@@ -128,6 +129,7 @@ class Recipe:
     photographs: float = 0.0
     as_taken: bool = False
     outward: float = 0.0
+    read_nothing: bool = False
 
     @classmethod
     def held_out(cls, split: Split = "test") -> Recipe:
@@ -170,6 +172,8 @@ def compose(sheet: SpriteSheet, count: int, size: int, generator: torch.Generato
     label = torch.where(removed, len(sheet), objects[:, 0])
     look = torch.where(removed, PLAIN, look)
     binding = bindings(draw, count, recipe) * ~removed
+    if recipe.read_nothing:
+        style = torch.where(((others * (1 - mask)) > 0.1).float().mean((1, 2, 3)) < 0.0005, 0, style)
     lines = edge_drawing(draw, sprite, box, mask, binding)
     seen = visible(others, mask, crop)
     return Scenes(painted * tint, image * tint, mask, label, style, look, seen, unseen & ~removed, lines, binding)
