@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from comfy_api.latest import io
@@ -15,12 +16,14 @@ from ..lazy_core.pipeline import encode_canvas, encode_context
 from ..lazy_core.reuse import REUSES
 from . import host
 from .images import not_offered, to_bchw, to_mask
+from .memory import forgettable, leaner, part_of_memory
 from .stock import edit as stock
 from .vae import canvas_encoder
 
 ContextType = io.Custom("CONTEXT")
 # The graph's own cache follows ancestry, not content: a repainted mask or --cache-none would encode again.
-CACHE: ContentCache[Context] = ContentCache(limit=512 << 20, free=host.free_memory)
+CACHE: ContentCache[Context] = ContentCache(limit=part_of_memory(512 << 20, host.total_memory()), free=host.free_memory)
+forgettable(CACHE.clear)
 
 
 class LazyEncodeContext(io.ComfyNode):
@@ -67,7 +70,8 @@ class LazyEncodeContext(io.ComfyNode):
         if host.is_stock(model):
             make, key = cls.stock(model, vae, picture, holes, reuse)
         else:
-            make, key = cls.lazy(model, vae, picture, holes)
+            encode, key = cls.lazy(model, vae, picture, holes)
+            make = partial(leaner, "Encode Context", encode, encode, host.unload_other_models)
         if not bool(threshold(holes).any()):  # nothing to encode: neither a run of the encoder nor worth a place in the cache
             context, ran = make(), False
         else:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import comfy.sample
@@ -18,6 +18,7 @@ from ...lazy_core.pipeline import Sample, grid_noise
 from ...lazy_core.reuse import Policy, Whole
 from ...lazy_core.tokens import from_strip, to_strip
 from .. import host
+from ..memory import leaner
 from .families import Family, family_of
 from .hooks import hooked
 from .run import Canvas, Run, flat
@@ -118,12 +119,9 @@ def part_of(context: Context, images: list[int]) -> Context:
 
 def one_hole(job: Job, context: Context, noise: Tensor, hole_noise: Tensor, start: Tensor) -> Tensor:
     """Noise of the grid [B, C, h, w], the hole's noise and start [B, K, C p p], one hole for all images -> clean tokens."""
-    try:
-        return run_once(job, context, noise, hole_noise, start, host.where_there_is_room)
-    except torch.cuda.OutOfMemoryError:
-        logging.warning("Lazy Decode ran out of memory; trying again with keys and values in main memory.")
-    host.give_memory_back()
-    return run_once(job, context, noise, hole_noise, start, host.in_main_memory)
+    run = partial(run_once, job, context, noise, hole_noise, start)
+    # The second time with keys and values in main memory.
+    return leaner("Lazy Decode", lambda: run(host.where_there_is_room), lambda: run(host.in_main_memory), host.give_memory_back)
 
 
 def run_once(job: Job, context: Context, noise: Tensor, hole_noise: Tensor, start: Tensor, place: Place) -> Tensor:
