@@ -1,6 +1,8 @@
-"""Does a ComfyUI take the pack? `python dev.py run -- python -m devtools.smoke [FOLDER ...]`, once for each ComfyUI's folder.
+"""Does a ComfyUI take the pack? `python dev.py run -- python -m devtools.smoke [FOLDER ...]`, once for each ComfyUI's
+folder.
 
-ComfyUI goes on, and its `--quick-test-for-ci` ends with 0, where a pack cannot be imported: here that is a failure, and so is a
+ComfyUI goes on, and its `--quick-test-for-ci` ends with 0, where a pack cannot be imported: here that is a failure,
+and so is a
 node that it does not offer, or one that it offers without a name.
 """
 
@@ -25,7 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     failed = 0
     for host in parser.parse_args(argv).hosts or [pinned_folder()]:
         try:
-            print(f"{host}: ComfyUI {smoke(host.absolute())} on Python {platform.python_version()}: the pack and its {len(NODES)} nodes are there.")
+            version = smoke(host.absolute())
+            print(f"{host}: ComfyUI {version} on Python {platform.python_version()}: the pack's {len(NODES)} nodes are there.")
         except Problem as problem:
             failed += 1
             print(f"{host}: {problem}", file=sys.stderr)

@@ -389,7 +389,7 @@ class HostTokenizer:
         self.tokenizer = tokenizer
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, list[list[tuple]]]:
-        """`(word:1.2)` weights as everywhere in the host; long prompts in chunks, as the host has them for CLIP (`lazy_core.text.CHUNKS`)."""
+        """`(word:1.2)` weights as everywhere in the host; long prompts in chunks, as for CLIP (`lazy_core.text.CHUNKS`)."""
         parts = comfy.sd1_clip.token_weights(comfy.sd1_clip.escape_important(text), 1.0)
         prompt = self.tokenizer.prompt((comfy.sd1_clip.unescape_important(part), weight) for part, weight in parts)
         rows = Rows([(i, w, 0) for i, w in chunk] if return_word_ids else chunk for chunk in prompt.chunks)
@@ -581,9 +581,7 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
             give_memory_back()
 
         # The second time without keeping the text's keys and values between steps.
-        return leaner(
-            "Lazy Decode", lambda: run(noise, start, denoise, Reuse()), lambda: run(noise, start, denoise, None), make_room
-        )
+        return leaner("Lazy Decode", lambda: run(noise, start, denoise, Reuse()), lambda: run(noise, start, denoise, None), make_room)
 
     def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
         tokens = frugal(noise, start, denoise)

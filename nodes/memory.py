@@ -1,4 +1,5 @@
-"""What the pack keeps in main memory: how much it may be, when it is given back, and a second try where memory ran out."""
+"""What the pack keeps in main memory: how much it may be, when it is given back, and a second try where memory ran
+out."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ _forgetters: list[Callable[[], None]] = []
 
 
 def part_of_memory(most: int, total: int, parts: int = 32) -> int:
-    """How many bytes a cache may have: one of so many `parts` of the machine's memory, `total`, and no more than `most`."""
+    """How many bytes a cache may have: one of so many `parts` of the machine's memory, `total`, and no more than
+    `most`."""
     return max(min(most, total // parts), min(most, LEAST))
 
 
@@ -30,14 +32,16 @@ def forget_caches() -> None:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether `error` says that memory ran out: a GPU's, or the machine's, which PyTorch reports as an ordinary RuntimeError."""
+    """Whether `error` says that memory ran out: a GPU's, or the machine's, which PyTorch reports as an ordinary
+    RuntimeError."""
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def leaner(what: str, work: Callable[[], Result], again: Callable[[], Result], make_room: Callable[[], None]) -> Result:
-    """What `work` gives; where memory ran out, what `again` gives after caches were dropped and `make_room` was called."""
+    """What `work` gives; where memory ran out, what `again` gives after caches were dropped and `make_room` was
+    called."""
     try:
         return work()
     except (RuntimeError, MemoryError) as error:

@@ -1,6 +1,8 @@
-"""Every symbol of the host beside its public node API that the pack uses, with the ComfyUI version in which it was last seen.
+"""Every symbol of the host beside its public node API that the pack uses, with the ComfyUI version in which it was
+last seen.
 
-Looked up before anything else is imported, so that a host without one says so in a sentence. A test holds the table against the code.
+Looked up before anything else is imported, so that a host without one says so in a sentence. A test holds the table
+against the code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Checkpoints of strangers on a running ComfyUI: each is refused in a sentence, or loads for what it is; the next edit works right after it."""
+"""Checkpoints of strangers on a running ComfyUI: each is refused in a sentence, or loads for what it is; the next edit
+works right after it."""
 
 from __future__ import annotations
 
@@ -83,6 +84,8 @@ def test_refused_and_the_next_edit_works(client: ComfyClient, names: tuple[str, 
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_a_tokenizer_that_killed_the_queue_is_read_for_its_words(client: ComfyClient, names: tuple[str, str], canvas: np.ndarray, name: str):
+def test_a_tokenizer_that_killed_the_queue_is_read_for_its_words(
+    client: ComfyClient, names: tuple[str, str], canvas: np.ndarray, name: str
+):
     check_edit(client, edit(client, names, model_name=f"{file_of(name)}.safetensors", prompt="a" * 5000 + "! red apple"), canvas)
     check_edit(client, edit(client, names), canvas)

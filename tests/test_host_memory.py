@@ -1,4 +1,5 @@
-"""Memory that runs out is tried for again with less; what is kept between edits is given back; a host without a symbol is told so."""
+"""Memory that runs out is tried for again with less; what is kept between edits is given back; a host without a symbol
+is told so."""
 
 from __future__ import annotations
 
