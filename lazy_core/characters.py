@@ -1,6 +1,8 @@
-"""How a character of a prompt is read: as BERT's uncased tokenizers do (google-research/bert, `BasicTokenizer`), the same on every Python.
+"""How a character of a prompt is read: as BERT's uncased tokenizers do (google-research/bert, `BasicTokenizer`), the
+same on every Python.
 
-The tables are those by which the shipped model's words were told apart when it was trained, so that a newer Unicode changes no
+The tables are those by which the shipped model's words were told apart when it was trained, so that a newer Unicode
+changes no
 token of it. A test holds them against the `tokenizers` library, character by character.
 """
 
@@ -24,7 +26,8 @@ def _among(character: str, ranges: tuple[list[int], list[int]]) -> bool:
 
 @lru_cache(maxsize=1 << 16)
 def normalised(character: str) -> str:
-    """One character in lower case without accents: "" where it counts for nothing, with spaces around it where it is a word of its own."""
+    """One character in lower case without accents: "" where it counts for nothing, with spaces around it where it is a
+    word of its own."""
     if _among(character, REMOVED):
         return ""
     if character.isspace():

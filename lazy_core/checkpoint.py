@@ -104,7 +104,8 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def check_file(path: Path) -> None:
-    """Raises CheckpointError for what is no file, and for a header that is not read: of a million tensors, or of none."""
+    """Raises CheckpointError for what is no file, and for a header that is not read: of a million tensors, or of
+    none."""
     if path.suffix != ".safetensors":
         kind = path.suffix or "file without ending"
         sentence = f"{path.name} is a {kind}, expected .safetensors: pickled checkpoints are never loaded."
@@ -195,7 +196,8 @@ def load_model(path: Path | str, dtype: torch.dtype | None = torch.float32, buil
 
 
 def assign(module: nn.Module, weights: dict[str, Tensor], name: str, dtype: torch.dtype | None = None) -> None:
-    """Check keys and shapes, then take `weights` as the module's own. Raises CheckpointError that lists what does not fit."""
+    """Check keys and shapes, then take `weights` as the module's own. Raises CheckpointError that lists what does not
+    fit."""
     check_keys({key: tuple(value.shape) for key, value in module.state_dict().items()}, weights, name)
     module.load_state_dict({key: value.to(dtype or value.dtype) for key, value in weights.items()}, assign=True)
 
@@ -244,10 +246,13 @@ PIXART_UNUSED = ("pos_embed", "y_embedder.y_embedding")  # computed here; traini
 
 
 def from_pixart(weights: dict[str, Tensor], config: LazyConfig) -> LazyTransformer:
-    """A LazyTransformer whose decoder starts as PixArt-alpha, as in the paper (section 4); the context encoder starts fresh.
+    """A LazyTransformer whose decoder starts as PixArt-alpha, as in the paper (section 4); the context encoder starts
+    fresh.
 
-    `weights` is PixArt-alpha's original layout (github.com/PixArt-alpha/PixArt-alpha). The new path for the context starts
-    at zero, so that with a full-canvas hole the decoder computes what PixArt does. Raises ValueError that names what does not fit.
+    `weights` is PixArt-alpha's original layout (github.com/PixArt-alpha/PixArt-alpha). The new path for the context
+    starts
+    at zero, so that with a full-canvas hole the decoder computes what PixArt does. Raises ValueError that names what
+    does not fit.
     """
     model = LazyTransformer(config)
     initialise(model)

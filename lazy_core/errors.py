@@ -8,7 +8,8 @@ AGAIN = "Download or copy it again."
 
 
 class CheckpointError(ValueError):
-    """A file that is damaged, made by something else, or hostile: which `file`, which `key` in it, what was `got`, what was `expected`."""
+    """A file that is damaged, made by something else, or hostile: which `file`, which `key` in it, what was `got`,
+    what was `expected`."""
 
     def __init__(self, file: str, key: str, got: str, expected: str, remedy: str = AGAIN, sentence: str | None = None):
         self.file, self.key, self.got, self.expected = file, key, got, expected

@@ -1,4 +1,5 @@
-"""The small text encoder of the shipped model, and its tokenizer. A checkpoint brings a list of words, and nothing else of it."""
+"""The small text encoder of the shipped model, and its tokenizer. A checkpoint brings a list of words, and nothing
+else of it."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ SHOWN = 2000  # letters of what was cut
 
 
 class TextEncoder(nn.Module):
-    """Token ids [B, L] -> caption [B, L, T]. Padding is attended like any token: every prompt has the same length per 16 words."""
+    """Token ids [B, L] -> caption [B, L, T]. Padding is attended like any token: every prompt has the same length per
+    16 words."""
 
     def __init__(self, config: TextConfig, build: Build):
         super().__init__()
@@ -56,7 +58,8 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as token ids with their weights: one or more chunks of the text encoder's length, each with its start token.
+    """A prompt as token ids with their weights: one or more chunks of the text encoder's length, each with its start
+    token.
 
     `cut` is the end that did not fit, as it was typed; `unknown` are the words that the vocabulary lacks, each once.
     """
@@ -70,7 +73,8 @@ class Prompt:
 class Tokenizer:
     """Lower-cased words, Chinese by the character; what is not in `words` becomes one unknown token, never an error.
 
-    `words` is the vocabulary in the order of its ids, the three special tokens first; `length` is that of the text encoder.
+    `words` is the vocabulary in the order of its ids, the three special tokens first; `length` is that of the text
+    encoder.
     """
 
     words: tuple[str, ...]
@@ -131,7 +135,8 @@ class Tokenizer:
 
     @classmethod
     def from_library_json(cls, text: str, config: TextConfig, file: str, key: str) -> Tokenizer:
-        """The vocabulary of files before format 2, which hold a whole JSON of the `tokenizers` library: nothing else of it is read."""
+        """The vocabulary of files before format 2, which hold a whole JSON of the `tokenizers` library: nothing else
+        of it is read."""
         value = _parsed(text, file, key)
         model = value.get("model") if isinstance(value, dict) else None
         vocabulary = model.get("vocab") if isinstance(model, dict) else None
@@ -183,7 +188,8 @@ def words_in(text: str, most: int | None = None) -> list[Word]:
 
 
 def same_length(captions: list[Tensor]) -> list[Tensor]:
-    """Captions [..., L, T] of any lengths, each repeated along L until all have one: attention to all of L gives what it gave.
+    """Captions [..., L, T] of any lengths, each repeated along L until all have one: attention to all of L gives what
+    it gave.
 
     ComfyUI does so with the two prompts of guidance.
     """

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from comfy_api.latest import io
@@ -17,6 +18,7 @@ from ..lazy_core.reuse import REUSES
 from . import host, messages
 from .checks import check_choice, check_socket, explains_memory
 from .images import to_bchw, to_mask
+from .memory import forgettable, leaner, part_of_memory
 from .schema import Choice, schema
 from .stock import edit as stock
 from .vae import canvas_encoder
@@ -24,7 +26,8 @@ from .vae import canvas_encoder
 ContextType = io.Custom("CONTEXT")
 STYLES = ("auto", *FIRST_STYLES)
 # The graph's own cache follows ancestry, not content: a repainted mask or --cache-none would encode again.
-CACHE: ContentCache[Context] = ContentCache(limit=512 << 20, free=host.free_memory)
+CACHE: ContentCache[Context] = ContentCache(limit=part_of_memory(512 << 20, host.total_memory()), free=host.free_memory)
+forgettable(CACHE.clear)
 
 
 class LazyEncodeContext(io.ComfyNode):
@@ -87,7 +90,8 @@ class LazyEncodeContext(io.ComfyNode):
         if host.is_stock(model):
             make, key = cls.stock(model, vae, picture, holes, reuse)
         else:
-            make, key = cls.lazy(model, vae, picture, holes, style)
+            encode, key = cls.lazy(model, vae, picture, holes, style)
+            make = partial(leaner, "Encode Context", encode, encode, host.unload_other_models)
         if not bool(threshold(holes).any()):  # nothing to encode: neither a run of the encoder nor worth a place in the cache
             context, ran = make(), False
         else:

@@ -12,6 +12,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,7 @@ import folder_paths
 import latent_preview
 import node_helpers
 import torch
+from aiohttp import web
 from comfy.cli_args import args as host_args
 from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
 from comfy.patcher_extension import CallbacksMP
@@ -54,6 +56,7 @@ from ..lazy_core.text import SPECIAL, TextEncoder, Tokenizer
 from ..lazy_core.throughput import step_seconds
 from ..lazy_core.tokens import from_strip, to_strip
 from ..lazy_core.vae import TinyVAE
+from .memory import leaner
 from .patches import refuse_replaced
 from .stock.families import family_of, supported
 
@@ -110,8 +113,35 @@ def with_room_for(model: Any, shape: list[int], kept: int) -> list[int]:
     return [*shape[:-2], math.ceil(shape[-2] * (1 + min(kept, max(left, 0)) / needed)), shape[-1]]
 
 
+def total_memory() -> int:
+    """Bytes of main memory that the machine has."""
+    return int(mm.total_ram * (1 << 20))
+
+
 def give_memory_back() -> None:
     mm.soft_empty_cache(True)
+
+
+def unload_other_models() -> None:
+    """For a second try after memory ran out: everything goes, and what runs next is loaded again."""
+    mm.unload_all_models()
+    give_memory_back()
+
+
+def when_freed(forget: Callable[[], None]) -> None:
+    """Have `forget` called when somebody asks the host to free memory (the page's buttons, POST /free), as its own caches are."""
+    from server import PromptServer
+
+    @web.middleware
+    async def watch(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
+        response = await handler(request)
+        if request.method == "POST" and request.path in ("/free", "/api/free") and response.status == 200:
+            forget()
+        return response
+
+    running = getattr(PromptServer, "instance", None)  # none where nodes are called without a server
+    if running is not None:
+        running.app.middlewares.append(watch)
 
 
 # -- model files ------------------------------------------------------------------------------------------------------
@@ -398,7 +428,7 @@ class HostTokenizer:
         self.tokenizer = tokenizer
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, list[list[tuple]]]:
-        """`(word:1.2)` weights as everywhere in the host; long prompts in chunks, as the host has them for CLIP (`lazy_core.text.CHUNKS`)."""
+        """`(word:1.2)` weights as everywhere in the host; long prompts in chunks, as for CLIP (`lazy_core.text.CHUNKS`)."""
         parts = comfy.sd1_clip.token_weights(comfy.sd1_clip.escape_important(text), 1.0)
         prompt = self.tokenizer.prompt((comfy.sd1_clip.unescape_important(part), weight) for part, weight in parts)
         rows = Rows([(i, w, 0) for i, w in chunk] if return_word_ids else chunk for chunk in prompt.chunks)
@@ -442,7 +472,11 @@ class HostText(torch.nn.Module):
         device = self.options.get("execution_device") or mm.text_encoder_device()
         ids = torch.tensor([[pair[0] for pair in row] for row in rows], device=device)
         weights = torch.tensor([[float(pair[1]) for pair in row] for row in rows], device=device)[..., None]
-        caption = self.text(ids).float()
+
+        def one_by_one() -> Tensor:
+            return torch.cat([self.text(row[None]) for row in ids])
+
+        caption = leaner("CLIP Text Encode", lambda: self.text(ids), one_by_one, give_memory_back).float()
         if bool((weights != 1).any()):
             empty = self.text(torch.tensor([self.empty], device=device)).float()
             caption = empty + (caption - empty) * weights
@@ -608,16 +642,19 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
     def frugal(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
         if not same_every_step(model, [*positive, *negative]):
             return run(noise, start, denoise, None)
-        reuse = Reuse()
-        try:
+
+        def kept_between_steps() -> Tensor:
+            reuse = Reuse()
             tokens = run(noise, start, denoise, reuse)
             timing.calls = reuse.rows / len(noise)
             return tokens
-        except torch.cuda.OutOfMemoryError:
-            logging.warning("Lazy Decode ran out of memory; trying again without keeping the text's keys and values between steps.")
+
+        def make_room() -> None:
             transformer_of(model).graphs.forget()
-        give_memory_back()
-        return run(noise, start, denoise, None)
+            give_memory_back()
+
+        # The second time without keeping the text's keys and values between steps.
+        return leaner("Lazy Decode", kept_between_steps, lambda: run(noise, start, denoise, None), make_room)
 
     def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
         tokens = frugal(noise, start, denoise)

@@ -1,4 +1,5 @@
-"""Checkpoints as nobody of good will makes them: what is changed, and what is said of it. For tests in process and on a server."""
+"""Checkpoints as nobody of good will makes them: what is changed, and what is said of it. For tests in process and on
+a server."""
 
 from __future__ import annotations
 
@@ -144,7 +145,10 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     "depth 128, with blocks of two": (config(depth=128), r"does not fit its config: \d+ missing \(transformer\.decoder\.blocks\."),
     "vae.blocks 10^18": (config(vae__blocks=10**18), r"vae\.blocks is 1000000000000000000, expected a whole number from 1 to 64"),
     "width 30,000": (config(width=30_000), r"\d+ of another shape \(\S+ is \(.*\), expected \(.*30000"),
-    "vocabulary 10^12": (config(text__vocabulary=10**12), r"text\.vocabulary is 1000000000000, expected a whole number from 3 to 1,000,000"),
+    "vocabulary 10^12": (
+        config(text__vocabulary=10**12),
+        r"text\.vocabulary is 1000000000000, expected a whole number from 3 to 1,000,000",
+    ),
     "vocabulary 900,000": (config(text__vocabulary=900_000), r"text\.token\.weight is \(64, 32\), expected \(900000, 32\)"),
     "heads 0": (config(heads=0), r"heads is 0, expected a whole number from 1 to 1,024"),
     "heads 5": (config(heads=5), r"width is 48, expected a multiple of heads, 5"),
@@ -187,12 +191,24 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     "ids beyond the vocabulary": (words([*SPECIAL, *map(str, range(62))]), r"lazydiffusion\.words is 65 words, expected at most .*64"),
     "words of numbers": (words([*SPECIAL, 7]), r"lazydiffusion\.words is 7, expected a list of words of 1 to 200 letters"),
     "a word twice": (words([*SPECIAL, "red", "red"]), r"lazydiffusion\.words is a list with a word twice, expected each word once"),
-    "no special tokens": (words(["red", "apple", "blue"]), r"begins with \['red', 'apple', 'blue'\], expected \[PAD\], \[UNK\], \[START\] first"),
+    "no special tokens": (
+        words(["red", "apple", "blue"]),
+        r"begins with \['red', 'apple', 'blue'\], expected \[PAD\], \[UNK\], \[START\] first",
+    ),
     "deep words": (words(DEEP), r"lazydiffusion\.words is no JSON that can be read \(nested too deeply\)"),
     "words, an object": (words({"red": 1}), r"lazydiffusion\.words is an object, expected a list of words"),
-    "library ids beyond": (library({**{w: i for i, w in enumerate(SPECIAL)}, "red": 10**9}), r"model\.vocab is 1000000000, expected ids from 0 to 3"),
-    "library ids negative": (library({**{w: i for i, w in enumerate(SPECIAL)}, "red": -1}), r"model\.vocab is -1, expected ids from 0 to 3"),
-    "library ids of text": (library({**{w: i for i, w in enumerate(SPECIAL)}, "red": "3"}), r"model\.vocab is '3', expected ids from 0 to 3"),
+    "library ids beyond": (
+        library({**{w: i for i, w in enumerate(SPECIAL)}, "red": 10**9}),
+        r"model\.vocab is 1000000000, expected ids from 0 to 3",
+    ),
+    "library ids negative": (
+        library({**{w: i for i, w in enumerate(SPECIAL)}, "red": -1}),
+        r"model\.vocab is -1, expected ids from 0 to 3",
+    ),
+    "library ids of text": (
+        library({**{w: i for i, w in enumerate(SPECIAL)}, "red": "3"}),
+        r"model\.vocab is '3', expected ids from 0 to 3",
+    ),
     "library without vocabulary": (library(model={"type": "BPE"}), r"model\.vocab is None, expected words with their ids"),
     "a million tensors": (million, r"header is \d\d,\d{3},\d{3} bytes long, expected at most 8,388,608"),
     "8 GB of an unknown name": (stranger(GB8), r"1 unexpected \(stranger\)"),

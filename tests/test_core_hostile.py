@@ -1,4 +1,5 @@
-"""Checkpoints of strangers: refused in a sentence, quickly and in little memory, before anything is built; or read for their words alone."""
+"""Checkpoints of strangers: refused in a sentence, quickly and in little memory, before anything is built; or read for
+their words alone."""
 
 from __future__ import annotations
 
@@ -83,7 +84,9 @@ def test_half_precision_nan_is_seen_too(tmp_path: Path):
     with torch.no_grad():
         model.get_parameter("transformer.decoder.x_embedder.weight")[3, 2:4] = torch.tensor([float("nan"), float("inf")])
     save_checkpoint(tmp_path / "half.safetensors", model, dtype=torch.float16)
-    with pytest.raises(CheckpointError, match=r"half\.safetensors: transformer\.decoder\.x_embedder\.weight is NaN or infinite in 2 of 768"):
+    with pytest.raises(
+        CheckpointError, match=r"half\.safetensors: transformer\.decoder\.x_embedder\.weight is NaN or infinite in 2 of 768"
+    ):
         read_checkpoint(tmp_path / "half.safetensors")
 
 
@@ -94,7 +97,7 @@ def test_numbers_that_float32_cannot_hold_are_seen(tmp_path: Path):
     with torch.no_grad():
         model.get_parameter(hostile_files.WEIGHT)[0] = 1e300
     save_checkpoint(tmp_path / "double.safetensors", model)
-    with pytest.raises(CheckpointError, match="x_embedder.bias is NaN or infinite in 1 of 48 values"):
+    with pytest.raises(CheckpointError, match=r"x_embedder\.bias is NaN or infinite in 1 of 48 values"):
         read_checkpoint(tmp_path / "double.safetensors")
 
 

@@ -1,4 +1,5 @@
-"""Training data of strangers: what crashes, hangs or fills the memory is counted, named and skipped; the rest is read as ever."""
+"""Training data of strangers: what crashes, hangs or fills the memory is counted, named and skipped; the rest is read
+as ever."""
 
 from __future__ import annotations
 
@@ -81,7 +82,9 @@ def test_a_hostile_mask_is_malformed(name: str):
 
 
 def test_another_size_is_said():
-    assert mask_of({"counts": [10**6], "size": [10**9, 10**9]}, HEIGHT, WIDTH)[0] == "mask is 1000000000 x 1000000000 px, not its image's size"
+    assert (
+        mask_of({"counts": [10**6], "size": [10**9, 10**9]}, HEIGHT, WIDTH)[0] == "mask is 1000000000 x 1000000000 px, not its image's size"
+    )
 
 
 def test_run_lengths_are_what_pycocotools_reads():
@@ -138,7 +141,13 @@ def test_a_folder_of_traps(tmp_path: Path):
     found = ["pipe.png", "folder.png", "bomb.png", "long.png", "n" * 5000]
     images = [{"id": name, "file_name": name} for name in (*outside, *found)]
     odd = [7, None, [], {"id": 1}, {"id": [1], "file_name": "good.png"}, {"id": 1, "file_name": 5}, {"file_name": "good.png"}]
-    annotations = [5, None, {"segmentation": BOX}, {"image_id": {}, "segmentation": BOX}, {"image_id": 0, "segmentation": BOX, "caption": 7}]
+    annotations = [
+        5,
+        None,
+        {"segmentation": BOX},
+        {"image_id": {}, "segmentation": BOX},
+        {"image_id": 0, "segmentation": BOX, "caption": 7},
+    ]
     write_folder(folder, [*images, *odd], annotations, categories=[5, {"id": []}, {"id": 1}])
     names, skipped = read(folder)
     assert names == ["good.png"]
@@ -183,7 +192,7 @@ def test_annotations_that_are_none(tmp_path: Path, text: str | bytes, says: str)
 
 def test_annotations_that_are_a_pipe(tmp_path: Path):
     os.mkfifo(tmp_path / "annotations.json")
-    with pytest.raises(ValueError, match="annotations.json is a folder, a pipe or a device, expected a file"):
+    with pytest.raises(ValueError, match=r"annotations\.json is a folder, a pipe or a device, expected a file"):
         list(read_pictures(tmp_path, Skipped()))
 
 
@@ -292,13 +301,19 @@ SPOILED: dict[str, tuple[Any, str]] = {
     "digits": (json.dumps(MANIFEST)[:-1] + ', "parts": ' + "9" * 5000 + "}", "a number of 5,000 digits"),
     "samples 10^12": ({"shards": [{**SHARD, "samples": 10**12}]}, r"shards\[0\]\.samples is 1000000000000, expected a whole number"),
     "samples of text": ({"shards": [{**SHARD, "samples": "3"}]}, r"shards\[0\]\.samples is '3'"),
-    "a file elsewhere": ({"shards": [{**SHARD, "file": "../x.safetensors"}]}, r"shards\[0\]\.file is '\.\./x\.safetensors', expected the name"),
+    "a file elsewhere": (
+        {"shards": [{**SHARD, "file": "../x.safetensors"}]},
+        r"shards\[0\]\.file is '\.\./x\.safetensors', expected the name",
+    ),
     "an absolute file": ({"shards": [{**SHARD, "file": "/dev/zero"}]}, r"shards\[0\]\.file is '/dev/zero', expected the name"),
     "no file": ({"shards": [5]}, r"shards is \[5\], expected a list of objects"),
     "fewer holes": ({"holes": [4]}, "holes is a list of 1, expected one for each of 3 samples"),
     "holes of text": ({"holes": [4, "4", 4]}, "holes has '4', expected whole numbers from 0 to 64"),
     "negative holes": ({"holes": [4, -4, 4]}, "holes has -4"),
-    "latent": ({"latent": {"channels": 4, "scale": 0, "size": 64, "patch": 2}}, r"latent\.scale is 0, expected a whole number from 1 to 64"),
+    "latent": (
+        {"latent": {"channels": 4, "scale": 0, "size": 64, "patch": 2}},
+        r"latent\.scale is 0, expected a whole number from 1 to 64",
+    ),
     "latent, a list": ({"latent": [4]}, r"latent is \[4\], expected an object"),
     "text": ({"text": "runes"}, "text is 'runes', expected one of t5, words"),
 }
@@ -318,7 +333,7 @@ def test_a_good_manifest_is_taken_and_a_pipe_is_not(tmp_path: Path):
     (tmp_path / "manifest-000.json").write_text(json.dumps(MANIFEST))
     assert read_manifest(tmp_path / "manifest-000.json") == MANIFEST and len(Shards.load(tmp_path)) == 3
     os.mkfifo(tmp_path / "manifest-001.json")
-    with pytest.raises(ValueError, match="manifest-001.json is no manifest that can be read .a folder, a pipe or a device"):
+    with pytest.raises(ValueError, match=r"manifest-001\.json is no manifest that can be read .a folder, a pipe or a device"):
         Shards.load(tmp_path)
 
 
@@ -342,7 +357,7 @@ def test_shards_that_hold_something_else_say_so(tmp_path: Path):
         with pytest.raises(ValueError, match=says):
             captions_in(write(metadata, rows, *names), 3)
     (tmp_path / "a.safetensors").write_bytes(b"no safetensors")
-    with pytest.raises(ValueError, match="a.safetensors cannot be read"):
+    with pytest.raises(ValueError, match=r"a\.safetensors cannot be read"):
         captions_in(tmp_path / "a.safetensors")
 
 

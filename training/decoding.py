@@ -1,6 +1,8 @@
-"""Pictures and masks decoded in a process of its own: a library that crashes, hangs or takes all memory takes that process alone.
+"""Pictures and masks decoded in a process of its own: a library that crashes, hangs or takes all memory takes that
+process alone.
 
-`python -m training.decoding` is that process: it reads requests from its input and writes answers to its output, both pickled.
+`python -m training.decoding` is that process: it reads requests from its input and writes answers to its output, both
+pickled.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ MEMORY = 8 << 30  # bytes that the process may take
 
 @dataclass(frozen=True)
 class Instance:
-    """The `number`-th annotation of its picture: an object's `mask` [H, W] bool, and what it is called, one or more captions."""
+    """The `number`-th annotation of its picture: an object's `mask` [H, W] bool, and what it is called, one or more
+    captions."""
 
     number: int
     mask: np.ndarray
@@ -62,7 +65,8 @@ class Skipped:
 
 
 def printable(name: str) -> str:
-    """A file's name as it may stand in a line of text: halves of surrogates and control characters escaped, not too long."""
+    """A file's name as it may stand in a line of text: halves of surrogates and control characters escaped, not too
+    long."""
     text = name[:300].encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 

@@ -23,7 +23,8 @@ AT_ONCE = 64 << 20  # bytes that a shard's headers may ask for at once
 def read_pictures(source: Path, skipped: Skipped, part: tuple[int, int] = (0, 1)) -> Iterator[Picture]:
     """Pictures of `source` in a fixed order: a folder with `annotations.json` (COCO), or one with WebDataset's `*.tar`.
 
-    `part` (i, n) takes every n-th picture from the i-th on, so that many machines can share the work. Raises ValueError.
+    `part` (i, n) takes every n-th picture from the i-th on, so that many machines can share the work. Raises
+    ValueError.
     """
     shards = sorted(source.glob("*.tar"))
     if shards:
@@ -44,7 +45,8 @@ Pair = tuple[str, "bytes | Path", list[Any]]
 
 
 def of_folder(folder: Path, skipped: Skipped) -> Iterator[Pair]:
-    """COCO: `images` [{id, file_name}], `annotations` [{image_id, segmentation, caption or category_id}], `categories` [{id, name}]."""
+    """COCO: `images` [{id, file_name}], `annotations` [{image_id, segmentation, caption or category_id}], `categories`
+    [{id, name}]."""
     content = content_of(folder / "annotations.json")
     category = {entry["id"]: entry["name"] for entry in entries(content, "categories") if is_id(entry.get("id")) and "name" in entry}
     found: dict[Any, list[dict[str, Any]]] = {}
@@ -105,7 +107,8 @@ def place_of(folder: Path, name: str) -> Path:
 
 
 class Bounded(io.RawIOBase):
-    """A shard's file for tarfile, which reads as much as a header claims: never more than `AT_ONCE`, unless it is a wanted member's."""
+    """A shard's file for tarfile, which reads as much as a header claims: never more than `AT_ONCE`, unless it is a
+    wanted member's."""
 
     def __init__(self, file: Any):
         self.file = file
@@ -123,7 +126,8 @@ class Bounded(io.RawIOBase):
 
 
 def of_shard(shard: Path, skipped: Skipped) -> Iterator[Pair]:
-    """WebDataset: files of a sample share their name up to the first dot and follow each other: a picture, a `.json` with `annotations`."""
+    """WebDataset: files of a sample share their name up to the first dot and follow each other: a picture, a `.json`
+    with `annotations`."""
     key, files = "", dict[str, bytes]()
     try:
         if not regular(shard):
@@ -147,7 +151,8 @@ def of_shard(shard: Path, skipped: Skipped) -> Iterator[Pair]:
 
 
 def members(shard: Path, archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-    """A shard's files -> (its sample's name, ending, member). Raises ReadError for a header that leads backwards, again and again."""
+    """A shard's files -> (its sample's name, ending, member). Raises ReadError for a header that leads backwards,
+    again and again."""
     place = -1
     for member in archive:
         if member.offset <= place or member.size < 0:

@@ -1,4 +1,5 @@
-"""What `training.precompute` leaves beside its files, and the files themselves, checked before anything is trained on them."""
+"""What `training.precompute` leaves beside its files, and the files themselves, checked before anything is trained on
+them."""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ def check_holes(value: dict[str, Any], path: Path) -> None:
 
 
 def captions_in(path: Path, samples: int | None = None) -> list[str]:
-    """The captions of a file, `samples` of them. Raises ValueError for a file that is damaged or holds something else."""
+    """The captions of a file, `samples` of them. Raises ValueError for a file that is damaged or holds something
+    else."""
     try:
         if not regular(path):
             raise ValueError("a folder, a pipe or a device")

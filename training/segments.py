@@ -1,4 +1,5 @@
-"""COCO's three ways to write a mask, from annotations of strangers: checked before pycocotools sees them, or read without it."""
+"""COCO's three ways to write a mask, from annotations of strangers: checked before pycocotools sees them, or read
+without it."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def mask_of(segmentation: Any, height: int, width: int) -> tuple[str, np.ndarray
 
 
 def checked(polygons: Any, height: int, width: int) -> list[list[float]]:
-    """Polygons [x, y, x, y, ...] that lie about the image. Raises ValueError for any that pycocotools would choke on."""
+    """Polygons [x, y, x, y, ...] that lie about the image. Raises ValueError for any that pycocotools would choke
+    on."""
     if not isinstance(polygons, list) or not 0 < len(polygons) <= POLYGONS or not all(isinstance(each, list) for each in polygons):
         raise ValueError("no polygons, or too many")
     if sum(map(len, polygons)) > 2 * VERTICES or any(len(each) < 4 or len(each) % 2 for each in polygons):
@@ -49,7 +51,8 @@ def checked(polygons: Any, height: int, width: int) -> list[list[float]]:
 
 
 def runs_of(text: str) -> list[int]:
-    """COCO's compressed run lengths: numbers of five bits a letter, from the fourth on as differences to that before the last."""
+    """COCO's compressed run lengths: numbers of five bits a letter, from the fourth on as differences to that before
+    the last."""
     runs: list[int] = []
     value = bits = 0
     for letter in text:
@@ -70,8 +73,11 @@ def runs_of(text: str) -> list[int]:
 
 
 def filled(runs: Any, height: int, width: int) -> np.ndarray:
-    """Run lengths, column by column, outside first -> mask [H, W] bool. Raises ValueError where they are not as many as pixels."""
-    whole = isinstance(runs, list) and len(runs) <= height * width + 2 and all(type(run) is int and 0 <= run <= height * width for run in runs)
+    """Run lengths, column by column, outside first -> mask [H, W] bool. Raises ValueError where they are not as many
+    as pixels."""
+    whole = (
+        isinstance(runs, list) and len(runs) <= height * width + 2 and all(type(run) is int and 0 <= run <= height * width for run in runs)
+    )
     if not whole or sum(runs) != height * width:
         raise ValueError("run lengths that do not fill the image")
     values = np.arange(len(runs)) % 2 == 1

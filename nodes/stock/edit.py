@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import comfy.sample
@@ -18,6 +18,7 @@ from ...lazy_core.pipeline import Sample, fill_hole, grid_noise
 from ...lazy_core.reuse import Policy, Whole
 from ...lazy_core.tokens import to_strip
 from .. import host
+from ..memory import leaner
 from .families import Family, family_of
 from .hooks import hooked
 from .passes import Group, flat
@@ -94,12 +95,9 @@ def run_host(job: Job, context: Context, latent: Tensor, denoise: float) -> Tens
     if not job.policy.keeps:
         job.timing.passes = {"full": 1, "sparse": 0}
         return sample(job, job.model, context, latent, denoise)
-    try:
-        return run_once(job, context, latent, denoise, host.where_there_is_room)
-    except torch.cuda.OutOfMemoryError:
-        logging.warning("Lazy Decode ran out of memory; trying again with keys and values in main memory.")
-    host.give_memory_back()
-    return run_once(job, context, latent, denoise, host.in_main_memory)
+    run = partial(run_once, job, context, latent, denoise)
+    # The second time with keys and values in main memory.
+    return leaner("Lazy Decode", lambda: run(host.where_there_is_room), lambda: run(host.in_main_memory), host.give_memory_back)
 
 
 def run_once(job: Job, context: Context, latent: Tensor, denoise: float, place: Place) -> Tensor:
