@@ -39,9 +39,54 @@ def hooked(model: Any, run: Run, kept_bytes: int) -> Any:
     Functions only: the host deep-copies whatever else lies in a model's options.
     """
     try:
-        clone = model.clone(disable_dynamic=True)  # newer hosts: not through their compiler, which captures what hooks do
+        clone = model.clone(disable_dynamic=True)  # newer hosts: not through their compiler, which captures hooks
     except TypeError:
         clone = model.clone()
+
+    def prepare(executor: Any, patcher: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
+        """What passes over all tokens keep needs memory beside the model's own."""
+        return executor(patcher, host.with_room_for(patcher, noise_shape, kept_bytes), *args, **kwargs)
+
+    wrappers = comfy.patcher_extension.WrappersMP
+    # Compiled code drops its guards on options, and would mix up runs.
+    clone.remove_wrappers_with_key(wrappers.APPLY_MODEL, COMPILE_KEY)
+    clone.add_wrapper_with_key(wrappers.APPLY_MODEL, KEY, calling(run))
+    clone.add_wrapper_with_key(wrappers.PREPARE_SAMPLING, KEY, prepare)
+    clone.add_wrapper_with_key(wrappers.SAMPLER_SAMPLE, KEY, starting(run))
+    if run.family.positions != "pixart":
+        clone.add_object_patch(f"diffusion_model.{run.family.positions}", positions_of(model, run))
+    return clone
+
+
+def positions_of(model: Any, run: Run) -> Any:
+    """What stands in the place of the transformer's positional embedder while the run's clone is loaded."""
+    # The module itself may still hold the patch of the edit before: the host takes it off later.
+    original = model.get_model_object(f"diffusion_model.{run.family.positions}")
+    if run.family.positions == "cropped_pos_embed":
+        return torch.compiler.disable(lambda hw, device=None: run.positions(lambda: original(hw, device=device), 1))
+    return Positions(original, run)
+
+
+def attention_of(run: Run, override: Callable[..., Tensor] | None, preferred: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
+    """The run's attention, over the one that MODEL was given by a node, if any, or that its checkpoint prefers.
+
+    Put into a model call's own options, so that it lies on top of what is installed anew at every step, as core's
+    block-sparse attention is.
+    """
+
+    @torch.compiler.disable
+    def attention(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        chosen = host.attention_for_few(function, args[0]) if run.is_sparse else function
+        if override is not None:
+            return run.attend(lambda *a, **k: override(chosen, *a, **k), *args, **kwargs)
+        return run.attend(preferred if preferred is not None and not run.is_sparse else chosen, *args, **kwargs)
+
+    return attention
+
+
+def calling(run: Run) -> Callable[..., Tensor]:
+    """Around the host's `apply_model`: the run, with its attention and its count of blocks in the call's options."""
+    preferred = host.preferred_attention(run.transformer)
 
     def apply(
         executor: Any,
@@ -54,50 +99,14 @@ def hooked(model: Any, run: Run, kept_bytes: int) -> Any:
         **conds: Any,
     ) -> Tensor:
         options = dict(options if options is not None else conds.pop("transformer_options", {}))
-        attention = options[OVERRIDE] = attention_of(run, options.get(OVERRIDE))
+        attention = options[OVERRIDE] = attention_of(run, options.get(OVERRIDE), preferred)
         if dit := options.get("patches_replace", {}).get("dit"):
             counted = {name: run.in_block(name, patch) for name, patch in dit.items()}
             options["patches_replace"] = {**options["patches_replace"], "dit": counted}
         with pixart_hooks(run, attention) if run.family.positions == "pixart" else nullcontext():
             return run.apply(executor, x, t, concat, text, options, conds)
 
-    def prepare(executor: Any, patcher: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
-        """What passes over all tokens keep needs memory beside the model's own."""
-        return executor(patcher, host.with_room_for(patcher, noise_shape, kept_bytes), *args, **kwargs)
-
-    wrappers = comfy.patcher_extension.WrappersMP
-    clone.remove_wrappers_with_key(wrappers.APPLY_MODEL, COMPILE_KEY)  # drops its guards on options, so would mix up runs
-    clone.add_wrapper_with_key(wrappers.APPLY_MODEL, KEY, apply)
-    clone.add_wrapper_with_key(wrappers.PREPARE_SAMPLING, KEY, prepare)
-    clone.add_wrapper_with_key(wrappers.SAMPLER_SAMPLE, KEY, starting(run))
-    if run.family.positions == "pixart":
-        return clone
-    name = f"diffusion_model.{run.family.positions}"
-    original = model.get_model_object(name)  # the module itself may still hold the patch of the edit before: the host takes it off later
-    if run.family.positions == "cropped_pos_embed":
-        embed = torch.compiler.disable(lambda hw, device=None: run.positions(lambda: original(hw, device=device), 1))
-        clone.add_object_patch(name, embed)
-    else:
-        clone.add_object_patch(name, Positions(original, run))
-    return clone
-
-
-def attention_of(run: Run, override: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
-    """The run's attention, over the one that MODEL was given by a node, if any.
-
-    Put into a model call's own options, so that it lies on top of what is installed anew at every step (core's block-
-    sparse attention).
-    """
-    preferred = host.preferred_attention(run.transformer)
-
-    @torch.compiler.disable
-    def attention(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        chosen = host.attention_for_few(function, args[0]) if run.is_sparse else function
-        if override is not None:
-            return run.attend(lambda *a, **k: override(chosen, *a, **k), *args, **kwargs)
-        return run.attend(preferred if preferred is not None and not run.is_sparse else chosen, *args, **kwargs)
-
-    return attention
+    return apply
 
 
 def starting(run: Run) -> Callable[..., Any]:

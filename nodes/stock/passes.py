@@ -87,7 +87,7 @@ class Between:
         """
         behind, later = self.seen
         assert behind is not None
-        return behind.clone() if later is None or not weight else torch.lerp(behind, later, weight)
+        return behind if later is None or not weight else torch.lerp(behind, later, weight)
 
 
 def replaced_blocks(options: dict[str, Any]) -> tuple[Any, ...]:

@@ -228,6 +228,7 @@ class Run:
         now.positions += 1
         rows = self.groups[now.group].whole.index.to(known.device)
         if wanted is not None:
+            known = known[: now.rows]  # the same for every image and prompt, of which a group has fewer
             text = torch.arange(now.text if last else wanted, device=known.device)
             if len(recorded) == 1:  # one call for text and image
                 rows = torch.cat([text, rows + self.full_text[now.batch]])
