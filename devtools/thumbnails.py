@@ -1,4 +1,4 @@
-"""`python dev.py run -- python -m devtools.thumbnails [NAME ...]`: the shipped workflows' thumbnails, from what they give in a running ComfyUI.
+"""`python dev.py run -- python -m devtools.thumbnails [NAME ...]`: the shipped workflows' thumbnails, from what they give in ComfyUI.
 
 Workflows of stock checkpoints are left out: their files are not here.
 """
