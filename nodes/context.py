@@ -11,7 +11,7 @@ from ..lazy_core.cache import ContentCache, content_key
 from ..lazy_core.context import Context
 from ..lazy_core.kept import KV_DTYPES
 from ..lazy_core.masks import threshold
-from ..lazy_core.pipeline import encode_canvas, encode_context
+from ..lazy_core.pipeline import encode_canvas, encode_context, tokens_read
 from ..lazy_core.reuse import REUSES
 from . import host
 from .images import not_offered, to_bchw, to_mask
@@ -77,7 +77,7 @@ class LazyEncodeContext(io.ComfyNode):
             "encoder_ran": ran,
             "encoder_runs": CACHE.runs,
             "encode_ms": 1000 * (time.perf_counter() - start),
-            "hole_tokens": context.hole.count,
+            "hole_tokens": context.hole_tokens,
             "all_tokens": context.hole.total,
         }
         return io.NodeOutput(context, ui={"lazydiffusion": [figures]})
@@ -89,8 +89,7 @@ class LazyEncodeContext(io.ComfyNode):
         host.check_vae(vae, config.latent_channels, config.latent_scale)
 
         def make() -> Context:
-            tokens = len(picture) * picture.shape[-1] * picture.shape[-2] // (config.latent_scale * config.patch_size) ** 2
-            transformer, device, dtype = host.load_for_encoding(model, tokens)
+            transformer, device, dtype = host.load_for_encoding(model, tokens_read(config, holes, len(picture)))
             to_model = model.model.latent_format.process_in
             return encode_context(transformer, canvas_encoder(vae), picture, holes, host.identity_of(model), device, to_model, dtype)
 

@@ -113,7 +113,7 @@ class LazyDecode(io.ComfyNode):
         decode_hole = hole_decoder(vae, decode_image) if vae_decode == "lazy" else None
         image, latent = lazy_decode(known, sample, canvas_encoder(vae), decode_image, seed, denoise, blend, decode_hole)
         figures = {
-            "hole_tokens": known.hole.count,
+            "hole_tokens": known.hole_tokens,
             "all_tokens": known.hole.total,
             "hole_fraction": known.hole_fraction,
             "steps": steps,
@@ -141,5 +141,6 @@ class LazyDecode(io.ComfyNode):
         hole, total = known.hole.count, known.hole.total
         if not host.is_stock(model):
             config, text_tokens = host.transformer_of(model).config, positive[0][0].shape[1]
-            hole, total = (step_flops(config, count, text_tokens, kept_text=True) for count in (hole, total))
+            rows, canvases = known.hole.valid.sum(1).tolist(), [total] * len(known.image)
+            hole, total = (sum(step_flops(config, n, text_tokens, kept_text=True) for n in counts) for counts in (rows, canvases))
         return total / max(hole, 1)
