@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
             shown.append((made, together))
             print(
                 f"{size:>6}px{holes:>7}{percent(row['apart']):>28}{percent(row['together']):>28}{row['ratio']:>8.3f}"
-                f"{row['style_apart'] or 0:>8.3f}{row['style_together'] or 0:>10.3f}"
+                f"{row['style_apart']:>8.3f}{row['style_together']:>10.3f}"
             )
     if args.json:
         args.json.write_text(json.dumps({"canvases": args.canvases, "steps": args.steps, "cfg": args.cfg, "rows": rows}, indent=1) + "\n")
@@ -85,19 +85,24 @@ def compare(
     """-> the figures of all holes, and what came out with all holes in one mask [B, 3, S, S]."""
     prompts, count = sheet.prompts(made.label), made.holes.shape[1]
     together, right, agree = [], ([], []), ([], [])
-    for i in tqdm(range(len(made.label)), desc=f"{made.image.shape[-1]} px, {count} holes", leave=False):
-        image, holes = made.image[i : i + 1], made.holes[i]
-        alone = [editor.edit(image, hole[None], prompts[i : i + 1], i, steps, cfg, "feather") for hole in holes]
-        together.append(editor.edit(image, made.mask[i : i + 1], prompts[i : i + 1], i, steps, cfg, "feather"))
-        for which, results in enumerate((torch.cat(alone), together[-1].expand(count, -1, -1, -1))):
+    for i in (bar := tqdm(range(len(made.label)), desc=f"{made.image.shape[-1]} px, {count} holes", leave=False)):
+        image, holes, prompt = made.image[i : i + 1], made.holes[i], prompts[i : i + 1]
+        alone = editor.edit(image.expand(count, -1, -1, -1), holes, prompt * count, i, steps, cfg, "feather")
+        together.append(editor.edit(image, made.mask[i : i + 1], prompt, i, steps, cfg, "feather"))
+        for which, results in enumerate((alone, together[-1].expand(count, -1, -1, -1))):
             right[which].append(predict(judges.objects, results, holes) == made.label[i])
             if judges.styles is not None:
                 agree[which].append(predict(judges.styles, results, holes, style_crops) == made.style[i])
+        bar.set_postfix_str("{:.3f} one by one, {:.3f} together".format(*(share(each) for each in right)))
     apart, both = (torch.cat(each) for each in right)
-    styles = [float(torch.cat(each).float().mean()) if each else None for each in agree]
-    ratio = float(both.float().mean() / apart.float().mean().clamp_min(1e-6))
-    row = {"apart": interval(apart), "together": interval(both), "ratio": ratio, "style_apart": styles[0], "style_together": styles[1]}
-    return row, torch.cat(together)
+    styles = [share(each) for each in agree]
+    row = {"apart": interval(apart), "together": interval(both), "ratio": share(right[1]) / max(share(right[0]), 1e-6)}
+    return {**row, "style_apart": styles[0], "style_together": styles[1]}, torch.cat(together)
+
+
+def share(flags: list[Tensor]) -> float:
+    """Of all that are True; nan where there are none."""
+    return float(torch.cat(flags).float().mean()) if flags else float("nan")
 
 
 def canvases(sheet: SpriteSheet, count: int, size: int, holes: int, seed: int) -> Canvases:
