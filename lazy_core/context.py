@@ -23,7 +23,7 @@ class Sketch:
 
 @dataclass(frozen=True)
 class View:
-    """The part of a large canvas that the encoder read for each hole: its `grid`, and where in it the hole's tokens lie, `index` [R, K].
+    """The part of a large canvas that the encoder read for each hole: its `grid`, and its tokens' places in it, `index` [R, K].
 
     `sizes` [R, 2] are the rows and columns of each hole's own part where they differ; `grid` is then as large as the largest.
     """
@@ -40,9 +40,10 @@ class Context:
     `image` [B, 3, H, W] in 0..1 is the canvas as it came; `mask` [B, H, W] bool, True = hole (generate), False = keep;
     `latent` [B, C, h, w] the canvas encoded with its hole filled smoothly; `model` the identity of the checkpoint that made it.
 
-    Each hole is a row of its own, and `owner` [R] says in which image it lies: `hole` [R, K]; `tokens` [R, K, E] the compressed
-    context of the hole; `view` is set where the canvas is larger than the encoder's window; `against` [R, E] is what the negative prompt's
-    tokens get on top, see `negative_tokens`; `edges` [R, K, P P] in 0..1 are lines that the hole's P x P px tokens shall follow.
+    Each hole is a row of its own, and `owner` [R] says in which image it lies: `hole` [R, K]; `tokens` [R, K, E] the
+    compressed context of the hole; `view` is set where the canvas is larger than the encoder's window; `against` [R, E] is
+    what the negative prompt's tokens get on top, see `negative_tokens`; `edges` [R, K, P P] in 0..1 are lines that the hole's
+    P x P px tokens shall follow.
 
     For a stock model an image's holes are one row, `tokens` are empty [B, K, 0], `reuse` says how freely its steps may reuse what is known of the canvas,
     `kv_dtype` as what they keep it, and `masked` is the canvas encoded with a grey hole [B, C, h, w], for models that were

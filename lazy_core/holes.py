@@ -1,8 +1,8 @@
 """Which of a mask's holes are edits of their own: a row of tokens for each (docs/design.md).
 
-Holes are told apart in cells of half a token: what lies in cells that touch is one hole, so that gaps of a brush are closed. A speck, too
-small to show anything, belongs to what lies within its reach. Of what is left there are at most `MOST` in an image; beyond that those are
-joined that lie nearest to each other.
+Holes are told apart in cells of half a token: what lies in cells that touch is one hole, so that gaps of a brush are closed.
+A speck, too small to show anything, belongs to what lies within its reach. Of what is left there are at most `MOST` in an
+image; beyond that those are joined that lie nearest to each other.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ NEVER = np.iinfo(np.int64).max
 
 
 def hole_rows(hole: Tensor, grid: Grid, window: int | None = None) -> HoleTokens:
-    """Pixel holes [B, H, W] bool -> a row of tokens [R, K] for each hole, the first image's first; an image without a hole has none.
+    """Pixel holes [B, H, W] bool -> a row of tokens [R, K] for each hole, image by image; an image without a hole has none.
 
-    Where each image has exactly one hole these are `HoleTokens.of` its tokens, a row for each image. `window`: tokens a side that the
-    encoder reads around a hole; specks are joined as long as they share one.
+    Where each image has exactly one hole these are `HoleTokens.of` its tokens, a row for each image. `window`: tokens a side
+    that the encoder reads around a hole; specks are joined as long as they share one.
     """
     parts = [(image, tokens) for image, own in enumerate(hole) for tokens in separate(own, grid, window)]
     if [image for image, _ in parts] == list(range(len(hole))):
@@ -48,7 +48,8 @@ def separate(hole: Tensor, grid: Grid, window: int | None) -> list[np.ndarray]:
     cells = in_cells(hole, grid.token_pixels // share).cpu().numpy()
     labels, count = ndimage.label(cells, structure=np.ones((3, 3)))  # type: ignore[misc]
     if count > 1:
-        boxes = np.array([[part.start for part in slices] + [part.stop for part in slices] for slices in ndimage.find_objects(labels)])
+        found = ndimage.find_objects(labels)
+        boxes = np.array([[part.start for part in slices] + [part.stop for part in slices] for slices in found])
         groups = Groups.of(boxes, share * (window - 2 * MARGIN) if window else NEVER).joined()
         labels = np.concatenate([[0], 1 + groups])[labels]
     rows, cols = cells.nonzero()
@@ -60,7 +61,8 @@ def separate(hole: Tensor, grid: Grid, window: int | None) -> list[np.ndarray]:
 
 
 class Groups:
-    """Holes on their way to becoming rows: `group` [n] of each hole, each group's box from `low` to `high` [g, 2] and its `largest` hole's side [g].
+    """Holes on their way to becoming rows: `group` [n] of each hole; of each group its box from `low` to `high` [g, 2] in
+    cells, and the side of its `largest` hole [g].
 
     What is joined is what makes the box around it grow least, as that is what the encoder has to read.
     """

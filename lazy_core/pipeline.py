@@ -96,8 +96,9 @@ def read_holes(
 ) -> tuple[Tensor, Tensor | None]:
     """Canvas latent [B, C, h, w], mask [B, 1, h, w] -> context [R, K, E] and `Context.against` [R, E] of each hole, on the CPU.
 
-    Each row is read through its own of `boxes` (`windows_around`), all of one size in one call. Another hole in its window is no hole to
-    it, but what the canvas's smooth fill shows there: models are trained with one hole, and draw half as well beside a second one.
+    Each row is read through its own of `boxes` (`windows_around`), all of one size in one call. Another hole in its window
+    is no hole to it, but what the canvas's smooth fill shows there: models are trained with one hole, and draw what was
+    asked for half as often beside a second one.
     """
     boxes = boxes or [Box(0, 0, grid.rows, grid.cols)] * len(hole.index)
     same_size: dict[tuple[int, int], list[int]] = {}
@@ -163,9 +164,6 @@ def encode_canvas(
     latent = encode_image(prefill(padded, gone)).cpu()
     masked = encode_image(torch.where(gone[:, None], 0.5, padded)).cpu() if fill else None
     return Context(model, grid, image, hole_pixels, latent, hole, nothing, reuse=reuse, masked=masked)
-
-
-
 
 
 def windows_around(hole: HoleTokens, grid: Grid, window: int | None) -> list[Box]:

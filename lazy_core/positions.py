@@ -18,7 +18,7 @@ def grid_coordinates(grid: Grid, config: LazyConfig, device: torch.device | str 
 
 
 def window_coordinates(grid: Grid, index: Tensor, config: LazyConfig, sizes: Tensor | None = None) -> Tensor:
-    """Coordinates [R, K, 2] of the tokens `index` [R, K] of a grid; `sizes` [R, 2] are the rows and columns of each row's own, smaller grid."""
+    """Coordinates [R, K, 2] of the tokens `index` [R, K] of a grid; `sizes` [R, 2]: each row's own, smaller grid in tokens."""
     cells = torch.stack([index // grid.cols, index % grid.cols], -1)  # [R, K, 2]
     if sizes is None or config.positions == "unit":
         return cells * torch.tensor(spacing(grid, config), device=index.device)

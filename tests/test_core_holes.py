@@ -288,7 +288,8 @@ def test_cost_follows_the_holes_and_not_their_distance(editor: LazyEditor):
     encode = lambda boxes: encode_context(editor.model.transformer, local, image, holes(1024, 1024, *boxes), "")  # noqa: E731
     reading = [counted(lambda boxes=boxes: encode(boxes)) for boxes in (one, near, far)]
     assert reading[1] == reading[2] == 2 * reading[0]
-    decoding = [counted(lambda c=editor.encode(image, holes(1024, 1024, *b)): editor.decode(c, "red apple", steps=2)) for b in (one, far)]
+    contexts = [editor.encode(image, holes(1024, 1024, *boxes)) for boxes in (one, far)]
+    decoding = [counted(lambda context=context: editor.decode(context, "red apple", steps=2)) for context in contexts]
     print(f"encoder {reading[2] / reading[0]:.2f}, decoding {decoding[1] / decoding[0]:.2f} times one hole's operations")
     assert decoding[1] <= 2.2 * decoding[0]
     assert tokens_read(CONFIG, holes(1024, 1024, *far), 1) == 2 * 64

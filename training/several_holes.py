@@ -1,7 +1,7 @@
 """`python -m training.several_holes`: several holes in one mask against the same holes edited one by one.
 
-Canvases show a few other objects; each of their holes shall show the same object, as one prompt goes to all of them. Holes keep their
-size in px on every canvas, and lie anywhere. The judge looks at each hole by itself.
+Canvases show a few other objects; each of their holes shall show the same object, as one prompt goes to all of them. Holes
+keep their size in px on every canvas, and lie anywhere. The judge looks at each hole by itself.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ Boxes = list[tuple[int, int, int, int]]
 
 @dataclass(frozen=True)
 class Canvases:
-    """`image` [B, 3, S, S], `holes` [B, n, 1, S, S] (1 = hole), what each of a canvas's holes shall show, `label` [B], and its `style` [B]."""
+    """`image` [B, 3, S, S], `holes` [B, n, 1, S, S] (1 = hole), and what each of a canvas's holes shall show: `label` [B] in
+    `style` [B]."""
 
     image: Tensor
     holes: Tensor
