@@ -15,7 +15,7 @@ from .tokens import HoleTokens
 
 @dataclass(frozen=True)
 class Sketch:
-    """A rough picture to start from (SDEdit): clean `tokens` [B, K, C p p], and how strongly it binds, 0 (not at all) to 1 (keep it)."""
+    """A rough picture to start from (SDEdit): clean `tokens` [R, K, C p p], and how strongly it binds, 0 (not at all) to 1 (keep it)."""
 
     tokens: Tensor
     strength: float
@@ -23,10 +23,14 @@ class Sketch:
 
 @dataclass(frozen=True)
 class View:
-    """The part of a large canvas that the encoder read: its `grid`, and where in it the hole's tokens lie, `index` [B, K]."""
+    """The part of a large canvas that the encoder read for each hole: its `grid`, and its tokens' places in it, `index` [R, K].
+
+    `sizes` [R, 2] are the rows and columns of each hole's own part where they differ; `grid` is then as large as the largest.
+    """
 
     grid: Grid
     index: Tensor
+    sizes: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,14 @@ class Context:
     """What Encode Context hands on.
 
     `image` [B, 3, H, W] in 0..1 is the canvas as it came; `mask` [B, H, W] bool, True = hole (generate), False = keep;
-    `latent` [B, C, h, w] the canvas encoded with its hole filled smoothly; `tokens` [B, K, E] the compressed context
-    of the hole; `model` the identity of the checkpoint that made it; `view` is set where the canvas is larger than the
-    encoder's window; `against` [B, E] is what the negative prompt's tokens get on top, see `negative_tokens`; `edges` [B, K, P P] in
-    0..1 are lines that the hole's P x P px tokens shall follow.
+    `latent` [B, C, h, w] the canvas encoded with its hole filled smoothly; `model` the identity of the checkpoint that made it.
 
-    For a stock model `tokens` are empty [B, K, 0], `reuse` says how freely its steps may reuse what is known of the canvas,
+    Each hole is a row of its own, and `owner` [R] says in which image it lies: `hole` [R, K]; `tokens` [R, K, E] the
+    compressed context of the hole; `view` is set where the canvas is larger than the encoder's window; `against` [R, E] is
+    what the negative prompt's tokens get on top, see `negative_tokens`; `edges` [R, K, P P] in 0..1 are lines that the hole's
+    P x P px tokens shall follow.
+
+    For a stock model an image's holes are one row, `tokens` are empty [B, K, 0], `reuse` says how freely its steps may reuse what is known of the canvas,
     `kv_dtype` as what they keep it, and `masked` is the canvas encoded with a grey hole [B, C, h, w], for models that were
     trained to fill one.
     """
@@ -60,13 +66,24 @@ class Context:
     against: Tensor | None = None
 
     @property
+    def owner(self) -> Tensor:
+        """The image [R] of the batch that each row belongs to."""
+        return self.hole.owners
+
+    @property
+    def hole_tokens(self) -> int:
+        """Tokens of all holes of an image: of the one where they are most."""
+        counts = self.hole.valid.sum(1)
+        return max(counts.new_zeros(len(self.image)).index_add(0, self.owner, counts).tolist(), default=0)
+
+    @property
     def seen(self) -> View:
         """What positions refer to: the part that the encoder read, or the whole canvas."""
         return self.view or View(self.grid, self.hole.index)
 
     @property
     def negative_tokens(self) -> Tensor:
-        """The context [B, K, E] that goes with the negative prompt: guidance leads away from it (`StyleNaming.against`)."""
+        """The context [R, K, E] that goes with the negative prompt: guidance leads away from it (`StyleNaming.against`)."""
         if self.against is None:
             return self.tokens
         return self.tokens + self.against[:, None] * self.hole.valid[..., None]
@@ -92,7 +109,7 @@ class Context:
 
     def __repr__(self) -> str:
         size = f"{self.grid.width} x {self.grid.height} px"
-        return f"Context({size}, {self.hole.count} of {self.hole.total} tokens, model {self.model[:8]})"
+        return f"Context({size}, {self.hole_tokens} of {self.hole.total} tokens, model {self.model[:8]})"
 
 
 def _tensors(value: Any) -> list[Tensor]:

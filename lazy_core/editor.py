@@ -84,16 +84,16 @@ class LazyEditor:
         config, device = self.model.config, self.device
 
         def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
-            count = len(context.image)
-            prompts = [prompt] * count if isinstance(prompt, str) else prompt
+            prompts = [prompt] * len(context.image) if isinstance(prompt, str) else prompt
+            captions = self.caption(prompts)[context.owner.to(device)]
             keys, edges = (None if x is None else x.to(device) for x in (context.hole.padding, context.edges))
             places = hole_coordinates(context, self.model.transformer).to(device)
             denoiser = guided_denoiser(
                 self.model.transformer.decoder,
                 context.tokens.to(device),
                 places,
-                self.caption(prompts),
-                self.caption([""]).expand(count, -1, -1),
+                captions,
+                self.caption([""]).expand(len(captions), -1, -1),
                 cfg,
                 keys,
                 (context.grid.height, context.grid.width),

@@ -13,7 +13,7 @@ from ..lazy_core.checkpoint import FIRST_STYLES, style_number
 from ..lazy_core.context import Context
 from ..lazy_core.kept import KV_DTYPES
 from ..lazy_core.masks import threshold
-from ..lazy_core.pipeline import encode_canvas, encode_context
+from ..lazy_core.pipeline import encode_canvas, encode_context, tokens_read
 from ..lazy_core.reuse import REUSES
 from . import host, messages
 from .checks import check_choice, check_socket, explains_memory
@@ -44,7 +44,10 @@ class LazyEncodeContext(io.ComfyNode):
                 io.Model.Input("model", tooltip="From Load Lazy Model; or Flux, Chroma, Qwen-Image, Z-Image, SD3, PixArt as they are."),
                 io.Vae.Input("vae", tooltip="The model's VAE."),
                 io.Image.Input("image", tooltip="The canvas. Pixels outside the mask come back bit-identical."),
-                io.Mask.Input("mask", tooltip="1 = hole (generate), 0 = keep. Several separate holes are fine."),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="1 = hole (generate), 0 = keep. Each separate hole is an edit of its own: the prompt is drawn in every one.",
+                ),
                 Choice(
                     "reuse",
                     options=list(REUSES),
@@ -101,7 +104,7 @@ class LazyEncodeContext(io.ComfyNode):
             "encoder_ran": ran,
             "encoder_runs": CACHE.runs,
             "encode_ms": 1000 * (time.perf_counter() - start),
-            "hole_tokens": context.hole.count,
+            "hole_tokens": context.hole_tokens,
             "all_tokens": context.hole.total,
             "messages": [] if host.is_stock(model) else messages.of_hole(context, host.transformer_of(model).config.trained_pixels),
         }
@@ -115,8 +118,7 @@ class LazyEncodeContext(io.ComfyNode):
         number = style_number(model.model.lazy_styles, style)
 
         def make() -> Context:
-            tokens = len(picture) * picture.shape[-1] * picture.shape[-2] // (config.latent_scale * config.patch_size) ** 2
-            transformer, device, dtype = host.load_for_encoding(model, tokens)
+            transformer, device, dtype = host.load_for_encoding(model, tokens_read(config, holes, len(picture)))
             to_model = model.model.latent_format.process_in
             return encode_context(
                 transformer, canvas_encoder(vae), picture, holes, host.identity_of(model), device, to_model, dtype, number

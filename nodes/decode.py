@@ -138,7 +138,7 @@ class LazyDecode(io.ComfyNode):
         said = examine(model, positive, negative, known.reuse)
         result, latent = lazy_decode(known, sample, canvas_encoder(vae), decode_image, seed, denoise, blend, decode_hole)
         figures = {
-            "hole_tokens": known.hole.count,
+            "hole_tokens": known.hole_tokens,
             "all_tokens": known.hole.total,
             "hole_fraction": known.hole_fraction,
             "steps": steps,

@@ -51,7 +51,7 @@ from ..lazy_core.graphs import StepGraphs
 from ..lazy_core.layers import Build
 from ..lazy_core.model import LazyTransformer, store_for_few_rows
 from ..lazy_core.pipeline import fill_hole
-from ..lazy_core.positions import spacing
+from ..lazy_core.positions import window_coordinates
 from ..lazy_core.text import SPECIAL, TextEncoder, Tokenizer
 from ..lazy_core.throughput import step_seconds
 from ..lazy_core.tokens import from_strip, to_strip
@@ -237,6 +237,7 @@ class LazyDiffusionModel(LazyTransformer):
         lazy_keys: Tensor | None = None,
         lazy_edges: Tensor | None = None,
         lazy_grid: Any = None,
+        lazy_sizes: Tensor | None = None,
         lazy_reuse: Reuse | None = None,
         transformer_options: Any = None,
         **_: Any,
@@ -247,8 +248,7 @@ class LazyDiffusionModel(LazyTransformer):
         refuse_replaced(transformer_options)
 
         def prepare() -> Prepared:
-            cells = torch.stack([lazy_index // lazy_grid.cols, lazy_index % lazy_grid.cols], -1)  # [B, K, 2]
-            places = cells * torch.tensor(spacing(lazy_grid, self.config), device=x.device)
+            places = window_coordinates(lazy_grid, lazy_index, self.config, lazy_sizes)  # [R, K, 2]
             keys = None if lazy_keys is None else lazy_keys > 0
             size = (lazy_grid.height, lazy_grid.width)
             return self.decoder.prepare(lazy_tokens, places, context, keys, size, packed=True, edges=lazy_edges)
@@ -274,7 +274,7 @@ class HostModel(comfy.model_base.BaseModel):
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         out = super().extra_conds(**kwargs)
-        for name in ("lazy_tokens", "lazy_index", "lazy_keys", "lazy_edges"):
+        for name in ("lazy_tokens", "lazy_index", "lazy_keys", "lazy_edges", "lazy_sizes"):
             if kwargs.get(name) is not None:
                 out[name] = comfy.conds.CONDRegular(kwargs[name])
         for name in ("lazy_grid", "lazy_reuse"):
@@ -711,6 +711,7 @@ def same_every_step(model: Any, conditioning: list) -> bool:
 def with_context(conditioning: list, context: Context, tokens: Tensor, reuse: Reuse | None) -> list:
     """Conditioning that carries the hole's `tokens` to the model. Raises ValueError for what only makes sense on a whole image."""
     check_whole_image_conditions(conditioning)
+    conditioning = [[of_rows(text, context), values] for text, values in conditioning]
     keys = context.hole.padding
     values = {
         "lazy_tokens": tokens,
@@ -718,11 +719,17 @@ def with_context(conditioning: list, context: Context, tokens: Tensor, reuse: Re
         "lazy_keys": None if keys is None else keys.long(),
         "lazy_edges": context.edges,
         "lazy_grid": context.seen.grid,
+        "lazy_sizes": context.seen.sizes,
         "lazy_reuse": reuse,
         "width": context.grid.width,
         "height": context.grid.height,
     }
     return node_helpers.conditioning_set_values(conditioning, values)
+
+
+def of_rows(text: Tensor, context: Context) -> Tensor:
+    """A batch of prompts [T, L, W], which the host repeats for the images, as one for each hole [R, L, W]; one prompt stays one."""
+    return text if len(text) == 1 else text[context.owner % len(text)]
 
 
 def check_whole_image_conditions(conditioning: list) -> None:
