@@ -10,11 +10,11 @@ from torch import Tensor
 from ..lazy_core.cache import ContentCache, content_key
 from ..lazy_core.context import Context
 from ..lazy_core.kept import KV_DTYPES
-from ..lazy_core.masks import threshold
+from ..lazy_core.masks import FLOOR
 from ..lazy_core.pipeline import encode_canvas, encode_context
 from ..lazy_core.reuse import REUSES
 from . import host
-from .images import not_offered, to_bchw, to_mask
+from .images import alpha_of, not_offered, painted, to_bchw, to_mask
 from .stock import edit as stock
 from .vae import canvas_encoder
 
@@ -35,7 +35,7 @@ class LazyEncodeContext(io.ComfyNode):
                 io.Model.Input("model", tooltip="From Load Lazy Model; or Flux, Chroma, Qwen-Image, Z-Image, SD3, PixArt as they are."),
                 io.Vae.Input("vae", tooltip="The model's VAE."),
                 io.Image.Input("image", tooltip="The canvas. Pixels outside the mask come back bit-identical."),
-                io.Mask.Input("mask", tooltip="1 = hole (generate), 0 = keep. Several separate holes are fine."),
+                io.Mask.Input("mask", tooltip="1 = hole (generate), 0 = keep. Several separate holes are fine; grey mixes both."),
                 io.Combo.Input(
                     "reuse",
                     options=list(REUSES),
@@ -63,22 +63,24 @@ class LazyEncodeContext(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, vae: Any, image: Tensor, mask: Tensor, reuse: Any = "balanced", kv_dtype: Any = "model") -> io.NodeOutput:
         start = time.perf_counter()
-        picture, holes = to_bchw(image), to_mask(mask)
+        picture = to_bchw(image)
+        holes, messages = painted(picture, to_mask(mask))
         if host.is_stock(model):
             make, key = cls.stock(model, vae, picture, holes, reuse)
         else:
             make, key = cls.lazy(model, vae, picture, holes)
-        if not bool(threshold(holes).any()):  # nothing to encode: neither a run of the encoder nor worth a place in the cache
+        if not bool((holes > FLOOR).any()):  # nothing to encode: neither a run of the encoder nor worth a place in the cache
             context, ran = make(), False
         else:
             context, ran = CACHE.get_or_make(content_key(picture.movedim(1, -1), holes, key), make)
-        context = context.with_(kv_dtype=kv_dtype)
+        context = context.with_(kv_dtype=kv_dtype, alpha=alpha_of(image))
         figures = {
             "encoder_ran": ran,
             "encoder_runs": CACHE.runs,
             "encode_ms": 1000 * (time.perf_counter() - start),
             "hole_tokens": context.hole.count,
             "all_tokens": context.hole.total,
+            "messages": messages,
         }
         return io.NodeOutput(context, ui={"lazydiffusion": [figures]})
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 
 from ..lazy_core.composite import BLENDS
@@ -10,7 +11,8 @@ from ..lazy_core.cost import step_flops
 from ..lazy_core.pipeline import lazy_decode
 from . import host
 from .context import ContextType
-from .images import check_context, decoder, not_offered, to_bhwc
+from .images import check_context, decoder, not_offered, to_bhwc, with_alpha
+from .messages import message
 from .stock import edit as stock
 from .vae import canvas_encoder, hole_decoder
 
@@ -112,6 +114,8 @@ class LazyDecode(io.ComfyNode):
         decode_image = decoder(vae)
         decode_hole = hole_decoder(vae, decode_image) if vae_decode == "lazy" else None
         image, latent = lazy_decode(known, sample, canvas_encoder(vae), decode_image, seed, denoise, blend, decode_hole)
+        untouched = denoise <= 0 and known.sketch is None
+        pixels = with_alpha(image, known if not untouched else known.with_(mask=torch.zeros_like(known.mask), weight=None))
         figures = {
             "hole_tokens": known.hole.count,
             "all_tokens": known.hole.total,
@@ -120,8 +124,9 @@ class LazyDecode(io.ComfyNode):
             "step_ms": timing.step_ms,
             "total_ms": 1000 * (time.perf_counter() - begin),
             "saved_ms": timing.step_ms * steps * timing.sparse_share * (cls.ratio(model, known, positive) - 1),
+            "messages": [message("black_under_alpha")] if known.starts_from_black(denoise) else [],
         }
-        return io.NodeOutput(to_bhwc(image), {"samples": latent}, ui={"lazydiffusion": [figures]})
+        return io.NodeOutput(to_bhwc(pixels), {"samples": latent}, ui={"lazydiffusion": [figures]})
 
     @classmethod
     def lazy(cls, model: Any, vae: Any, context: Any, positive: list, negative: list, settings: Any, timing: Any) -> Any:

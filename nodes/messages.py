@@ -7,7 +7,10 @@ from typing import Any
 Message = dict[str, Any]
 """{"code": one of `CODES`, ...values that its sentence names}."""
 
-CODES: tuple[str, ...] = ()
+CODES: tuple[str, ...] = (
+    "no_mask_painted",
+    "black_under_alpha",
+)
 """Every code has a sentence in each language of web/js/messages.js; a test compares them."""
 
 

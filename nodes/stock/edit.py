@@ -88,7 +88,8 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
         job = Job(model, family, policy, positive, negative, settings, timing, denoise, channels)
         everything = grid_noise(context, settings.seed)
         if denoise >= 1:  # as the host starts a masked run; it matters where the highest noise level is not noise alone (PixArt)
-            start = context.hole.cut(context.latent, context.grid.patch)
+            known = context.hole.cut(context.latent, context.grid.patch)
+            start = known if context.strength is None else torch.where((context.strength < 1)[..., None], start, known)
         result = torch.zeros_like(start)
         for images in same_holes(context):
             count = int(context.hole.valid[images[0]].sum())
@@ -113,7 +114,9 @@ def part_of(context: Context, images: list[int]) -> Context:
     hole = context.hole
     masked = None if context.masked is None else context.masked[images]
     kept = type(hole)(hole.index[images], hole.valid[images], hole.total)
-    return context.with_(image=context.image[images], mask=context.mask[images], latent=context.latent[images], hole=kept, masked=masked)
+    strength = None if context.strength is None else context.strength[images, : int(hole.valid[images[0]].sum())]
+    part = context.with_(image=context.image[images], mask=context.mask[images], latent=context.latent[images], hole=kept, masked=masked)
+    return part.with_(strength=strength)
 
 
 def one_hole(job: Job, context: Context, noise: Tensor, hole_noise: Tensor, start: Tensor) -> Tensor:
@@ -135,7 +138,8 @@ def run_once(job: Job, context: Context, noise: Tensor, hole_noise: Tensor, star
     masked, mask = given.get("concat_latent_image", context.masked), given.get("concat_mask", context.mask[:, None].float())
     canvas = Canvas(clean, noise, whole, concat_of(job.model, masked, mask, clean))
     run = Run(base, job.family, canvas, job.policy, KeptKV(place, context.kv_dtype))
-    patched = hooked(job.model, run, 0 if place is host.in_main_memory else kept_bytes(job, context))
+    model, noise_mask = host.with_strength(job.model, context.strength, grid.patch)
+    patched = hooked(model, run, 0 if place is host.in_main_memory else kept_bytes(job, context))
     strips = (to_strip(x, grid.patch) for x in (hole_noise, start))
     strips = [strip.unsqueeze(2) if timed else strip for strip in strips]
     try:
@@ -150,6 +154,7 @@ def run_once(job: Job, context: Context, noise: Tensor, hole_noise: Tensor, star
             job.negative,
             strips[1],
             denoise=job.denoise,
+            noise_mask=noise_mask.unsqueeze(2) if timed and noise_mask is not None else noise_mask,
             callback=host.progress(patched, context, grid.patch, job.timing),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=settings.seed,
