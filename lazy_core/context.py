@@ -87,7 +87,7 @@ class Context:
         """Whether sampling starts from a hole that is mostly exactly black, as programs leave what is transparent."""
         if self.sketch is not None:
             return self.sketch.black
-        return denoise < 1 and self.hole.count > 0 and mostly_black(self.image, self.mask)
+        return 0 < denoise < 1 and self.hole.count > 0 and mostly_black(self.image, self.mask)
 
     @property
     def hole_fraction(self) -> float:

@@ -35,7 +35,7 @@ class LazyEncodeContext(io.ComfyNode):
                 io.Model.Input("model", tooltip="From Load Lazy Model; or Flux, Chroma, Qwen-Image, Z-Image, SD3, PixArt as they are."),
                 io.Vae.Input("vae", tooltip="The model's VAE."),
                 io.Image.Input("image", tooltip="The canvas. Pixels outside the mask come back bit-identical."),
-                io.Mask.Input("mask", tooltip="1 = hole (generate), 0 = keep. Several separate holes are fine; grey mixes both."),
+                io.Mask.Input("mask", tooltip="1 = hole (generate), 0 = keep. Several separate holes are fine."),
                 io.Combo.Input(
                     "reuse",
                     options=list(REUSES),
