@@ -83,13 +83,14 @@ def test_eight_strengths_as_the_host_s_differential_diffusion(lazy: Lazy, sample
 
 @pytest.mark.parametrize("name", ["flux-fill", "pixart", "qwen-image", "z-image"])
 def test_stock_models_take_soft_masks(lazy: Lazy, name: str):
-    """`exact` under a mask of eight strengths is the host's own run of the whole canvas with its Differential Diffusion."""
+    """`exact` under a mask of several strengths is the host's own run of the whole canvas with its Differential Diffusion."""
     import comfy.sample
     import node_helpers
 
     height, width, steps = 256, LEVELS * 32, 9
     model, vae, image = make_stock(name), vae_of(name), canvas(2, height, width)
-    context, _ = lazy.encode(image, stripes(height, width), model=model, vae=vae, reuse="exact")
+    mask = stripes(height, width).clamp_min(3 / LEVELS)  # the host leaves out what is weaker than its last step is noisy
+    context, _ = lazy.encode(image, mask, model=model, vae=vae, reuse="exact")
     positive, negative = conditioning(name, 3), conditioning(name, 4)
     given = {"model": model, "vae": vae, "positive": positive, "negative": negative}
     _, ours = lazy.decode(context, **given, seed=7, steps=steps, cfg=2.0)
@@ -136,7 +137,7 @@ def test_a_blurred_edge_blends(lazy: Lazy, blend: str):
     floor = lazy.core("masks").FLOOR
     assert torch.equal(result[mask <= floor], image[mask <= floor])
     moved = (result - image).abs().amax(-1)
-    assert (moved <= mask.clamp(0, 1) + 1e-5).all() and (moved[mask > 0.9] > 0).float().mean() > 0.95
+    assert (moved <= mask + floor + 1e-5).all() and (moved[mask > 0.9] > 0).float().mean() > 0.95
 
 
 @pytest.mark.parametrize("grey", [0.02, 0.3, 0.49])
