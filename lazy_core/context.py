@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .geometry import Grid
 from .kept import KVDtype
+from .masks import mostly_black
 from .reuse import Reuse
 from .tokens import HoleTokens
 
@@ -19,6 +20,8 @@ class Sketch:
 
     tokens: Tensor
     strength: float
+    where: Tensor | None = None  # [B, H, W] bool: the pixels that are the sketch's; the others are the canvas's old content
+    black: bool = False  # whether most of the hole is exactly black in what `tokens` show
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,12 @@ class Context:
     what the negative prompt's tokens get on top, see `negative_tokens`; `edges` [R, K, P P] in 0..1 are lines that the hole's
     P x P px tokens shall follow.
 
-    For a stock model an image's holes are one row, `tokens` are empty [B, K, 0], `reuse` says how freely its steps may reuse what is known of the canvas,
+    Of a soft mask, `weight` [B, H, W] in 0..1 is what the hole is blended with, and `mask` where it is not 0; `strength`
+    [R, K] in 0..1 is how much of the noise levels each token takes part in (`lazy_core.differential`). `alpha` [B, 1, H, W] is
+    the canvas's, if any.
+
+    For a stock model an image's holes are one row, `tokens` are empty [B, K, 0], `reuse` says how freely its steps may reuse
+    what is known of the canvas,
     `kv_dtype` as what they keep it, and `masked` is the canvas encoded with a grey hole [B, C, h, w], for models that were
     trained to fill one.
     """
@@ -64,6 +72,9 @@ class Context:
     edges: Tensor | None = None
     kv_dtype: KVDtype = "model"
     against: Tensor | None = None
+    weight: Tensor | None = None
+    strength: Tensor | None = None
+    alpha: Tensor | None = None
 
     @property
     def owner(self) -> Tensor:
@@ -91,10 +102,16 @@ class Context:
     def with_(self, **changes: Any) -> Context:
         return replace(self, **changes)
 
+    def starts_from_black(self, denoise: float) -> bool:
+        """Whether sampling starts from a hole that is mostly exactly black, as programs leave what is transparent."""
+        if self.sketch is not None:
+            return self.sketch.black
+        return 0 < denoise < 1 and self.hole.count > 0 and mostly_black(self.image, self.mask)
+
     @property
     def hole_fraction(self) -> float:
         """Share of the canvas's pixels that lie in the hole."""
-        return int(self.mask.count_nonzero()) / self.mask.numel()
+        return int(self.mask.count_nonzero()) / max(self.mask.numel(), 1)
 
     def tensors(self) -> list[Tensor]:
         return _tensors(self)

@@ -11,6 +11,7 @@ from torch import Tensor
 from .checkpoint import load_model, style_number
 from .composite import Blend
 from .context import Context
+from .differential import differential, relative
 from .geometry import Box
 from .graphs import StepGraphs
 from .lazy_vae import decode_windows
@@ -103,14 +104,18 @@ class LazyEditor:
             )
             levels = sigmas(config.prediction, steps, denoise).to(device)
             levels = shifted(levels, config.shift if shift is None else shift) if config.prediction == "flow_x0" else levels
-            x = add_noise(config.prediction, start.to(device), noise.to(device), levels[0])
+            start, noise = start.to(device), noise.to(device)
+            if context.strength is not None:
+                noised = partial(add_noise, config.prediction, start, noise)
+                denoiser = differential(denoiser, relative(context.strength).to(device), start, noised, levels)
+            x = add_noise(config.prediction, start, noise, levels[0])
             end = euler(denoiser, x, levels) if solver == "euler" else dpmpp_2m(denoiser, x, levels)
             return end.cpu()
 
         return sample
 
     def to_latent(self, image: Tensor) -> Tensor:
-        return self.vae.encode(image.to(self.vae.mean) * 2 - 1).float().cpu()
+        return self.vae.encode(image.to(self.vae.mean).clamp(0, 1) * 2 - 1).float().cpu()
 
     def to_image(self, latent: Tensor, right: Box | None = None) -> Tensor:
         return (self.vae.decode(latent.to(self.vae.mean), right) / 2 + 0.5).clamp(0, 1).float().cpu()

@@ -17,9 +17,31 @@ Shape = Literal["circle", "square"]
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 
 
+FLOOR = 4 / 255  # of a soft mask: up to here it is 0, from 1 - FLOOR on 1, so that a blur's long tail does not grow the hole
+
+
+def holes_of(mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Mask [..., H, W] -> its holes, bool: all that is above `FLOOR`; and a soft mask's weight in 0..1, 0 outside, None for a hard mask."""
+    hole, whole = mask > FLOOR, mask >= 1 - FLOOR
+    if torch.equal(hole, whole):
+        return hole, None
+    return hole, torch.where(whole, 1.0, torch.where(hole, mask.float(), 0.0))
+
+
 def threshold(mask: Tensor) -> Tensor:
     """Soft mask [..., H, W] -> bool, True = hole. A pixel belongs to the hole from one half on."""
     return mask >= 0.5
+
+
+def mostly_black(image: Tensor, hole: Tensor) -> bool:
+    """Whether more than half of a hole [B, H, W] bool is exactly black in [B, 3, H, W], as programs leave what is transparent."""
+    black = total = 0
+    for picture, own in zip(image, hole, strict=True):
+        for box in boxes_of(own):
+            inside = box.cut(own)
+            total += int(inside.count_nonzero())
+            black += int((inside & (box.cut(picture) == 0).all(0)).count_nonzero())
+    return 2 * black > total
 
 
 def dilate(mask: Tensor, pixels: int, shape: Shape = "circle", fill: bool = False) -> Tensor:
@@ -74,11 +96,6 @@ def largest_side(hole: Tensor) -> int:
     """The longer side in px of the largest hole in [B, H, W] bool; holes whose cells touch count as one."""
     found = [Box.around(box.cut(own)) for own in hole for box in boxes_of(own)]
     return max((max(box.size) for box in found if box is not None), default=0)
-
-
-def black_share(image: Tensor, hole: Tensor) -> float:
-    """Share of the pixels in the hole [B, H, W] bool of [B, C, H, W] that are exactly 0 in the first three channels."""
-    return float((image[:, :3] == 0).all(1)[hole].float().mean()) if bool(hole.any()) else 0.0
 
 
 Level = tuple[Tensor, Tensor]

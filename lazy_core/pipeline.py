@@ -10,10 +10,11 @@ from torch import Tensor
 from .composite import Blend, composite
 from .config import LazyConfig
 from .context import Context, View
+from .differential import token_strength
 from .geometry import Box, Grid
 from .holes import MARGIN, hole_rows
 from .lazy_vae import DecodeImage, EncodeImage
-from .masks import latent_mask, prefill, threshold, token_mask
+from .masks import boxes_of, holes_of, latent_mask, prefill, token_mask
 from .model import LazyTransformer
 from .positions import grid_coordinates, window_coordinates
 from .reuse import Reuse
@@ -77,7 +78,7 @@ def encode_context(
     config = transformer.config
     image, mask = check_inputs(image, mask)
     grid = Grid(image.shape[-2], image.shape[-1], config.latent_scale, config.patch_size)
-    hole_pixels = threshold(mask)
+    hole_pixels, weight = holes_of(mask)
     hole = hole_rows(hole_pixels, grid, config.window)
     if hole.count == 0:
         latent = image.new_zeros(len(image), config.latent_channels, *grid.latent_size)
@@ -89,7 +90,8 @@ def encode_context(
     latents, masks = (x.to(device=device, dtype=dtype) for x in (to_model(latent), latent_mask(hole_pixels, grid)))
     tokens, against = read_holes(transformer, latents, masks, hole.to(device), grid, boxes, style)
     view = view_of(hole, grid, boxes) if boxes else None
-    return Context(model, grid, image, hole_pixels, latent.cpu(), hole, tokens, view=view, against=against)
+    context = Context(model, grid, image, hole_pixels, latent.cpu(), hole, tokens, view=view, against=against)
+    return softened(context, weight)
 
 
 def read_holes(
@@ -136,7 +138,7 @@ def view_of(hole: HoleTokens, grid: Grid, boxes: list[Box]) -> View:
 def tokens_read(config: LazyConfig, mask: Tensor, images: int) -> int:
     """How many tokens the context encoder reads for a batch of `images` under masks [M, H, W]: its memory follows them."""
     grid = Grid(mask.shape[-2], mask.shape[-1], config.latent_scale, config.patch_size)
-    hole = hole_rows(threshold(mask), grid, config.window)
+    hole = hole_rows(holes_of(mask)[0], grid, config.window)
     boxes = windows_around(hole, grid, config.window)
     count = sum(box.area for box in boxes) if boxes else len(hole.index) * grid.tokens
     return count * (images if len(mask) == 1 else 1)
@@ -161,7 +163,7 @@ def encode_canvas(
     """
     image, mask = check_inputs(image, mask)
     grid = Grid(image.shape[-2], image.shape[-1], scale, patch)
-    hole_pixels = threshold(mask)
+    hole_pixels, weight = holes_of(mask)
     hole = HoleTokens.of(token_mask(hole_pixels, grid))
     nothing = image.new_zeros(len(image), hole.count, 0)
     if hole.count == 0:
@@ -170,7 +172,13 @@ def encode_canvas(
     padded, gone = grid.pad(image), grid.pad(hole_pixels[:, None])[:, 0]
     latent = encode_image(prefill(padded, gone)).cpu()
     masked = encode_image(torch.where(gone[:, None], 0.5, padded)).cpu() if fill else None
-    return Context(model, grid, image, hole_pixels, latent, hole, nothing, reuse=reuse, masked=masked)
+    context = Context(model, grid, image, hole_pixels, latent, hole, nothing, reuse=reuse, masked=masked)
+    return softened(context, weight)
+
+
+def softened(context: Context, weight: Tensor | None) -> Context:
+    """The context with the weight [B, H, W] of a soft mask; None: as it is."""
+    return context if weight is None else context.with_(weight=weight, strength=token_strength(weight, context.hole, context.grid))
 
 
 def windows_around(hole: HoleTokens, grid: Grid, window: int | None) -> list[Box]:
@@ -214,16 +222,21 @@ def lazy_decode(
 ) -> tuple[Tensor, Tensor]:
     """Fill the hole: -> (image [B, 3, H, W] in 0..1, latent [B, C, h, w] of the edited canvas).
 
-    Denoising starts from noise, from the sketch, or, for `denoise` < 1, from what the hole showed before. With an
-    empty mask the image comes back as it is. With `decode_hole` the VAE decodes the neighbourhood of the hole, and nothing else.
+    Denoising starts from noise, from the sketch, or, for `denoise` < 1, from what the hole showed before. Tokens of a soft mask
+    start from the canvas. With an empty mask, or `denoise` 0 and no sketch, the image comes back as it is. With `decode_hole` the
+    VAE decodes the neighbourhood of the hole, and nothing else.
     """
-    if context.hole.count == 0:
+    if len(context.image) == 0:
+        return context.image, context.latent
+    if context.hole.count == 0 or (denoise <= 0 and context.sketch is None):
         return context.image, encode_image(context.grid.pad(context.image))
-    noise = hole_noise(context, seed)
+    noise, old = hole_noise(context, seed), old_share(context, denoise)
     if context.sketch is not None:
         start, denoise = context.sketch.tokens, denoise * (1 - context.sketch.strength)
     elif denoise < 1:
         start = context.hole.cut(encode_image(context.grid.pad(context.image)), context.grid.patch)
+    elif context.strength is not None:
+        start = soft_start(context, encode_image)
     else:
         start = torch.zeros_like(noise)
     tokens = sample(noise, start, denoise) if denoise > 0 else start
@@ -234,7 +247,33 @@ def lazy_decode(
         decoded = decode_hole(latent, grid.pad(context.image), touched)
     else:
         decoded = decode_image(latent)
-    return composite(context.image, grid.crop(decoded).to(context.image), context.mask, blend), latent
+    pixels = grid.crop(decoded).to(context.image)
+    return composite(context.image, pixels, context.mask, blend, weight=context.weight, old=old), latent
+
+
+def old_share(context: Context, denoise: float) -> Tensor | None:
+    """How much of what the hole showed before is wanted in what `feather` fades into [B, H, W]; None: nothing of it.
+
+    As much as sampling starts from: none at full denoising, and none where a sketch lies over it.
+    """
+    sketch = context.sketch
+    left = 1 - denoise * (1 - sketch.strength if sketch is not None else 1)
+    if left <= 0 or (sketch is not None and sketch.where is None):
+        return None
+    share = torch.full((), left).expand(context.mask.shape)
+    return share if sketch is None or sketch.where is None else torch.where(sketch.where, 0.0, share)
+
+
+def soft_start(context: Context, encode_image: EncodeImage) -> Tensor:
+    """What tokens of a soft mask are until they take part: the canvas, where it is not to go; zeros [B, K, C p p] where all of it is."""
+    assert context.weight is not None and context.strength is not None
+    kept = prefill(context.image, context.mask)
+    for image, filled, weight, hole in zip(context.image, kept, context.weight, context.mask, strict=True):
+        for box in boxes_of(hole):
+            before, after, share = (box.cut(x) for x in (image, filled, weight.to(image)))
+            after.copy_(torch.lerp(before, after, share))
+    start = context.hole.cut(encode_image(context.grid.pad(kept)), context.grid.patch)
+    return start * (context.strength < 1)[..., None].to(start)
 
 
 def fill_hole(context: Context, tokens: Tensor) -> Tensor:

@@ -12,12 +12,12 @@ from ..lazy_core.cache import ContentCache, content_key
 from ..lazy_core.checkpoint import FIRST_STYLES, style_number
 from ..lazy_core.context import Context
 from ..lazy_core.kept import KV_DTYPES
-from ..lazy_core.masks import threshold
+from ..lazy_core.masks import FLOOR
 from ..lazy_core.pipeline import encode_canvas, encode_context, tokens_read
 from ..lazy_core.reuse import REUSES
 from . import host, messages
 from .checks import check_choice, check_socket, explains_memory
-from .images import to_bchw, to_mask
+from .images import alpha_of, painted, to_bchw, to_mask
 from .memory import forgettable, leaner, part_of_memory
 from .schema import Choice, schema
 from .stock import edit as stock
@@ -89,24 +89,27 @@ class LazyEncodeContext(io.ComfyNode):
         check_choice(REUSES, reuse=reuse)
         check_choice(KV_DTYPES, kv_dtype=kv_dtype)
         check_choice(STYLES, style=style)
-        picture, holes = to_bchw(image), to_mask(mask)
+        picture = to_bchw(image)
+        holes, said = painted(picture, to_mask(mask))
         if host.is_stock(model):
             make, key = cls.stock(model, vae, picture, holes, reuse)
         else:
             encode, key = cls.lazy(model, vae, picture, holes, style)
             make = partial(leaner, "Encode Context", encode, encode, host.unload_other_models)
-        if not bool(threshold(holes).any()):  # nothing to encode: neither a run of the encoder nor worth a place in the cache
+        if not bool((holes > FLOOR).any()):  # nothing to encode: neither a run of the encoder nor worth a place in the cache
             context, ran = make(), False
         else:
             context, ran = CACHE.get_or_make(content_key(picture.movedim(1, -1), holes, key), make)
-        context = context.with_(kv_dtype=kv_dtype)
+        context = context.with_(kv_dtype=kv_dtype, alpha=alpha_of(image))
         figures = {
             "encoder_ran": ran,
             "encoder_runs": CACHE.runs,
             "encode_ms": 1000 * (time.perf_counter() - start),
             "hole_tokens": context.hole_tokens,
             "all_tokens": context.hole.total,
-            "messages": [] if host.is_stock(model) else messages.of_hole(context, host.transformer_of(model).config.trained_pixels),
+            "messages": said
+            if host.is_stock(model)
+            else [*said, *messages.of_hole(context, host.transformer_of(model).config.trained_pixels)],
         }
         return io.NodeOutput(context, ui={"lazydiffusion": [figures]})
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 
 from ..lazy_core.composite import BLENDS
@@ -10,7 +11,7 @@ from ..lazy_core.pipeline import lazy_decode
 from . import host, messages
 from .checks import check_choice, check_number, check_socket, explains_memory
 from .context import ContextType
-from .images import check_context, decoder, same_picture, to_bhwc
+from .images import check_context, decoder, same_picture, to_bhwc, with_alpha
 from .patches import examine
 from .schema import Choice, schema
 from .stock import edit as stock
@@ -137,6 +138,8 @@ class LazyDecode(io.ComfyNode):
         decode_hole = hole_decoder(vae, decode_image) if vae_decode == "lazy" else None
         said = examine(model, positive, negative, known.reuse)
         result, latent = lazy_decode(known, sample, canvas_encoder(vae), decode_image, seed, denoise, blend, decode_hole)
+        untouched = denoise <= 0 and known.sketch is None
+        pixels = with_alpha(result, known if not untouched else known.with_(mask=torch.zeros_like(known.mask), weight=None))
         figures = {
             "hole_tokens": known.hole_tokens,
             "all_tokens": known.hole.total,
@@ -147,7 +150,7 @@ class LazyDecode(io.ComfyNode):
         }
         figures["saved_ms"] = host.saved_ms(model, known, positive[0][0].shape[1], timing)
         figures["messages"] = [*said, *cls.tell(model, known, positive, negative, denoise, image)]
-        return io.NodeOutput(to_bhwc(result), {"samples": latent}, ui={"lazydiffusion": [figures]})
+        return io.NodeOutput(to_bhwc(pixels), {"samples": latent}, ui={"lazydiffusion": [figures]})
 
     @classmethod
     def check(cls, model: Any, vae: Any, positive: Any, negative: Any, cfg: Any, denoise: Any) -> None:

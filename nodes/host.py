@@ -47,6 +47,7 @@ from ..lazy_core.checkpoint import Checkpoint, check_keys, read_checkpoint
 from ..lazy_core.config import LazyConfig
 from ..lazy_core.context import Context
 from ..lazy_core.decoder import Prepared
+from ..lazy_core.differential import joined, relative
 from ..lazy_core.graphs import StepGraphs
 from ..lazy_core.layers import Build
 from ..lazy_core.model import LazyTransformer, store_for_few_rows
@@ -621,9 +622,12 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
     check_conditioning("positive", positive, config.caption_width)
     check_conditioning("negative", negative, config.caption_width)
 
+    patched, strength = with_strength(model, context.strength)
+    noise_mask = None if strength is None else to_strip(strength[..., None].repeat(1, 1, config.patch_size**2), config.patch_size)
+
     def run(noise: Tensor, start: Tensor, denoise: float, reuse: Reuse | None) -> Tensor:
         strip = comfy.sample.sample(
-            model,
+            patched,
             to_strip(noise, config.patch_size),
             settings.steps,
             settings.cfg,
@@ -633,6 +637,7 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
             with_context(negative, context, context.negative_tokens, reuse),
             to_strip(start, config.patch_size),
             denoise=denoise,
+            noise_mask=noise_mask,
             callback=progress(model, context, config.patch_size, timing),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=settings.seed,
@@ -664,6 +669,28 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
     return sample
 
 
+def with_strength(model: Any, strength: Tensor | None) -> tuple[Any, Tensor | None]:
+    """MODEL and the values [R, K] of a noise mask by which the host lets a soft mask's tokens of `strength` [R, K] take part later.
+
+    Nothing changes for a hard mask, None. What a Differential Diffusion node put on the model is used as it is.
+    """
+    if strength is None:
+        return model, None
+    if "denoise_mask_function" not in model.model_options:
+        model, strength = model.clone(), relative(strength)
+        model.set_model_denoise_mask_function(tokens_that_joined)
+    return model, strength
+
+
+def tokens_that_joined(sigma: Tensor, denoise_mask: Tensor, extra_options: dict[str, Any]) -> Tensor:
+    """The host's kind of function of a noise mask, called at every step: see `lazy_core.differential`."""
+    sampling, sigmas = extra_options["model"].inner_model.model_sampling, extra_options["sigmas"]
+    ends = sigmas[0], max(sigmas[-1], sampling.sigma_min)
+    now, first, last = (float(sampling.timestep(each)) for each in (sigma[0], *ends))
+    final = float(sigma[0]) <= float(sigmas[-2]) * (1 + 1e-6)
+    return joined(denoise_mask, now, first, last, final).to(denoise_mask)
+
+
 def check_steps(settings: Settings) -> None:
     if settings.steps < 1:
         raise ValueError(f"steps is {settings.steps}, expected at least 1.")
@@ -676,6 +703,7 @@ def check_finite(tokens: Tensor, settings: Settings) -> None:
 
 
 SAME_AT_EVERY_STEP = {
+    "denoise_mask_function",
     "transformer_options",
     "sampler_cfg_function",
     "sampler_pre_cfg_function",

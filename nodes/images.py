@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ..lazy_core.context import Context
 from .checks import check_socket
+from .messages import Message, message
 
 
 def to_bchw(image: Tensor) -> Tensor:
-    """IMAGE [B, H, W, 3 or 4] in 0..1 -> view [B, 3, H, W]; an alpha channel is left out. Raises ValueError."""
+    """IMAGE [B, H, W, 3 or 4] in 0..1 -> view [B, 3, H, W]; for an alpha channel see `alpha_of`. Raises ValueError."""
     if image.dim() != 4 or image.shape[-1] not in (3, 4):
         raise ValueError(f"image has shape {tuple(image.shape)}, expected [batch, height, width, 3]. Convert it to RGB.")
     return image[..., :3].movedim(-1, 1)
@@ -23,17 +24,49 @@ def to_bhwc(image: Tensor) -> Tensor:
     return image.movedim(1, -1).contiguous()
 
 
+def alpha_of(image: Tensor) -> Tensor | None:
+    """IMAGE [B, H, W, 4] -> its alpha [B, 1, H, W]; None for [B, H, W, 3]."""
+    return image[..., 3:].movedim(-1, 1) if image.shape[-1] == 4 else None
+
+
+def with_alpha(image: Tensor, context: Context) -> Tensor:
+    """Edited [B, 3, H, W] -> with the canvas's alpha [B, 4, H, W], if it has any: opaque in the hole, as far as the mask goes."""
+    if context.alpha is None:
+        return image
+    weight = context.mask if context.weight is None else context.weight
+    alpha = context.alpha.expand(len(image), -1, -1, -1)
+    return torch.cat([image, torch.lerp(alpha, torch.ones_like(alpha), weight[:, None].to(alpha))], 1)
+
+
 def to_mask(mask: Tensor) -> Tensor:
-    """MASK [H, W], [M, H, W] or [M, 1, H, W] -> [M, H, W]. 1 = hole, 0 = keep."""
-    return mask.reshape(-1, *mask.shape[-2:])
+    """MASK [H, W], [M, H, W], [M, 1, H, W], or with its channel last [H, W, 1], [M, H, W, 1] -> [M, H, W]. 1 = hole, 0 = keep."""
+    if mask.dim() > 2 and mask.shape[-1] == 1 and not (mask.dim() == 4 and mask.shape[1] == 1 and mask.shape[2] > 1):
+        mask = mask[..., 0]
+    if mask.dim() == 4 and mask.shape[1] == 1:
+        mask = mask[:, 0]
+    if mask.dim() not in (2, 3):
+        raise ValueError(f"mask has shape {tuple(mask.shape)}, expected [batch, height, width]. Convert it to a mask.")
+    return (mask[None] if mask.dim() == 2 else mask).float()
+
+
+UNPAINTED = (64, 64)  # px: what the host's Load Image hands on where nothing was painted, whatever the picture's size
+
+
+def painted(image: Tensor, mask: Tensor) -> tuple[Tensor, list[Message]]:
+    """Masks [M, H, W] for images [B, 3, H, W], and what is to be said of them: none of either, or none painted, is an empty mask."""
+    unpainted = tuple(mask.shape[-2:]) == UNPAINTED and not bool(mask.any())
+    if min(len(image), len(mask)) == 0 or unpainted:
+        empty = mask.new_zeros(1, 1, 1).expand(len(image), *image.shape[-2:])
+        return empty, [message("no_mask_painted")] if unpainted and min(len(image), len(mask)) else []
+    return mask, []
 
 
 def encoder(vae: Any) -> Callable[[Tensor], Tensor]:
-    """The host's VAE as `lazy_core.pipeline.EncodeImage`, in the VAE's units like every LATENT of the host."""
+    """The host's VAE as `lazy_core.pipeline.EncodeImage`, in the VAE's units like every LATENT of the host. It sees HDR clipped to 0..1."""
     if not has_time(vae):
-        return lambda image: vae.encode(image.movedim(1, -1)).float()
+        return lambda image: vae.encode(image.clamp(0, 1).movedim(1, -1)).float()
     # A video VAE takes a batch for one film: images go one by one, and their time axis of one is dropped.
-    return lambda image: torch.cat([vae.encode(one.movedim(1, -1)).float().squeeze(2) for one in image.split(1)])
+    return lambda image: torch.cat([vae.encode(one.movedim(1, -1)).float().squeeze(2) for one in image.clamp(0, 1).split(1)])
 
 
 def decoder(vae: Any) -> Callable[[Tensor], Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..lazy_core.context import Context
-from ..lazy_core.masks import black_share, largest_side
+from ..lazy_core.masks import largest_side
 
 Message = dict[str, Any]
 """{"code": one of `CODES`, ...values that its sentence names}."""
@@ -16,8 +16,9 @@ CODES: tuple[str, ...] = (
     "prompt_cut",  # cut: what was left out of the prompt
     "unknown_words",  # words: list
     "hole_too_large",  # side, trained: px
-    "hole_black",
     "other_image",
+    "no_mask_painted",
+    "black_under_alpha",
 )
 """Every code has a sentence in each language of web/js/messages.js; a test compares them."""
 
@@ -27,9 +28,6 @@ def message(code: str, **values: Any) -> Message:
     if code not in CODES:
         raise KeyError(f"no message '{code}', expected one of {', '.join(CODES)}.")
     return {"code": code, **values}
-
-
-BLACK_SHARE = 0.9  # of a hole's pixels; some editors leave a soft edge of other colours
 
 
 def of_prompts(*conditionings: list) -> list[Message]:
@@ -49,6 +47,5 @@ def of_hole(context: Context, trained: int | None) -> list[Message]:
 
 
 def of_start(context: Context, denoise: float) -> list[Message]:
-    """That the hole's old content, from which a denoise below 1 starts, is black: a picture whose hole was erased to transparent."""
-    starts_there = 0 < denoise < 1 and context.sketch is None and context.hole.count > 0
-    return [message("hole_black")] if starts_there and black_share(context.image, context.mask) >= BLACK_SHARE else []
+    """That the hole from which sampling starts is black: a picture that was erased to transparent."""
+    return [message("black_under_alpha")] if context.starts_from_black(denoise) else []

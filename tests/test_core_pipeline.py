@@ -208,7 +208,7 @@ def test_one_empty_mask_in_a_batch(editor):
         (torch.full((1, 3, 32, 32), float("nan")), torch.zeros(1, 32, 32), "image holds NaN"),
         (torch.rand(1, 3, 32, 32), torch.full((1, 32, 32), float("inf")), "mask holds NaN"),
         (torch.rand(2, 3, 32, 32), torch.zeros(3, 32, 32), "3 masks came with 2 images"),
-        (torch.rand(1, 3, 8, 64), torch.zeros(1, 8, 64), "smaller than one token"),
+        (torch.rand(1, 3, 0, 64), torch.zeros(1, 0, 64), "image is 64 x 0 px, expected at least one pixel"),
     ],
 )
 def test_bad_input_is_explained(editor, image, mask, message):

@@ -98,11 +98,6 @@ def smaller_mask(graph: Prompt) -> None:
     graph["mask"] = node("SolidMask", value=1.0, width=64, height=HEIGHT)
 
 
-def tiny_canvas(graph: Prompt) -> None:
-    graph["canvas"] = node("EmptyImage", width=15, height=64, batch_size=1, color=0)
-    graph["mask"] = node("SolidMask", value=1.0, width=15, height=64)
-
-
 def bad_pixel(value: str) -> Callable[[Prompt], None]:
     def spoil(graph: Prompt) -> None:
         graph["bad"] = node("BadPixel", image=["canvas", 0], value=value)
@@ -181,7 +176,6 @@ AGAIN = "(?i)download or copy it again"
 CONNECT = "Connect .*Load Lazy Model|Connect .*Encode Context"
 CASES = [
     Case("mask of another size", smaller_mask, "context", ("mask", "64 x 80", "expected .*96 x 80", "Resize the mask")),
-    Case("canvas smaller than a token", tiny_canvas, "context", ("image is 15 x 64", r"token \(16 x 16 px\)", "Scale the image up")),
     Case("NaN", bad_pixel("nan"), "context", ("image holds NaN", "Check the node that made it")),
     Case("infinity", bad_pixel("inf"), "context", ("image holds .*infinite", "Check the node that made it")),
     Case(

@@ -63,7 +63,7 @@ def test_a_hole_larger_than_the_canvases_of_the_training_is_told(lazy: Lazy, sid
     assert decoded(lazy, context, steps=1)[1]["messages"] == told
 
 
-@pytest.mark.parametrize(("denoise", "expected"), [(1.0, []), (0.5, ["hole_black"]), (0.0, [])])
+@pytest.mark.parametrize(("denoise", "expected"), [(1.0, []), (0.5, ["black_under_alpha"]), (0.0, [])])
 def test_a_canvas_that_is_black_under_its_mask_is_told_where_it_counts(
     lazy: Lazy, canvas: torch.Tensor, denoise: float, expected: list[str]
 ):

@@ -105,7 +105,7 @@ def test_nodes_lie_apart_and_lines_are_readable_at_the_templates_widths(nodes_2:
 
 def test_messages_in_both_languages(open_page: OpenPage) -> None:
     figures = {"hole_tokens": 1, "all_tokens": 2, "total_ms": 1.0, "step_ms": 1.0, "saved_ms": 0.0}
-    rest = [{"code": "hole_black"}, {"code": "other_image"}, {"code": "unknown_words", "words": ["zebra"]}]
+    rest = [{"code": "black_under_alpha"}, {"code": "other_image"}, {"code": "unknown_words", "words": ["zebra"]}]
     for locale, label in (("en", "LazyDiffusion"), ("zh", "惰性扩散（LazyDiffusion）")):
         with open_page(locale=locale) as page:
             page.open_template("1_first_edit", label)

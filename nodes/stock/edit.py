@@ -82,7 +82,10 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
 
     def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
         """The host starts from the canvas; it matters where the highest noise level is not noise alone (PixArt)."""
-        latent = context.latent if denoise >= 1 else fill_hole(context, start)
+        if denoise >= 1:
+            known = context.hole.cut(context.latent, context.grid.patch)
+            start = known if context.strength is None else torch.where((context.strength < 1)[..., None], start, known)
+        latent = fill_hole(context, start)
         result = context.hole.cut(run_host(job, context, latent, denoise), context.grid.patch)
         host.check_finite(result, settings)
         return result
@@ -94,7 +97,8 @@ def run_host(job: Job, context: Context, latent: Tensor, denoise: float) -> Tens
     """Latents [B, C, h, w] whose holes to fill -> filled."""
     if not job.policy.keeps:
         job.timing.passes = {"full": 1, "sparse": 0}
-        return sample(job, job.model, context, latent, denoise)
+        model, strength = host.with_strength(job.model, context.strength)
+        return sample(job, model, context, latent, denoise, strength)
     run = partial(run_once, job, context, latent, denoise)
     # The second time with keys and values in main memory.
     return leaner("Lazy Decode", lambda: run(host.where_there_is_room), lambda: run(host.in_main_memory), host.give_memory_back)
@@ -102,10 +106,11 @@ def run_host(job: Job, context: Context, latent: Tensor, denoise: float) -> Tens
 
 def run_once(job: Job, context: Context, latent: Tensor, denoise: float, place: Place) -> Tensor:
     run = Run(job.model.model, job.family, groups_of(context), job.policy, KeptKV(place, context.kv_dtype))
+    model, strength = host.with_strength(job.model, context.strength)
     with RUNNING:
-        patched = hooked(job.model, run, 0 if place is host.in_main_memory else kept_bytes(job, context))
+        patched = hooked(model, run, 0 if place is host.in_main_memory else kept_bytes(job, context))
         try:
-            result = sample(job, patched, context, latent, denoise)
+            result = sample(job, patched, context, latent, denoise, strength)
         finally:
             run.forget()
     job.timing.passes = {"full": run.passes[True], "sparse": run.passes[False]}
@@ -113,10 +118,10 @@ def run_once(job: Job, context: Context, latent: Tensor, denoise: float, place: 
     return result
 
 
-def sample(job: Job, model: Any, context: Context, latent: Tensor, denoise: float) -> Tensor:
-    """The host's own run on all of latents [B, C, h, w] with the holes as its noise mask -> latents."""
+def sample(job: Job, model: Any, context: Context, latent: Tensor, denoise: float, strength: Tensor | None) -> Tensor:
+    """The host's own run on all of latents [B, C, h, w] with the holes, of `strength` [B, K], as its noise mask -> latents."""
     timed, settings = model.model.latent_format.latent_dimensions == 3, job.settings
-    noise, mask = grid_noise(context, settings.seed), noise_mask(context)
+    noise, mask = grid_noise(context, settings.seed), noise_mask(context, strength)
     parts = [part.unsqueeze(2) if timed else part for part in (noise, latent, mask)]
     result = comfy.sample.sample(
         model,
@@ -143,11 +148,11 @@ def holes_of(context: Context, latent: Tensor) -> Tensor:
     return to_strip(context.hole.cut(flat(latent), patch), patch)
 
 
-def noise_mask(context: Context) -> Tensor:
-    """[B, 1, h, w], 1 = hole: whole tokens."""
+def noise_mask(context: Context, strength: Tensor | None = None) -> Tensor:
+    """[B, 1, h, w], 1 = hole: whole tokens; of a soft mask their `strength` [B, K]."""
     grid, hole = context.grid, context.hole
     cells = torch.zeros(len(hole.index), hole.total)
-    cells[hole.valid.nonzero()[:, 0], hole.index[hole.valid]] = 1
+    cells[hole.valid.nonzero()[:, 0], hole.index[hole.valid]] = 1 if strength is None else strength[hole.valid].to(cells)
     return cells.view(-1, 1, grid.rows, grid.cols).repeat_interleave(grid.patch, 2).repeat_interleave(grid.patch, 3)
 
 
