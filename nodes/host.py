@@ -131,7 +131,10 @@ def unload_other_models() -> None:
 
 def when_freed(forget: Callable[[], None]) -> None:
     """Have `forget` called when somebody asks the host to free memory (the page's buttons, POST /free), as its own caches are."""
-    from server import PromptServer
+    try:
+        from server import PromptServer
+    except ImportError:  # nodes that are called without a server, beside modules of the names that it imports
+        return
 
     @web.middleware
     async def watch(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:

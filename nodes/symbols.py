@@ -83,7 +83,9 @@ def is_there(symbol: str) -> bool:
     while module:
         try:
             value: Any = importlib.import_module(module)
-        except ModuleNotFoundError:
+        except ModuleNotFoundError as error:
+            if error.name is not None and not f"{module}.".startswith(f"{error.name}."):
+                return True  # the module is there; what it imports is not, in this process
             module, _, last = module.rpartition(".")
             names.insert(0, last)
             continue
