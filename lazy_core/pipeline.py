@@ -188,7 +188,7 @@ def windows_around(hole: HoleTokens, grid: Grid, window: int | None) -> list[Box
     encoder's cost then follows the holes, wherever they lie, and a model meets no position that it was not trained on, however large the
     canvas (the paper's encoder is quadratic in it, section 5).
     """
-    if window is None:
+    if window is None or not len(hole.index):
         return []
     parts = []
     for index, valid in zip(hole.index, hole.valid, strict=True):
