@@ -35,7 +35,8 @@ def through(lazy: Lazy, node: str, *given: Any, **named: Any) -> Any:
     module, name = node.split(".")
     kind = getattr(importlib.import_module(f"comfy_extras.{module}"), name)
     if hasattr(kind, "define_schema"):
-        return kind.execute(lazy.model, *given, **named).args[0]
+        output = kind.execute(lazy.model, *given, **named)
+        return getattr(output, "args", output)[0]  # HyperTile returns a tuple
     return getattr(kind(), kind.FUNCTION)(lazy.model, *given, **named)[0]
 
 

@@ -490,13 +490,14 @@ def test_two_edits_in_threads_are_right(lazy: Lazy, name: str, shared: bool):
     """On one MODEL, or on two of the same kind."""
     model = make_stock(name)
     models = [model, model] if shared else [model, make_stock(name, seed=1)]
-    expected = [edit(lazy, name, each, "balanced", seed=seed, steps=6)[1] for seed, each in enumerate(models)]
+    prompts = {"positive": two_prompts(name, 3), "negative": two_prompts(name, 4)}  # drawn by a generator that threads share
+    expected = [edit(lazy, name, each, "balanced", seed=seed, steps=6, **prompts)[1] for seed, each in enumerate(models)]
     results: dict[int, Any] = {}
 
     def run(seed: int) -> None:
         with torch.inference_mode():
             try:
-                results[seed] = edit(lazy, name, models[seed], "balanced", seed=seed, steps=6)[1]
+                results[seed] = edit(lazy, name, models[seed], "balanced", seed=seed, steps=6, **prompts)[1]
             except Exception as problem:
                 results[seed] = problem
 
