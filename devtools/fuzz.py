@@ -2,7 +2,8 @@
 
 Checkpoints (bytes and config), words, annotations, shards of pictures, manifests and prompts are changed at random,
 by structure and by byte. Each case has to load, or to be refused with the error that is documented; it fails on any
-other exception, after 5 seconds, and where the process has grown by more than 2 GB. A failing case prints its target and seed, and `--only TARGET --seed SEED` makes it again.
+other exception, after 5 seconds, and where the process has grown by more than 2 GB. A failing case prints its target
+and seed, and `--only TARGET --seed SEED` makes it again.
 """
 
 from __future__ import annotations
