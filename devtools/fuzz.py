@@ -1,8 +1,9 @@
 """Random damage to what strangers may bring: `python dev.py run -- python -m devtools.fuzz [--seconds 60] [--seed 0] [--only NAME]`.
 
-Checkpoints (bytes and config), words, annotations, shards of pictures, manifests and prompts are changed at random, by structure and by byte.
-Each case has to load, or to be refused with the error that is documented; it fails on any other exception, after 5 seconds, and where the
-process has grown by more than 2 GB. A failing case prints its target and seed, and `--only TARGET --seed SEED` makes it again.
+Checkpoints (bytes and config), words, annotations, shards of pictures, manifests and prompts are changed at random,
+by structure and by byte. Each case has to load, or to be refused with the error that is documented; it fails on any
+other exception, after 5 seconds, and where the process has grown by more than 2 GB. A failing case prints its target
+and seed, and `--only TARGET --seed SEED` makes it again.
 """
 
 from __future__ import annotations
@@ -127,7 +128,11 @@ class Cases:
         from training.instances import of_folder
         from training.segments import mask_of
 
-        content = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, **self.entry}], "categories": [{"id": 1, "name": "a"}]}
+        content = {
+            "images": [{"id": 1, "file_name": "a.png"}],
+            "annotations": [{"image_id": 1, **self.entry}],
+            "categories": [{"id": 1, "name": "a"}],
+        }
         text = json.dumps(damaged(content, rng)).encode()
         (self.folder / "annotations.json").write_bytes(flipped(text, rng) if rng.random() < 0.2 else text)
         try:
@@ -229,7 +234,9 @@ def run(targets: tuple[str, ...], seed: int, seconds: float, most: int | None = 
                     failures.append(f"--only {name} --seed {its}: {took:.1f} s, {(resident() - before) >> 20} MB")
         finally:
             cases.decoder.stop()
-        print(f"{number} cases, {len(failures)} failures; slowest {slowest:.2f} s of CPU, {(resident() - before) >> 20} MB more than at first")
+        print(
+            f"{number} cases, {len(failures)} failures; slowest {slowest:.2f} s of CPU, {(resident() - before) >> 20} MB more than at first"
+        )
     return failures
 
 

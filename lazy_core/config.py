@@ -101,7 +101,7 @@ class LazyConfig:
 
     @classmethod
     def from_json(cls, text: str, file: str = "the checkpoint") -> LazyConfig:
-        """Read a config. Raises CheckpointError: which field is unknown, malformed, out of range or at odds with another, or newer."""
+        """Read a config. Raises CheckpointError: which field is unknown, malformed or at odds with another, or a newer format."""
         values = read_values(text, FORMAT_VERSION, file)
         for name, part in (("vae", VAEConfig), ("text", TextConfig)):
             if values.get(name) is not None:

@@ -131,10 +131,6 @@ def unload_other_models() -> None:
 
 def when_freed(forget: Callable[[], None]) -> None:
     """Have `forget` called when somebody asks the host to free memory (the page's buttons, POST /free), as its own caches are."""
-    try:
-        from server import PromptServer
-    except ImportError:  # nodes that are called without a server, beside modules of the names that it imports
-        return
 
     @web.middleware
     async def watch(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
@@ -143,7 +139,8 @@ def when_freed(forget: Callable[[], None]) -> None:
             forget()
         return response
 
-    running = getattr(PromptServer, "instance", None)  # none where nodes are called without a server
+    # Only where a server runs: its module is imported then, and is too much for whoever calls nodes without one.
+    running = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if running is not None:
         running.app.middlewares.append(watch)
 

@@ -68,7 +68,6 @@ SEEN: dict[str, str] = {
     "folder_paths.models_dir": "0.33.0",
     "latent_preview.get_previewer": "0.33.0",
     "node_helpers.conditioning_set_values": "0.33.0",
-    "server.PromptServer": "0.33.0",
 }
 
 
