@@ -85,7 +85,8 @@ def test_nodes_lie_apart_and_lines_are_readable_at_the_templates_widths(nodes_2:
             page.open_template(name)
             page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
             page.page.wait_for_timeout(1500)
-            assert overlaps(page.evaluate(BOXES)) == [], name
+            found = overlaps(page.evaluate(BOXES))
+            assert found == [], (name, found)
         page.open_template("1_first_edit")
         page.evaluate("app.canvas.ds.scale = 1")
         page.evaluate("() => app.canvas.centerOnNode(app.graph.findNodesByType('LazyDecode')[0])")
