@@ -154,11 +154,11 @@ def connect(page: WebPage, origin: str, slot: int, target: str, name: str) -> No
 
 def paint(page: WebPage, index: int, middle: tuple[float, float], radius: int) -> None:
     """Right-click the `index`-th Load Image, Open in MaskEditor, draw a zigzag around `middle` (shares of the picture), Save."""
-    page.evaluate(
-        "index => { app.canvas.ds.scale = 1; app.canvas.centerOnNode(app.graph.findNodesByType('LoadImage')[index]); }",
-        index,
-    )
+    centre = "index => { app.canvas.ds.scale = 1; app.canvas.centerOnNode(app.graph.findNodesByType('LoadImage')[index]); }"
+    page.page.wait_for_timeout(1500)  # the view may still be on its way to what was asked for before
+    page.evaluate(centre, index)
     page.page.wait_for_function("index => app.graph.findNodesByType('LoadImage')[index].imgs?.length > 0", arg=index)
+    page.evaluate(centre, index)
     page.page.wait_for_timeout(500)
     title = page.evaluate(
         """index => { const node = app.graph.findNodesByType('LoadImage')[index], {ds, canvas} = app.canvas;
