@@ -190,7 +190,7 @@ def paint(page: WebPage, index: int, middle: tuple[float, float], radius: int) -
     )
 
 
-def test_the_readmes_five_steps_work_as_written(open_page: OpenPage) -> None:
+def test_the_readmes_first_three_steps_work_as_written(open_page: OpenPage) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     label, template = re.findall(r"1\. In ComfyUI open \*Templates\*, choose \*(\w+)\* on the left, then \*(\w+)\*", readme)[0]
     with open_page() as page:
@@ -201,6 +201,11 @@ def test_the_readmes_five_steps_work_as_written(open_page: OpenPage) -> None:
         page.run()
         assert page.notes("LazyEncodeContext")[0].startswith("Encoder not run: answered from cache")
 
+
+def test_the_readmes_steps_with_pictures_of_ones_own(open_page: OpenPage) -> None:
+    """Steps 4 and 5: masks are painted in the page's own editor."""
+    with open_page() as page:
+        page.open_template("1_first_edit")
         page.evaluate(  # 4
             """() => { const node = LiteGraph.createNode('LoadImage'); node.pos = [-500, 0]; app.graph.add(node);
                 const file = node.widgets.find(w => w.name === 'image'); file.value = 'example.png'; file.callback?.('example.png'); }"""
