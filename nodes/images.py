@@ -102,4 +102,4 @@ def same_picture(image: Any, canvas: Tensor) -> bool:
     shown = to_bchw(image)
     if shown.shape[-2:] != canvas.shape[-2:] or len(shown) not in (1, len(canvas)):
         return False
-    return all(torch.equal(shown[min(index, len(shown) - 1)], one[:3]) for index, one in enumerate(canvas))
+    return all(torch.equal(shown[min(index, len(shown) - 1), :3], one[:3]) for index, one in enumerate(canvas))

@@ -89,6 +89,29 @@ def test_messages_are_those_that_the_page_has_sentences_for(lazy: Lazy):
         messages.message("nonsense")
 
 
+# -- saved -------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("inputs", "calls"),
+    [({"cfg": 1.0}, 2), ({"cfg": 3.0}, 4), ({"cfg": 1.0, "sampler_name": "heun"}, 3)],  # heun's last step is a single call
+)
+def test_saved_is_what_all_tokens_would_take_less_what_the_hole_took(
+    lazy: Lazy, context: Any, monkeypatch: pytest.MonkeyPatch, inputs: dict[str, Any], calls: int
+):
+    """Two steps, where a block on all tokens takes a quarter of a second for each image and branch of guidance."""
+    throughput = lazy.core("throughput")
+    monkeypatch.setattr(throughput, "block_seconds", lambda decoder, tokens, text, images, dtype: 0.25 * images)
+    monkeypatch.setattr(throughput, "_MEASURED", {})
+    depth = lazy.model.model.diffusion_model.config.depth
+    told = decoded(lazy, context, **inputs)[1]
+    assert told["saved_ms"] == pytest.approx(1000 * 0.25 * depth * calls - 2 * told["step_ms"])
+
+
+def test_nothing_is_saved_where_all_tokens_are_computed_or_none(lazy: Lazy, canvas: torch.Tensor):
+    for value in (0.0, 1.0):
+        context = lazy.encode(canvas, torch.full((1, SIDE, SIDE), value))[0]
+        assert decoded(lazy, context)[1]["saved_ms"] == 0
+
+
 # -- auto --------------------------------------------------------------------------------------------------------------
 def test_auto_is_what_the_shipped_model_is_used_with(lazy: Lazy, context: Any):
     image, told = decoded(lazy, context, steps=0, blend="auto")

@@ -17,7 +17,7 @@ PACK = "ComfyUI-LazyDiffusion"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 RUN_MS = 240_000  # a queued workflow on a slow CPU
-PAGE_MS = int(__import__("os").environ.get("PAGE_MS", 120_000))  # the page itself
+PAGE_MS = 120_000  # the page itself
 TEMPLATES_DIALOG = "[role=dialog]:has(nav)"
 # Errors and missing files: a dialog on 0.3.75's page; on 0.33's a small overlay, and a panel that "View details" opens.
 ERROR_DIALOG, MISSING_DIALOG, OVERLAY = ".comfy-error-report", ".comfy-missing-models", "[data-testid=error-overlay]"
