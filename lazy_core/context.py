@@ -53,9 +53,8 @@ class Context:
     the canvas's, if any.
 
     For a stock model an image's holes are one row, `tokens` are empty [B, K, 0], `reuse` says how freely its steps may reuse
-    what is known of the canvas,
-    `kv_dtype` as what they keep it, and `masked` is the canvas encoded with a grey hole [B, C, h, w], for models that were
-    trained to fill one.
+    what is known of the canvas, `kv_dtype` as what they keep it, and `masked` is the canvas encoded with a grey hole
+    [B, C, h, w], for models that were trained to fill one.
     """
 
     model: str

@@ -46,10 +46,11 @@ def separate(hole: Tensor, grid: Grid, window: int | None) -> list[np.ndarray]:
     """The tokens of each hole of [H, W] bool, ascending; holes in the order of their first tokens."""
     share = 2 if grid.token_pixels % 2 == 0 else 1  # cells to a token's side
     cells = in_cells(hole, grid.token_pixels // share).cpu().numpy()
-    labels, count = ndimage.label(cells, structure=np.ones((3, 3)))  # type: ignore[misc]
+    found, count = ndimage.label(cells, structure=np.ones((3, 3)))  # type: ignore[misc]
+    labels = np.asarray(found, dtype=np.int64)
     if count > 1:
-        found = ndimage.find_objects(labels)
-        boxes = np.array([[part.start for part in slices] + [part.stop for part in slices] for slices in found])
+        places = ndimage.find_objects(labels)
+        boxes = np.array([[part.start for part in slices] + [part.stop for part in slices] for slices in places])
         groups = Groups.of(boxes, share * (window - 2 * MARGIN) if window else NEVER).joined()
         labels = np.concatenate([[0], 1 + groups])[labels]
     rows, cols = cells.nonzero()

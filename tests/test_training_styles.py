@@ -20,7 +20,7 @@ from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.positions import grid_coordinates
 from lazy_core.text import build_tokenizer
 from lazy_core.tokens import HoleTokens
-from training import average, classifier, drawings, evaluate, few_steps, figures, naming, progressive, sketch_study, train
+from training import average, classifier, drawings, evaluate, few_steps, figures, naming, progressive, several_holes, sketch_study, train
 from training import help as help_pages
 from training.brushes import CropBox, bounds, crop_boxes, inside
 from training.captions import NOTHING, all_captions, captions_of, grow_embedding, plural, tokenizer_for
@@ -484,6 +484,9 @@ def test_studies_run(data, small, tmp_path, monkeypatch):
     progressive.main([*common, "--sequences", "2", "--edits", "2", "--steps", "1"])
     rows = json.loads((tmp_path / "j").read_text())["rows"]
     assert [row["changed_outside"] for row in rows] == [0, 0]
+    several_holes.main([*common, "--canvases", "2", "--sizes", "256", "--holes", "2", "--steps", "1"])
+    rows = json.loads((tmp_path / "j").read_text())["rows"]
+    assert [(row["size"], row["holes"]) for row in rows] == [(256, 2)]
     sketch_study.main([*common, "--edits", "8", "--steps", "2", "--strengths", "0", "1"])
     rows = json.loads((tmp_path / "j").read_text())["rows"]
     assert [(row["kind"], row["strength"]) for row in rows] == [(k, s) for k in ("colour", "edges") for s in (0.0, 1.0)]
