@@ -42,8 +42,9 @@ class Context:
     encoder's window; `against` [B, E] is what the negative prompt's tokens get on top, see `negative_tokens`; `edges` [B, K, P P] in
     0..1 are lines that the hole's P x P px tokens shall follow.
 
-    Of a soft mask, `weight` [B, H, W] in 0..1 is what the hole is blended with, and `mask` where it is not 0; `strength` [B, K] in 0..1
-    is how much of the noise levels each token takes part in (`lazy_core.differential`). `alpha` [B, 1, H, W] is the canvas's, if any.
+    Of a soft mask, `weight` [B, H, W] in 0..1 is what the hole is blended with, and `mask` where it is not 0;
+    `strength` [B, K] in 0..1 is how much of the noise levels each token takes part in (`lazy_core.differential`).
+    `alpha` [B, 1, H, W] is the canvas's, if any.
 
     For a stock model `tokens` are empty [B, K, 0], `reuse` says how freely its steps may reuse what is known of the canvas,
     `kv_dtype` as what they keep it, and `masked` is the canvas encoded with a grey hole [B, C, h, w], for models that were

@@ -552,7 +552,7 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
 
 
 def with_strength(model: Any, strength: Tensor | None, patch: int) -> tuple[Any, Tensor | None]:
-    """MODEL and noise mask [B, 1, K p, p] by which the host lets a soft mask's tokens of `strength` [B, K] take part later.
+    """Return the MODEL and noise mask [B, 1, K p, p] by which a soft mask's tokens of `strength` [B, K] join later.
 
     Nothing changes for a hard mask, None. What a Differential Diffusion node put on the model is used as it is.
     """

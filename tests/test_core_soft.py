@@ -1,4 +1,7 @@
-"""Soft masks, canvases of any range and size, in plain Python with the shipped model: see tests/test_host_soft.py for the host's samplers."""
+"""Soft masks, canvases of any range and size, in plain Python with the shipped model.
+
+See tests/test_host_soft.py for the host's samplers.
+"""
 
 from __future__ import annotations
 
