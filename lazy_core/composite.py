@@ -27,11 +27,12 @@ def composite(
 ) -> Tensor:
     """Canvas and generated image [B, 3, H, W] in 0..1, mask [B, H, W] bool (True = hole) -> new tensor [B, 3, H, W].
 
-    `none` pastes; `feather` fades over the hole's outermost `feather` px into the canvas around the hole, carried inwards; `poisson`
-    shifts the hole's colours by the smooth field that closes the gap along its border (Perez et al. 2003; the paper's section 3.3).
-    Neither reads what the canvas shows in the hole, but as far as `old` says: the share [B, H, W] of it in what `feather` fades into.
-    `weight` [B, H, W] in 0..1 is a soft mask's, with which the result is mixed with the canvas. Where the canvas around the hole
-    leaves 0..1 (HDR), so may the hole, as far as the canvas does. Raises ValueError.
+    `none` pastes; `feather` fades over the hole's outermost `feather` px into the canvas around the hole, carried
+    inwards; `poisson` shifts the hole's colours by the smooth field that closes the gap along its border (Perez et al.
+    2003; the paper's section 3.3). None of them reads what the canvas shows in the hole, but `feather` as far as `old`
+    says: its share [B, H, W] in what is faded into. `weight` [B, H, W] in 0..1 is a soft mask's, with which the result
+    is mixed with the canvas. The hole is clipped to 0..1, or to what the canvas around it reaches (HDR). Raises
+    ValueError.
     """
     if blend not in BLENDS:
         raise ValueError(f"blend is '{blend}', expected none, feather or poisson.")
@@ -52,7 +53,10 @@ def composite(
 
 
 def feathered(canvas: Tensor, generated: Tensor, mask: Tensor, feather: int, old: Tensor | None = None) -> Tensor:
-    """One image [3, H, W] that fades from the canvas carried inwards, or `old` [H, W] of what it showed there, to what was generated."""
+    """Fade one image [3, H, W] from the canvas carried inwards to what was generated.
+
+    `old` [H, W] is the share, of what is faded from, that shows what the hole showed before.
+    """
     reach = feather + 1
     squared = squared_distances(mask, reach)
     far = carried_inwards(canvas, squared, reach)
@@ -107,9 +111,10 @@ def grown(flags: Tensor, pixels: int) -> Tensor:
 
 
 def carried_inwards(canvas: Tensor, squared: Tensor, reach: int) -> Tensor:
-    """Canvas [C, H, W] that goes on into the hole: each pixel less than `reach` px inside is a mean of its neighbours nearer to the border.
+    """Continue the canvas [C, H, W] into the hole.
 
-    `squared` [H, W] are squared distances from what is kept. Deeper pixels are left as they were.
+    Each pixel less than `reach` px inside is a mean of its neighbours nearer to the border; deeper ones stay as they
+    were. `squared` [H, W] are squared distances from what is kept.
     """
     flat, depth = F.pad(canvas, (1, 1, 1, 1)).flatten(1), F.pad(squared, (1, 1, 1, 1), value=reach**2).flatten()
     width = canvas.shape[-1] + 2

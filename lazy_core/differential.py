@@ -1,4 +1,4 @@
-"""Differential denoising (Levin and Fried 2023, arXiv 2306.00950): tokens of less strength take part from a lower noise level on.
+"""Differential denoising (Levin and Fried 2023, arXiv 2306.00950): tokens of less strength join at a lower noise level.
 
 Until then a token is the canvas, noised to the level that the others have come to.
 """
@@ -22,14 +22,18 @@ def token_strength(weight: Tensor, hole: HoleTokens, grid: Grid) -> Tensor:
 
 
 def relative(strength: Tensor) -> Tensor:
-    """Strength [B, K] in shares of each hole's strongest token: a hole that is grey all over is generated in full, and blended weakly."""
+    """Strength [B, K] in shares of each hole's strongest token.
+
+    A hole that is grey all over is generated in full, and blended weakly.
+    """
     return strength / strength.amax(1, keepdim=True).clamp_min(1e-6)
 
 
 def joined(strength: Tensor, time: float, first: float, last: float, final: bool) -> Tensor:
-    """Which tokens take part at `time`, of a run whose timesteps fall from `first` to `last`: bool, the shape of `strength` in 0..1.
+    """Tell which tokens take part at `time`: bool, the shape of `strength` in 0..1.
 
-    As ComfyUI's DifferentialDiffusion node has it, but that all take part in the `final` step, however few steps there are.
+    A run's timesteps fall from `first` to `last`. As ComfyUI's DifferentialDiffusion node has it, but that all take
+    part in the `final` step, however few steps there are.
     """
     if final:
         return torch.ones_like(strength, dtype=torch.bool)
@@ -41,10 +45,10 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
 def differential(denoise: Denoiser, strength: Tensor, start: Tensor, noised: Callable[[Tensor], Tensor], times: Tensor) -> Denoiser:
-    """The denoiser for tokens of `strength` [B, K] that are clean `start` [B, K, D] until they join.
+    """Make a denoiser for tokens of `strength` [B, K] that are clean `start` [B, K, D] until they join.
 
-    `noised(sigma)` is `start` at a noise level; `times` [steps + 1] are the sampler's noise levels, or timesteps, of which those after
-    the last but one are the final step.
+    `noised(sigma)` is `start` at a noise level; `times` [steps + 1] are the sampler's noise levels, of which those
+    after the last but one are the final step.
     """
 
     def step(x: Tensor, sigma: Tensor) -> Tensor:

@@ -21,7 +21,10 @@ FLOOR = 4 / 255  # of a soft mask: up to here it is 0, from 1 - FLOOR on 1, so t
 
 
 def holes_of(mask: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Mask [..., H, W] -> its holes, bool: all that is above `FLOOR`; and a soft mask's weight in 0..1, 0 outside, None for a hard mask."""
+    """Split a mask [..., H, W] into its holes, bool: all above `FLOOR`; and its weight.
+
+    The weight is a soft mask's, in 0..1 and 0 outside the holes; None for a hard mask.
+    """
     hole, whole = mask > FLOOR, mask >= 1 - FLOOR
     if torch.equal(hole, whole):
         return hole, None
@@ -34,7 +37,10 @@ def threshold(mask: Tensor) -> Tensor:
 
 
 def mostly_black(image: Tensor, hole: Tensor) -> bool:
-    """Whether more than half of a hole [B, H, W] bool is exactly black in [B, 3, H, W], as programs leave what is transparent."""
+    """Tell whether more than half of a hole [B, H, W] bool is exactly black in [B, 3, H, W].
+
+    Programs leave what is transparent so.
+    """
     black = total = 0
     for picture, own in zip(image, hole, strict=True):
         for box in boxes_of(own):

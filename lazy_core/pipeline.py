@@ -222,9 +222,9 @@ def lazy_decode(
 ) -> tuple[Tensor, Tensor]:
     """Fill the hole: -> (image [B, 3, H, W] in 0..1, latent [B, C, h, w] of the edited canvas).
 
-    Denoising starts from noise, from the sketch, or, for `denoise` < 1, from what the hole showed before. Tokens of a soft mask
-    start from the canvas. With an empty mask, or `denoise` 0 and no sketch, the image comes back as it is. With `decode_hole` the
-    VAE decodes the neighbourhood of the hole, and nothing else.
+    Denoising starts from noise, from the sketch, or, for `denoise` < 1, from what the hole showed before. Tokens of a
+    soft mask start from the canvas. With an empty mask, or `denoise` 0 and no sketch, the image comes back as it is.
+    With `decode_hole` the VAE decodes the neighbourhood of the hole, and nothing else.
     """
     if len(context.image) == 0:
         return context.image, context.latent
@@ -265,7 +265,10 @@ def old_share(context: Context, denoise: float) -> Tensor | None:
 
 
 def soft_start(context: Context, encode_image: EncodeImage) -> Tensor:
-    """What tokens of a soft mask are until they take part: the canvas, where it is not to go; zeros [B, K, C p p] where all of it is."""
+    """Encode what tokens of a soft mask are until they take part -> [B, K, C p p].
+
+    The canvas, with the smooth fill as far as the mask's weight goes; zeros where all of a token is to go.
+    """
     assert context.weight is not None and context.strength is not None
     kept = prefill(context.image, context.mask)
     for image, filled, weight, hole in zip(context.image, kept, context.weight, context.mask, strict=True):

@@ -670,7 +670,7 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
 
 
 def with_strength(model: Any, strength: Tensor | None) -> tuple[Any, Tensor | None]:
-    """MODEL and the values [R, K] of a noise mask by which the host lets a soft mask's tokens of `strength` [R, K] take part later.
+    """Return the MODEL and the values [R, K] of a noise mask by which a soft mask's tokens of `strength` [R, K] join later.
 
     Nothing changes for a hard mask, None. What a Differential Diffusion node put on the model is used as it is.
     """

@@ -30,7 +30,10 @@ def alpha_of(image: Tensor) -> Tensor | None:
 
 
 def with_alpha(image: Tensor, context: Context) -> Tensor:
-    """Edited [B, 3, H, W] -> with the canvas's alpha [B, 4, H, W], if it has any: opaque in the hole, as far as the mask goes."""
+    """Edited [B, 3, H, W] -> with the canvas's alpha [B, 4, H, W], if it has any.
+
+    Opaque in the hole, as far as the mask goes.
+    """
     if context.alpha is None:
         return image
     weight = context.mask if context.weight is None else context.weight
@@ -39,7 +42,10 @@ def with_alpha(image: Tensor, context: Context) -> Tensor:
 
 
 def to_mask(mask: Tensor) -> Tensor:
-    """MASK [H, W], [M, H, W], [M, 1, H, W], or with its channel last [H, W, 1], [M, H, W, 1] -> [M, H, W]. 1 = hole, 0 = keep."""
+    """MASK [H, W], [M, H, W], [M, 1, H, W], or with its channel last [H, W, 1], [M, H, W, 1] -> [M, H, W].
+
+    1 = hole, 0 = keep.
+    """
     if mask.dim() > 2 and mask.shape[-1] == 1 and not (mask.dim() == 4 and mask.shape[1] == 1 and mask.shape[2] > 1):
         mask = mask[..., 0]
     if mask.dim() == 4 and mask.shape[1] == 1:
@@ -53,7 +59,10 @@ UNPAINTED = (64, 64)  # px: what the host's Load Image hands on where nothing wa
 
 
 def painted(image: Tensor, mask: Tensor) -> tuple[Tensor, list[Message]]:
-    """Masks [M, H, W] for images [B, 3, H, W], and what is to be said of them: none of either, or none painted, is an empty mask."""
+    """Masks [M, H, W] for images [B, 3, H, W], and what is to be said of them.
+
+    None of either, or none painted, is an empty mask.
+    """
     unpainted = tuple(mask.shape[-2:]) == UNPAINTED and not bool(mask.any())
     if min(len(image), len(mask)) == 0 or unpainted:
         empty = mask.new_zeros(1, 1, 1).expand(len(image), *image.shape[-2:])
@@ -62,7 +71,10 @@ def painted(image: Tensor, mask: Tensor) -> tuple[Tensor, list[Message]]:
 
 
 def encoder(vae: Any) -> Callable[[Tensor], Tensor]:
-    """The host's VAE as `lazy_core.pipeline.EncodeImage`, in the VAE's units like every LATENT of the host. It sees HDR clipped to 0..1."""
+    """The host's VAE as `lazy_core.pipeline.EncodeImage`, in the VAE's units like every LATENT of the host.
+
+    It sees HDR clipped to 0..1.
+    """
     if not has_time(vae):
         return lambda image: vae.encode(image.clamp(0, 1).movedim(1, -1)).float()
     # A video VAE takes a batch for one film: images go one by one, and their time axis of one is dropped.

@@ -1,4 +1,7 @@
-"""Soft masks: blended by their weight; their tokens take part later, as with the host's Differential Diffusion; all else stays."""
+"""Soft masks.
+
+Blended by their weight; their tokens take part later, as with the host's Differential Diffusion; all else stays.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,10 @@ def columns(latent: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun"])
 def test_eight_strengths_as_the_host_s_differential_diffusion(lazy: Lazy, sampler: str):
-    """The host's sampler with its own node on the whole strip of tokens: ours without it, and ours under it, are the same."""
+    """The host's sampler with its own node on the whole strip of tokens.
+
+    Ours without it, and ours under it, are the same.
+    """
     import comfy.sample
 
     host, side = lazy.pack.nodes.host, LEVELS * TOKEN
@@ -180,7 +186,10 @@ def test_hard_masks_are_sampled_as_ever(lazy: Lazy, monkeypatch: pytest.MonkeyPa
 
 
 def test_pad_image_for_outpainting(lazy: Lazy):
-    """The stock node's grey and its feathered mask: the same bits whatever it fills with, and the picture far from the edge is kept."""
+    """The stock node's grey and its feathered mask.
+
+    The same bits whatever it fills with, and the picture far from the edge is kept.
+    """
     small = torch.nn.functional.interpolate(torch.rand(1, 3, 4, 4), (80, 80), mode="bilinear").movedim(1, -1)
     padded, mask = lazy.stock.ImagePadForOutpaint().expand_image(small, 0, 0, 64, 0, 24)
     other = torch.where(mask[..., None] >= 1, 0.0, padded)
