@@ -136,7 +136,7 @@ class LazyDecode(io.ComfyNode):
         known, sample = (cls.stock if host.is_stock(model) else cls.lazy)(model, vae, context, positive, negative, settings, timing)
         decode_image = decoder(vae)
         decode_hole = hole_decoder(vae, decode_image) if vae_decode == "lazy" else None
-        said = examine(model, positive, negative, known.reuse)
+        said = examine(model, positive, negative, known.reuse, known.strength is not None)
         result, latent = lazy_decode(known, sample, canvas_encoder(vae), decode_image, seed, denoise, blend, decode_hole)
         untouched = denoise <= 0 and known.sketch is None
         pixels = with_alpha(result, known if not untouched else known.with_(mask=torch.zeros_like(known.mask), weight=None))

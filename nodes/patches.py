@@ -51,6 +51,7 @@ class Seen:
     model: Any
     conditioning: list
     family: Family | None
+    soft: bool = False  # whether the mask is soft
 
     @property
     def options(self) -> dict[str, Any]:
@@ -136,8 +137,9 @@ def compiled(seen: Seen) -> list[str]:
 
 
 def mask_functions(seen: Seen) -> list[str]:
+    """Differential Diffusion and its like: used as they are under a soft mask, and with nothing to do under a hard one."""
     function = seen.options.get("denoise_mask_function")
-    return [] if function is None else [name_of(function)]
+    return [] if function is None or seen.soft else [name_of(function)]
 
 
 def overrides(seen: Seen) -> list[str]:
@@ -220,7 +222,7 @@ RULES: tuple[Rule, ...] = (
     Rule(compiled, None, WITHOUT_EFFECT),
     Rule(
         mask_functions,
-        refused(f"wants a soft mask, and each token is either hole or not here. {REMOVE}"),
+        WITHOUT_EFFECT,
         WITHOUT_EFFECT,
         always=True,
     ),
@@ -259,13 +261,13 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def examine(model: Any, positive: list, negative: list, reuse: str | None = None) -> list[Message]:
+def examine(model: Any, positive: list, negative: list, reuse: str | None = None, soft: bool = False) -> list[Message]:
     """Return messages about patches on MODEL that act differently here. `reuse` of a stock model's CONTEXT, None for
-    our own models.
+    our own models; `soft`: whether its mask is.
 
     Raises ValueError for one that cannot be honoured, naming it and what to do.
     """
-    seen = Seen(model, [*positive, *negative], family_of(model))
+    seen = Seen(model, [*positive, *negative], family_of(model), soft)
     told: list[Message] = []
     for rule in RULES:
         verdict = rule.ours if seen.family is None else rule.stock

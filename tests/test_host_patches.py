@@ -138,10 +138,6 @@ REFUSED: dict[str, tuple[Callable[[Lazy], Any], str]] = {
         lambda lazy: through(lazy, "nodes_tomesd.TomePatchModel", 0.3),
         r"TomePatchModel \(attn1_patch\) changes layers.*Remove it",
     ),
-    "DifferentialDiffusion": (
-        lambda lazy: through(lazy, "nodes_differential_diffusion.DifferentialDiffusion", 1.0),
-        r"DifferentialDiffusion wants a soft mask.*Remove it",
-    ),
     "FreSca": (lambda lazy: through(lazy, "nodes_fresca.FreSca", 0.8, 1.4, 4), r"FreSca filters a picture.*Remove it"),
     "attention override": (
         lambda lazy: with_transformer_options(lazy, optimized_attention_override=lambda f, *a, **k: f(*a, **k)),

@@ -85,7 +85,7 @@ def test_another_image_is_told_and_not_used(lazy: Lazy, context: Any, canvas: to
 def test_messages_are_those_that_the_page_has_sentences_for(lazy: Lazy):
     """In both languages, and no others."""
     messages = lazy.node_module("messages")
-    with pytest.raises(KeyError, match="no message 'nonsense', expected one of .*prompt_cut"):
+    with pytest.raises(KeyError, match=r"no message 'nonsense', expected one of .*prompt_cut"):
         messages.message("nonsense")
 
 
