@@ -25,10 +25,12 @@ def holes_of(mask: Tensor) -> tuple[Tensor, Tensor | None]:
 
     The weight is a soft mask's, in 0..1 and 0 outside the holes; None for a hard mask.
     """
-    hole, whole = mask > FLOOR, mask >= 1 - FLOOR
-    if torch.equal(hole, whole):
+    hole = mask > FLOOR
+    pairs = zip(*(x.reshape(-1, *mask.shape[-2:]) for x in (mask, hole)), strict=True)
+    grey = (box.cut(own) & (box.cut(values) < 1 - FLOOR) for values, own in pairs for box in boxes_of(own))
+    if not any(bool(part.any()) for part in grey):
         return hole, None
-    return hole, torch.where(whole, 1.0, torch.where(hole, mask.float(), 0.0))
+    return hole, torch.where(mask >= 1 - FLOOR, 1.0, torch.where(hole, mask.float(), 0.0))
 
 
 def threshold(mask: Tensor) -> Tensor:
