@@ -45,12 +45,12 @@ def damage(value: Any, rng: random.Random) -> Any:
         elif kind < 0.2 and isinstance(value, dict):
             value[str(rng.choice(ODD))] = value.pop(key)
         elif kind < 0.2:
-            value.insert(key, copy.deepcopy(value[key]))
+            value.insert(key, copy.deepcopy(value[key]))  # type: ignore
         else:
             value[key] = damage(value[key], rng)
         return value
     if type(value) in (int, float) and rng.random() < 0.5:
-        return value * rng.choice((-1, 2, 1000, 10**12)) + rng.choice((-1, 0, 1))
+        return value * rng.choice((-1, 2, 1000, 10**12)) + rng.choice((-1, 0, 1))  # type: ignore
     return rng.choice(ODD)
 
 

@@ -312,7 +312,7 @@ class HostConfig(comfy.supported_models_base.BASE):
 def host_config(config: LazyConfig, checkpoint: Checkpoint) -> tuple[HostConfig, Any]:
     """The host's description of our model, and the kind of noise schedule it samples with."""
     host = HostConfig({"lazy": config})
-    host.unet_config = Described(host.unet_config)
+    host.unet_config = Described(host.unet_config)  # type: ignore
     if config.vae is not None:
         host.latent_format = TinyLatent()
         host.latent_format.latent_channels = config.latent_channels

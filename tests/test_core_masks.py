@@ -172,8 +172,8 @@ def plain_feather(hole: np.ndarray, reach: int = 7) -> np.ndarray:
     distance = ndimage.distance_transform_edt(hole) if not hole.all() else np.full(hole.shape, float(reach))
     depth = np.ones(hole.shape)
     for deep in range(2, reach + 1):
-        depth[ndimage.maximum_filter(distance >= deep, size=2 * (3 * deep // 2) + 1, mode="constant", cval=0)] = deep
-    share = (distance / depth).clip(0, 1)
+        depth[ndimage.maximum_filter(distance >= deep, size=2 * (3 * deep // 2) + 1, mode="constant", cval=0)] = deep  # type: ignore
+    share = (distance / depth).clip(0, 1)  # type: ignore
     return (share**2 * (3 - 2 * share)).astype(np.float32)
 
 

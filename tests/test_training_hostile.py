@@ -96,16 +96,16 @@ def test_run_lengths_are_what_pycocotools_reads():
         encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
         text = encoded["counts"].decode()  # type: ignore[union-attr]
         reason, got = mask_of({"size": [height, width], "counts": text}, height, width)
-        assert reason == "" and np.array_equal(got, mask)
+        assert reason == "" and np.array_equal(got, mask)  # type: ignore
         runs = runs_of(text)
-        assert np.array_equal(mask_of({"size": [height, width], "counts": runs}, height, width)[1], mask), number
+        assert np.array_equal(mask_of({"size": [height, width], "counts": runs}, height, width)[1], mask), number  # type: ignore
 
 
 def test_polygons_are_what_pycocotools_draws():
     rng = random.Random(5)
     for _ in range(100):
         polygons = [[rng.uniform(-8, 40) for _ in range(2 * rng.randrange(3, 9))] for _ in range(rng.randrange(1, 4))]
-        wanted = coco.decode(coco.merge(coco.frPyObjects(polygons, HEIGHT, WIDTH))).astype(bool)
+        wanted = coco.decode(coco.merge(coco.frPyObjects(polygons, HEIGHT, WIDTH))).astype(bool)  # type: ignore
         got = mask_of(polygons, HEIGHT, WIDTH)[1]
         assert np.array_equal(wanted, np.zeros_like(wanted) if got is None else got)
 

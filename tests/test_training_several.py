@@ -18,7 +18,7 @@ def test_holes_of_a_canvas_are_apart():
     for holes in made.holes[:, :, 0].numpy() > 0.5:
         for one in range(3):
             away = ndimage.distance_transform_edt(~holes[one])
-            assert all(away[holes[other]].min() > APART for other in range(3) if other != one)
+            assert all(away[holes[other]].min() > APART for other in range(3) if other != one)  # type: ignore
 
 
 def test_a_canvas_of_another_size_has_holes_of_the_same_size():

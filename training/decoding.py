@@ -170,7 +170,7 @@ def opened(data: bytes | Path) -> Image.Image:
 
 def captions_of(entry: Any) -> list[str]:
     caption = entry.get("caption") if isinstance(entry, dict) else None
-    return [text for text in (caption if isinstance(caption, list) else [caption]) if is_caption(text)]
+    return [text for text in (caption if isinstance(caption, list) else [caption]) if is_caption(text)]  # type: ignore
 
 
 def is_caption(text: Any) -> bool:

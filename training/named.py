@@ -69,7 +69,7 @@ def named_right(model: LazyDiffusion, kinds: dict[str, Scenes]) -> dict[str, lis
 def part_named_right(model: LazyDiffusion, scenes: Scenes) -> Tensor:
     """Return [B] bool."""
     config, encoder = model.config, model.transformer.context_encoder
-    grid = Grid(*scenes.image.shape[-2:], config.latent_scale, config.patch_size)
+    grid = Grid(scenes.image.shape[-2], scenes.image.shape[-1], config.latent_scale, config.patch_size)
     hole = threshold(scenes.mask[:, 0])
     x = encoder.visible(to_latent(model.vae, prefill(scenes.empty, hole)), latent_mask(hole, grid))
     assert encoder.naming is not None and encoder.naming.reader is not None

@@ -25,7 +25,7 @@ def mask_of(segmentation: Any, height: int, width: int) -> tuple[str, np.ndarray
                 return f"mask is {str(size[1])[:12]} x {str(size[0])[:12]} px, not its image's size", None
             mask = filled(runs_of(counts) if isinstance(counts, str) else counts, height, width)
         else:
-            mask = coco.decode(coco.merge(coco.frPyObjects(checked(segmentation, height, width), height, width))).astype(bool)
+            mask = coco.decode(coco.merge(coco.frPyObjects(checked(segmentation, height, width), height, width))).astype(bool)  # type: ignore
     except (KeyError, TypeError, ValueError, OverflowError):
         return "malformed mask", None
     return ("", mask) if mask.any() else ("empty mask", None)

@@ -78,10 +78,10 @@ def attention_of(run: Run, override: Callable[..., Tensor] | None, preferred: Ca
     def attention(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         chosen = host.attention_for_few(function, args[0]) if run.is_sparse else function
         if override is not None:
-            return run.attend(lambda *a, **k: override(chosen, *a, **k), *args, **kwargs)
+            return run.attend(lambda *a, **k: override(chosen, *a, **k), *args, **kwargs)  # type: ignore
         return run.attend(preferred if preferred is not None and not run.is_sparse else chosen, *args, **kwargs)
 
-    return attention
+    return attention  # type: ignore
 
 
 def calling(run: Run) -> Callable[..., Tensor]:

@@ -268,7 +268,9 @@ class Run:
             return function(q, k, v, *args, **kwargs)
         for number, group in enumerate(self.groups):
             part = picked((k, v), group.rows(now.rows, len(self.canvas.latent)), now.rows)
-            self.kept.keep((now.batch, number), call, *part, self.split(number, k.shape[-2], start, k.device), now.later)
+            keys, values = part
+            split = self.split(number, k.shape[-2], start, k.device)
+            self.kept.keep((now.batch, number), call, keys, values, split, now.later)
         return function(q, k, v, *args, **kwargs)
 
     def split(self, group: int, total: int, offset: int, device: torch.device) -> Split:
