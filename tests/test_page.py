@@ -132,7 +132,7 @@ def test_note_says_whether_the_encoder_ran_and_is_not_saved(open_page: OpenPage,
         saved = page.evaluate(
             "app.graph.serialize().nodes.filter(n => n.type.startsWith('Lazy')).map(n => [n.type, n.widgets_values.length])"
         )
-        assert dict(saved) == {"LazyModelLoader": 1, "LazyMaskDilate": 3, "LazyEncodeContext": 2, "LazyDecode": 9}
+        assert dict(saved) == {"LazyModelLoader": 1, "LazyMaskDilate": 3, "LazyEncodeContext": 3, "LazyDecode": 9}
         assert "lazydiffusion_note" not in json.dumps(page.prompt())
 
 
