@@ -96,7 +96,7 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
 def run_host(job: Job, context: Context, latent: Tensor, denoise: float) -> Tensor:
     """Latents [B, C, h, w] whose holes to fill -> filled."""
     if not job.policy.keeps:
-        job.timing.passes = {"full": 1, "sparse": 0}
+        job.timing.passes = {"full": job.settings.steps, "sparse": 0}
         model, strength = host.with_strength(job.model, context.strength)
         return sample(job, model, context, latent, denoise, strength)
     run = partial(run_once, job, context, latent, denoise)
