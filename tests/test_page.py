@@ -145,6 +145,10 @@ def test_notes_come_back_with_their_tab(open_page: OpenPage, fresh: Iterator[int
         page.open_template("3_sketch")
         assert page.notes("LazyDecode") == [""]
         page.switch_tab("1_first_edit")
+        for _ in range(40):  # the page gives a tab its outputs back in one of its next frames
+            if page.notes("LazyDecode") == before:
+                break
+            page.page.wait_for_timeout(250)
         assert page.notes("LazyDecode") == before
 
 
