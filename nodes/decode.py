@@ -21,10 +21,6 @@ VAE_DECODES = ("lazy", "full")
 AUTO_BLENDS = ("auto", *BLENDS)
 
 
-SEARCH = ["inpaint", "inpainting", "fill hole", "local edit", "paint", "retouch", "sampler"]
-SEARCH += ["局部重绘", "修补", "填补空洞", "局部编辑"]
-
-
 class LazyDecode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
