@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from host_graphs import SHIPPED, Lazy
 from lazy_core import characters
-from lazy_core.checkpoint import TOKENIZER_KEY, read_checkpoint
+from lazy_core.checkpoint import read_checkpoint
 from lazy_core.config import TextConfig
 from lazy_core.editor import LazyEditor
 from lazy_core.text import CHUNKS, Tokenizer, build_tokenizer, same_length, words_in
@@ -66,12 +65,21 @@ LIMITS = [end for table in TABLES for ends in table for end in ends]
 
 
 @pytest.fixture(scope="module")
-def library() -> Any:
-    """The shipped file's tokenizer as the `tokenizers` library reads it: what the model was trained with."""
+def library(shipped: Tokenizer) -> Any:
+    """What the model was trained with, built of its words by the `tokenizers` library: files of format 1 hold its
+    JSON."""
     from tokenizers import Tokenizer as Library
+    from tokenizers.models import WordLevel
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+    from tokenizers.processors import TemplateProcessing
 
-    with safe_open(str(SHIPPED), "pt") as file:
-        return Library.from_str(file.metadata()[TOKENIZER_KEY])
+    library: Any = Library(WordLevel(dict(shipped.vocabulary), unk_token="[UNK]"))
+    library.normalizer, library.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
+    library.post_processor = TemplateProcessing(single="[START] $A", special_tokens=[("[START]", 2)])
+    library.enable_truncation(16)
+    library.enable_padding(length=16, pad_id=0, pad_token="[PAD]")
+    return library
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +93,10 @@ def test_ids_are_the_librarys(library: Any, shipped: Tokenizer):
     assert len(shipped.words) == library.get_vocab_size() == 372
     for prompt in PROMPTS:
         assert shipped.ids(prompt) == library.encode(prompt).ids, repr(prompt)
+
+
+def test_files_of_format_1_give_the_same_words(library: Any, shipped: Tokenizer):
+    assert Tokenizer.from_library_json(library.to_str(), TextConfig(), "file", "tokenizer") == shipped
 
 
 def test_ids_of_random_text_are_the_librarys(library: Any, shipped: Tokenizer):
