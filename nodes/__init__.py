@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 
 class LazyDiffusionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        from .canvas import LazyCanvas, LazyResult
         from .context import LazyEncodeContext
         from .decode import LazyDecode
         from .host import register_model_folder, report_version
@@ -16,4 +17,4 @@ class LazyDiffusionExtension(ComfyExtension):
 
         report_version()
         register_model_folder()  # not in on_load: ComfyUI 0.3.75 never calls it
-        return [LazyModelLoader, LazyMaskDilate, LazyEncodeContext, LazySketchCondition, LazyDecode]
+        return [LazyModelLoader, LazyMaskDilate, LazyEncodeContext, LazySketchCondition, LazyDecode, LazyCanvas, LazyResult]

@@ -75,6 +75,7 @@ class LazyDecode(io.ComfyNode):
                 io.Image.Output(display_name="IMAGE", tooltip="The edited canvas; outside the mask bit-identical."),
                 io.Latent.Output(display_name="LATENT", tooltip="The edited canvas as a latent, before blending."),
             ],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -107,7 +108,7 @@ class LazyDecode(io.ComfyNode):
     ) -> io.NodeOutput:
         begin = time.perf_counter()
         timing = host.Timing()
-        settings = host.Settings(seed, steps, cfg, sampler_name, scheduler)
+        settings = host.Settings(seed, steps, cfg, sampler_name, scheduler, shown_in_canvas(cls.hidden))
         known, sample = (cls.stock if host.is_stock(model) else cls.lazy)(model, vae, context, positive, negative, settings, timing)
         decode_image = decoder(vae)
         decode_hole = hole_decoder(vae, decode_image) if vae_decode == "lazy" else None
@@ -143,3 +144,9 @@ class LazyDecode(io.ComfyNode):
             config, text_tokens = host.transformer_of(model).config, positive[0][0].shape[1]
             hole, total = (step_flops(config, count, text_tokens, kept_text=True) for count in (hole, total))
         return total / max(hole, 1)
+
+
+def shown_in_canvas(hidden: Any) -> bool:
+    """Whether the running prompt has a Lazy Canvas, which shows the hole while it is made."""
+    prompt = (hidden and hidden.prompt) or {}
+    return any(node.get("class_type") == "LazyCanvas" for node in prompt.values())

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.browser
 OpenPage = Callable[..., AbstractContextManager[WebPage]]
 
 ROOT = Path(__file__).resolve().parent.parent
-NODES = ("LazyModelLoader", "LazyMaskDilate", "LazyEncodeContext", "LazySketchCondition", "LazyDecode")
+NODES = ("LazyModelLoader", "LazyMaskDilate", "LazyEncodeContext", "LazySketchCondition", "LazyDecode", "LazyCanvas", "LazyResult")
 TOKENS = r"\d+ of 256 tokens"
 TIME = r"\d+(\.\d)? m?s"
 DECODED = rf"{TOKENS} · {TIME} · about {TIME} saved"
@@ -56,7 +56,7 @@ def assert_notes(notes: list[str], pattern: str) -> None:
 
 
 def test_template_browser_shows_each_template_with_its_thumbnail(open_page: OpenPage) -> None:
-    assert len(TEMPLATES) == 7
+    assert len(TEMPLATES) == 8
     with open_page() as page:
         cards = page.browse_templates()
         assert sorted(card.get_attribute("data-testid") or "" for card in cards.all()) == [

@@ -150,7 +150,7 @@ def run_once(job: Job, context: Context, noise: Tensor, hole_noise: Tensor, star
             job.negative,
             strips[1],
             denoise=job.denoise,
-            callback=host.progress(patched, context, grid.patch, job.timing),
+            callback=host.progress(patched, context, grid.patch, job.timing, job.settings.preview),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=settings.seed,
         )
