@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+import importlib
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,6 @@ def nodes(pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for kind in ("input", "temp"):
         (tmp_path / kind / "lazydiffusion").mkdir(parents=True)
         monkeypatch.setattr(folder_paths, f"{kind}_directory", str(tmp_path / kind))
-    import importlib
-
     return importlib.import_module(f"{pack.__name__}.nodes.canvas")
 
 
@@ -47,7 +45,9 @@ def test_files_of_the_page_come_back_to_the_level(nodes: Any, tmp_path: Path) ->
     canvas, mask = (rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((20, 30, 3), (20, 30)))
     sketch = np.zeros((20, 30, 4), np.uint8)
     sketch[4:8, 5:9] = (255, 0, 10, 255)
-    names = {f"{name}_file": save(tmp_path, f"{name}.png", pixels) for name, pixels in (("canvas", canvas), ("mask", mask), ("sketch", sketch))}
+    names = {
+        f"{name}_file": save(tmp_path, f"{name}.png", pixels) for name, pixels in (("canvas", canvas), ("mask", mask), ("sketch", sketch))
+    }
     assert nodes.LazyCanvas.validate_inputs(**names) is True
     out = nodes.LazyCanvas.execute(**{**NOTHING, **names}).result
     assert np.array_equal((out[0][0] * 255).round().numpy(), canvas)
@@ -67,7 +67,9 @@ def test_linked_picture_counts_until_another_is_opened_and_is_told_to_the_page(n
     assert torch.equal(output.result[0], linked)
     assert output.result[1].all()
     [shown] = output.ui["lazydiffusion_canvas"]
-    assert {name: (file["width"], file["height"], file["type"]) for name, file in shown.items()} == dict.fromkeys(("image", "mask"), (30, 20, "temp"))
+    assert {name: (file["width"], file["height"], file["type"]) for name, file in shown.items()} == dict.fromkeys(
+        ("image", "mask"), (30, 20, "temp")
+    )
     own = save(tmp_path, "own.png", np.zeros((8, 8, 3), np.uint8))
     output = nodes.LazyCanvas.execute(**{**NOTHING, "canvas_file": own}, image=linked)
     assert output.result[0].shape == (1, 8, 8, 3)
@@ -98,12 +100,7 @@ def test_an_edit_of_another_pack_is_refused_in_words(nodes: Any) -> None:
 
 
 def test_lazy_decode_makes_previews_where_a_canvas_shows_them(pack: ModuleType) -> None:
-    wanted = sys.modules[f"{pack.__name__}.nodes.decode"] if f"{pack.__name__}.nodes.decode" in sys.modules else None
-    import importlib
-    from types import SimpleNamespace
-
-    wanted = wanted or importlib.import_module(f"{pack.__name__}.nodes.decode")
-    asks = SimpleNamespace(prompt={"1": {"class_type": "LazyCanvas"}})
-    assert wanted.shown_in_canvas(asks)
-    assert not wanted.shown_in_canvas(SimpleNamespace(prompt={"1": {"class_type": "LoadImage"}}))
-    assert not wanted.shown_in_canvas(None)
+    decode = importlib.import_module(f"{pack.__name__}.nodes.decode")
+    assert decode.shown_in_canvas(SimpleNamespace(prompt={"1": {"class_type": "LazyCanvas"}}))
+    assert not decode.shown_in_canvas(SimpleNamespace(prompt={"1": {"class_type": "LoadImage"}}))
+    assert not decode.shown_in_canvas(None)
