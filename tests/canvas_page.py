@@ -54,7 +54,7 @@ def node(number: int, kind: str, place: tuple[int, int], size: tuple[int, int], 
 
 @dataclass
 class CanvasPage:
-    """One canvas of the page: the `index`-th panel on it."""
+    """One canvas of the page: that of the workflow's `index`-th Lazy Canvas."""
 
     web: WebPage
     index: int = 0
@@ -66,7 +66,7 @@ class CanvasPage:
 
     @property
     def root(self) -> Locator:
-        return self.page.locator(".lazy-root").nth(self.index)
+        return self.page.locator(f".lazy-root[data-canvas='{self.state()['id']}']")
 
     def part(self, name: str) -> Locator:
         return self.root.get_by_test_id(f"lazy-{name}")
@@ -76,6 +76,8 @@ class CanvasPage:
         self.ready()
 
     def ready(self) -> None:
+        given = "index => app.graph?.findNodesByType('LazyCanvas')[index]?.properties.lazydiffusion?.id"
+        self.page.wait_for_function(given, arg=self.index)
         self.root.wait_for()
         self.page.wait_for_timeout(600)  # the page settles, and Nodes 2.0 mounts its elements
 

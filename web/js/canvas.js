@@ -49,6 +49,7 @@ function attach(node) {
     panel.session.view.fitted && panel.session.view.fit();
   };
   panel.session.attach(node);
+  panel.root.dataset.canvas = panel.session.state.id;
   place();
   requestAnimationFrame(() => requestAnimationFrame(place));
   setTimeout(() => host.isLive(node) && (place(), pull(panel.session)), 250);

@@ -41,13 +41,20 @@ export class Saver {
 
   /** Resolves once everything is on the server; rejects with the Trouble that keeps it from getting there. */
   flush() {
-    this.running ??= this.work().finally(() => {
-      this.running = null;
-    });
+    this.running ??= this.work();
     return this.running;
   }
 
   async work() {
+    try {
+      do await this.sendAll();
+      while (this.waiting.size); // marked while the loop below was ending
+    } finally {
+      this.running = null;
+    }
+  }
+
+  async sendAll() {
     while (this.waiting.size) {
       const [[name, make]] = this.waiting;
       const version = this.version[name];

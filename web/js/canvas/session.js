@@ -83,7 +83,7 @@ export class Session extends EventTarget {
     this.say(trouble.code ?? "other", trouble.values ?? { text: String(trouble?.message ?? trouble) });
     if (this.saver.pending) {
       clearTimeout(this.retry);
-      this.retry = setTimeout(() => this.flush().catch(() => {}), RETRY_MS);
+      this.retry = setTimeout(() => this.flush().catch((again) => this.failed(again)), RETRY_MS);
     }
   }
 
