@@ -124,9 +124,9 @@ class CanvasPage:
         )
 
     def wait_saved(self, name: str = "mask_file", other_than: str = "") -> str:
-        """-> the file's name, once it is another one."""
+        """-> the file's name, once it is another one; none (an upload on its way) is not."""
         self.page.wait_for_function(
-            "([index, name, old]) => app.graph.findNodesByType('LazyCanvas')[index].widgets.find(w => w.name === name).value !== old",
+            "([index, name, old]) => app.graph.findNodesByType('LazyCanvas')[index].widgets.find(w => w.name === name).value.replace(old, '') !== '' ",
             arg=[self.index, name, other_than],
         )
         return self.widget(name)
