@@ -125,10 +125,8 @@ class CanvasPage:
 
     def wait_saved(self, name: str = "mask_file", other_than: str = "") -> str:
         """-> the file's name, once it is another one; none (an upload on its way) is not."""
-        self.page.wait_for_function(
-            "([index, name, old]) => app.graph.findNodesByType('LazyCanvas')[index].widgets.find(w => w.name === name).value.replace(old, '') !== '' ",
-            arg=[self.index, name, other_than],
-        )
+        widget = "app.graph.findNodesByType('LazyCanvas')[index].widgets.find(w => w.name === name)"
+        self.page.wait_for_function(f"([index, name, old]) => !['', old].includes({widget}.value)", arg=[self.index, name, other_than])
         return self.widget(name)
 
     def wait_results(self, count: int = 1) -> None:

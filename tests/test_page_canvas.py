@@ -188,6 +188,7 @@ def test_results_find_their_canvas_and_a_copy_is_a_canvas_of_its_own(web: WebPag
     assert copy.widget("canvas_file") == left.widget("canvas_file")
 
 
+@UNPROVEN
 @pytest.mark.parametrize(
     ("status", "words"),
     [(500, "could not store"), (413, "more than the server accepts"), (507, "disk may be full"), (0, "does not answer")],
