@@ -22,10 +22,11 @@ from lazy_core.decoder import LazyDecoder, Prepared
 from lazy_core.editor import LazyEditor
 from lazy_core.geometry import Grid
 from lazy_core.graphs import StepGraphs
+from lazy_core.holes import hole_rows
 from lazy_core.lazy_vae import decode_windows
-from lazy_core.masks import latent_mask, threshold, token_mask
+from lazy_core.masks import latent_mask, threshold
 from lazy_core.model import LazyDiffusion
-from lazy_core.pipeline import fill_hole, windows_around
+from lazy_core.pipeline import fill_hole, read_holes, windows_around
 from lazy_core.text import build_tokenizer
 from lazy_core.tokens import HoleTokens
 
@@ -68,7 +69,7 @@ class Stages:
         return self.model.transformer.decoder
 
     def tokens(self, method: str, case: Case) -> list[int]:
-        """Tokens of each image that a step computes."""
+        """Tokens of each row that a step computes: of each hole, or of each image."""
         if method == "lazy":
             return self.hole_tokens(case).valid.sum(1).tolist()
         return [self.grid(case.side if method == "image" else case.side // 2).tokens] * case.batch
@@ -77,7 +78,7 @@ class Stages:
         return Grid(side, side, self.config.latent_scale, self.config.patch_size)
 
     def hole_tokens(self, case: Case) -> HoleTokens:
-        return HoleTokens.of(token_mask(threshold(case.holes), self.grid(case.side)))
+        return hole_rows(threshold(case.holes), self.grid(case.side), self.config.window)
 
     def step_flops(self, method: str, case: Case) -> int:
         """Counted operations of a step without the text's keys and values, which are made once per edit."""
@@ -105,15 +106,12 @@ class Stages:
         return Step(self, x, timestep, given)
 
     def context(self, case: Case) -> Work:
-        """The context encoder alone (lazy only), on its window around the hole."""
+        """The context encoder alone (lazy only), on a window around each hole."""
         grid, hole = self.grid(case.side), self.hole_tokens(case).to(self.device)
         boxes = windows_around(hole, grid, self.config.window)
-        grid = boxes[0].grid(grid) if boxes else grid
-        hole = HoleTokens(hole.index % grid.tokens, hole.valid, grid.tokens)
         latent = torch.randn(case.batch, self.config.latent_channels, *grid.latent_size, device=self.device, dtype=self.dtype)
         mask = torch.zeros_like(latent[:, :1])
-        places = torch.rand(grid.tokens, 2, device=self.device)
-        return inference(lambda: self.model.transformer.context_encoder(latent, mask, hole, places))
+        return inference(lambda: read_holes(self.model.transformer, latent, mask, hole, grid, boxes))
 
     # -- whole edits, for presets that bring a VAE and a text encoder ---------------------------------------------------
     def edit(self, method: str, case: Case, steps: int) -> tuple[Work, Work]:

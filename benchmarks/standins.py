@@ -85,9 +85,7 @@ class Trainer:
         sheet = few_objects(SpriteSheet.load(args.data, self.device), args.objects)
         shipped, checkpoint = load_model(args.shipped)
         shipped.to(self.device).requires_grad_(False)
-        from tokenizers import Tokenizer
-
-        captions = CaptionTable(sheet.names, Tokenizer.from_str(checkpoint.tokenizer or ""), self.device)
+        captions = CaptionTable(sheet.names, checkpoint.tokenizer, self.device)
         settings = PoolSettings(kind.size, "image", args.batch, 1, args.pool, args.fresh)
         self.source = ScenePool(sheet, shipped, captions, settings, self.generator).examples()
         self.prompts, self.base = Prompts(shipped), build(args.family)

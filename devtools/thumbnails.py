@@ -1,4 +1,4 @@
-"""`python dev.py run -- python -m devtools.thumbnails`: the shipped workflows' thumbnails, from what they give in a running ComfyUI.
+"""`python dev.py run -- python -m devtools.thumbnails [NAME ...]`: the shipped workflows' thumbnails, from what they give in ComfyUI.
 
 Workflows of stock checkpoints are left out: their files are not here.
 """
@@ -9,7 +9,7 @@ import io
 import sys
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from .client import Client
 from .demo import edits_of, fetch, load_workflow, only, save, save_edit
@@ -19,12 +19,15 @@ from .places import ROOT, output
 from .server import throwaway
 
 SIDE, INSET, GAP = 512, 128, 12
+PAINTED_AT, PAINTED_RADIUS = ((640, 270), (130, 610)), 90  # px, in the host's example.png
 
 
 def main() -> int:
     makers = {"1_first_edit": first_edit, "2_edit_after_edit": edit_after_edit, "3_sketch": sketch, "4_one_context_many_edits": many_edits}
+    makers["8_paint_and_paint_again"] = painted
+    wanted = sys.argv[1:] or list(makers)
     with throwaway(find_host(Path(sys.executable)), "thumbnails", output("thumbnails") / "server.log") as server:
-        for name, make in makers.items():
+        for name, make in ((name, makers[name]) for name in wanted):
             make(server.client, name).save(ROOT / "workflows" / f"{name}.jpg", quality=90)
             tell(f"workflows/{name}.jpg")
     return 0
@@ -63,6 +66,21 @@ def many_edits(client: Client, name: str) -> Image.Image:
         cell = (SIDE // 2, SIDE * (index // 2 + 1) // rows - y)
         sheet.paste(ImageOps.fit(result, cell, Image.Resampling.LANCZOS, centering=middle), (SIDE // 2 * (index % 2), y))
     return sheet
+
+
+def painted(client: Client, name: str) -> Image.Image:
+    """The last result of edits whose masks are discs, painted as the MaskEditor does it: into the alpha channel of the host's picture."""
+    picture = Image.open(find_host(Path(sys.executable)) / "input" / "example.png").convert("RGB")
+    prompt = load_workflow(name)
+    loads = [node["inputs"] for node in prompt.values() if node["class_type"] == "LoadImage"]
+    for index, (inputs, middle) in enumerate(zip(loads, PAINTED_AT, strict=True)):
+        kept = Image.new("L", picture.size, 255)
+        ImageDraw.Draw(kept).circle(middle, PAINTED_RADIUS, fill=0)
+        file = io.BytesIO()
+        Image.merge("RGBA", (*picture.split(), kept)).save(file, "PNG")
+        inputs["image"] = client.upload_image(f"painted {index}.png", file.getvalue())
+    save(prompt, "result", list(edits_of(prompt))[-1][2])
+    return with_insets(opened(fetch(client, client.run(prompt), "result")), [picture])
 
 
 def pictures(client: Client, name: str) -> list[tuple[Image.Image, Image.Image, Image.Image]]:

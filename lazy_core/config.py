@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
-FORMAT_VERSION = 1
+from .config_check import agree, read_values
+
+FORMAT_VERSION = 2  # from 2 on the tokenizer is a list of words; a file without one is as it was in 1
 Prediction = Literal["epsilon", "flow_x0"]
 
 
@@ -21,7 +23,7 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The small text encoder; its tokenizer travels in the checkpoint as JSON."""
+    """The small text encoder; its words travel in the checkpoint."""
 
     width: int = 256
     depth: int = 2
@@ -45,6 +47,7 @@ class LazyConfig:
     names it (`StyleReader`); 0 names it from the context.
     `style_guidance`: how far guidance also leads towards the style that the encoder names (`StyleNaming.against`).
     `style_decisive`: the hole is told the most probable style alone, not all of them as probable as they are.
+    `steps`: how many denoising steps are enough for it; a checkpoint that does not say has its preset's.
     `shift` moves the noise levels of a flow model's steps, see `schedule.shifted`; a checkpoint carries the one that suits it in few steps.
     `latent_rgb`: for each latent channel its share in (red, green, blue), -1..1, for step previews; None shows none.
     `vae` and `text` are None for a model that brings neither.
@@ -73,6 +76,7 @@ class LazyConfig:
     style_guidance: float = 0.0
     style_decisive: bool = False
     shift: float = 1.0
+    steps: int = 20
     latent_rgb: tuple[tuple[float, float, float], ...] | None = None
     vae: VAEConfig | None = None
     text: TextConfig | None = None
@@ -84,25 +88,29 @@ class LazyConfig:
         return self.latent_scale * self.patch_size
 
     @property
+    def trained_pixels(self) -> int | None:
+        """Side in px of the canvases that a model with a window was trained on: its holes are no larger."""
+        return self.window and self.window * self.token_pixels
+
+    @property
     def out_channels(self) -> int:
         return self.latent_channels * (2 if self.learn_sigma else 1)
 
     def to_json(self) -> str:
-        return json.dumps({"format": FORMAT_VERSION, **asdict(self)})
+        return json.dumps({"format": FORMAT_VERSION if self.text else 1, **asdict(self)})
 
     @classmethod
-    def from_json(cls, text: str) -> LazyConfig:
-        """Raises ValueError that names the field that is unknown, of a newer format, or malformed."""
-        values = json.loads(text)
-        if (version := values.pop("format", 0)) > FORMAT_VERSION:
-            raise ValueError(f"checkpoint format {version} is newer than this pack's {FORMAT_VERSION}: update ComfyUI-LazyDiffusion.")
-        parts: dict[str, Any] = {"vae": VAEConfig, "text": TextConfig}
-        for name, part in parts.items():
+    def from_json(cls, text: str, file: str = "the checkpoint") -> LazyConfig:
+        """Read a config. Raises CheckpointError: which field is unknown, malformed or at odds with another, or a newer format."""
+        values = read_values(text, FORMAT_VERSION, file)
+        for name, part in (("vae", VAEConfig), ("text", TextConfig)):
             if values.get(name) is not None:
                 values[name] = part(**values[name])
-        if unknown := values.keys() - {f.name for f in fields(cls)}:
-            raise ValueError(f"checkpoint config has unknown fields {sorted(unknown)}: it was made by another version of the pack.")
-        return cls(**values)
+        if "steps" not in values and values.get("preset") in PRESETS:
+            values["steps"] = PRESETS[values["preset"]].steps
+        config = cls(**values)
+        agree(config, file)
+        return config
 
 
 _SMALL = LazyConfig(
@@ -127,6 +135,7 @@ _SMALL = LazyConfig(
     style_guidance=2.0,
     style_decisive=True,
     shift=2.0,
+    steps=4,
     vae=VAEConfig(),
     text=TextConfig(),
     preset="fluent-small",

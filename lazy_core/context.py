@@ -9,24 +9,31 @@ from torch import Tensor
 
 from .geometry import Grid
 from .kept import KVDtype
+from .masks import mostly_black
 from .reuse import Reuse
 from .tokens import HoleTokens
 
 
 @dataclass(frozen=True)
 class Sketch:
-    """A rough picture to start from (SDEdit): clean `tokens` [B, K, C p p], and how strongly it binds, 0 (not at all) to 1 (keep it)."""
+    """A rough picture to start from (SDEdit): clean `tokens` [R, K, C p p], and how strongly it binds, 0 (not at all) to 1 (keep it)."""
 
     tokens: Tensor
     strength: float
+    where: Tensor | None = None  # [B, H, W] bool: the pixels that are the sketch's; the others are the canvas's old content
+    black: bool = False  # whether most of the hole is exactly black in what `tokens` show
 
 
 @dataclass(frozen=True)
 class View:
-    """The part of a large canvas that the encoder read: its `grid`, and where in it the hole's tokens lie, `index` [B, K]."""
+    """The part of a large canvas that the encoder read for each hole: its `grid`, and its tokens' places in it, `index` [R, K].
+
+    `sizes` [R, 2] are the rows and columns of each hole's own part where they differ; `grid` is then as large as the largest.
+    """
 
     grid: Grid
     index: Tensor
+    sizes: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -34,14 +41,20 @@ class Context:
     """What Encode Context hands on.
 
     `image` [B, 3, H, W] in 0..1 is the canvas as it came; `mask` [B, H, W] bool, True = hole (generate), False = keep;
-    `latent` [B, C, h, w] the canvas encoded with its hole filled smoothly; `tokens` [B, K, E] the compressed context
-    of the hole; `model` the identity of the checkpoint that made it; `view` is set where the canvas is larger than the
-    encoder's window; `against` [B, E] is what the negative prompt's tokens get on top, see `negative_tokens`; `edges` [B, K, P P] in
-    0..1 are lines that the hole's P x P px tokens shall follow.
+    `latent` [B, C, h, w] the canvas encoded with its hole filled smoothly; `model` the identity of the checkpoint that made it.
 
-    For a stock model `tokens` are empty [B, K, 0], `reuse` says how freely its steps may reuse what is known of the canvas,
-    `kv_dtype` as what they keep it, and `masked` is the canvas encoded with a grey hole [B, C, h, w], for models that were
-    trained to fill one.
+    Each hole is a row of its own, and `owner` [R] says in which image it lies: `hole` [R, K]; `tokens` [R, K, E] the
+    compressed context of the hole; `view` is set where the canvas is larger than the encoder's window; `against` [R, E] is
+    what the negative prompt's tokens get on top, see `negative_tokens`; `edges` [R, K, P P] in 0..1 are lines that the hole's
+    P x P px tokens shall follow.
+
+    Of a soft mask, `weight` [B, H, W] in 0..1 is what the hole is blended with, and `mask` where it is not 0; `strength`
+    [R, K] in 0..1 is how much of the noise levels each token takes part in (`lazy_core.differential`). `alpha` [B, 1, H, W] is
+    the canvas's, if any.
+
+    For a stock model an image's holes are one row, `tokens` are empty [B, K, 0], `reuse` says how freely its steps may reuse
+    what is known of the canvas, `kv_dtype` as what they keep it, and `masked` is the canvas encoded with a grey hole
+    [B, C, h, w], for models that were trained to fill one.
     """
 
     model: str
@@ -58,6 +71,20 @@ class Context:
     edges: Tensor | None = None
     kv_dtype: KVDtype = "model"
     against: Tensor | None = None
+    weight: Tensor | None = None
+    strength: Tensor | None = None
+    alpha: Tensor | None = None
+
+    @property
+    def owner(self) -> Tensor:
+        """The image [R] of the batch that each row belongs to."""
+        return self.hole.owners
+
+    @property
+    def hole_tokens(self) -> int:
+        """Tokens of all holes of an image: of the one where they are most."""
+        counts = self.hole.valid.sum(1)
+        return max(counts.new_zeros(len(self.image)).index_add(0, self.owner, counts).tolist(), default=0)
 
     @property
     def seen(self) -> View:
@@ -66,7 +93,7 @@ class Context:
 
     @property
     def negative_tokens(self) -> Tensor:
-        """The context [B, K, E] that goes with the negative prompt: guidance leads away from it (`StyleNaming.against`)."""
+        """The context [R, K, E] that goes with the negative prompt: guidance leads away from it (`StyleNaming.against`)."""
         if self.against is None:
             return self.tokens
         return self.tokens + self.against[:, None] * self.hole.valid[..., None]
@@ -74,10 +101,16 @@ class Context:
     def with_(self, **changes: Any) -> Context:
         return replace(self, **changes)
 
+    def starts_from_black(self, denoise: float) -> bool:
+        """Whether sampling starts from a hole that is mostly exactly black, as programs leave what is transparent."""
+        if self.sketch is not None:
+            return self.sketch.black
+        return 0 < denoise < 1 and self.hole.count > 0 and mostly_black(self.image, self.mask)
+
     @property
     def hole_fraction(self) -> float:
         """Share of the canvas's pixels that lie in the hole."""
-        return int(self.mask.count_nonzero()) / self.mask.numel()
+        return int(self.mask.count_nonzero()) / max(self.mask.numel(), 1)
 
     def tensors(self) -> list[Tensor]:
         return _tensors(self)
@@ -92,7 +125,7 @@ class Context:
 
     def __repr__(self) -> str:
         size = f"{self.grid.width} x {self.grid.height} px"
-        return f"Context({size}, {self.hole.count} of {self.hole.total} tokens, model {self.model[:8]})"
+        return f"Context({size}, {self.hole_tokens} of {self.hole.total} tokens, model {self.model[:8]})"
 
 
 def _tensors(value: Any) -> list[Tensor]:

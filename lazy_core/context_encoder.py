@@ -67,6 +67,12 @@ class StyleNaming(nn.Module):
         weight = valid[..., None].to(tokens)
         return self.head((tokens * weight).sum(1) / weight.sum(1).clamp_min(1))
 
+    def certain(self, style: int, x: Tensor) -> Tensor:
+        """Return the logits [B, styles] of a style that somebody chose, for the images of x [B, ...]: all of the probability is its own."""
+        logits = x.new_full((len(x), self.table.shape[0]), -1e4, dtype=torch.float32)
+        logits[:, style] = 0
+        return logits
+
     def told(self, logits: Tensor) -> Tensor:
         """The sum of all styles' vectors, weighted by how probable they are [B, E].
 
@@ -102,15 +108,22 @@ class ContextEncoder(CanvasViT):
         """The context of `read_and_name`, to which a model of several styles adds the one that it sees (`StyleNaming`)."""
         return self.both(canvas, mask, hole, coordinates)[0]
 
-    def both(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor) -> tuple[Tensor, Tensor | None]:
-        """`forward`, and what the negative prompt's tokens get on top [B, E], if anything (`StyleNaming.against`)."""
-        tokens, logits = self.read_and_name(canvas, mask, hole, coordinates)
+    def both(
+        self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor, style: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """`forward`, and what the negative prompt's tokens get on top [B, E], if anything (`StyleNaming.against`).
+
+        `style` is the number of the drawing style to follow instead of the one that is read; the reader does not run then.
+        """
+        tokens, logits = self.read_and_name(canvas, mask, hole, coordinates, style)
         if self.naming is None or logits is None:
             return tokens, None
         against = self.naming.against(logits).to(tokens) if self.naming.guidance else None
         return self.naming(tokens, hole.valid, logits), against
 
-    def read_and_name(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor) -> tuple[Tensor, Tensor | None]:
+    def read_and_name(
+        self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor, style: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Canvas latent [B, C, h, w], mask [B, 1, h, w] (1 = hole, 0 = keep), coordinates [N, 2] -> context [B, K, E], and logits of the
         canvas's style [B, styles] where the model knows several.
 
@@ -122,7 +135,11 @@ class ContextEncoder(CanvasViT):
         if self.fill_embedder is not None:
             fill = hole.gather(patchify(torch.cat([canvas, mask], 1), self.patch))
             tokens = tokens + self.fill_embedder(fill) * hole.valid[..., None].to(tokens)
-        return tokens, None if self.naming is None else self.naming.logits(x, coordinates, tokens, hole.valid)
+        if self.naming is None:
+            return tokens, None
+        if style is not None:
+            return tokens, self.naming.certain(style, x)
+        return tokens, self.naming.logits(x, coordinates, tokens, hole.valid)
 
     def visible(self, canvas: Tensor, mask: Tensor) -> Tensor:
         """[B, N, (C + 1) p p]: the hole's content is removed before anything is computed from it; the mask is an input channel."""

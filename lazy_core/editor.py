@@ -6,12 +6,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from .checkpoint import load_model
+from .checkpoint import load_model, style_number
 from .composite import Blend
 from .context import Context
+from .differential import differential, relative
 from .geometry import Box
 from .graphs import StepGraphs
 from .lazy_vae import decode_windows
@@ -19,31 +19,34 @@ from .model import LazyDiffusion, store_for_few_rows
 from .pipeline import Sample, encode_context, hole_coordinates, lazy_decode
 from .sampling import Solver, dpmpp_2m, euler, guided_denoiser
 from .schedule import add_noise, shifted, sigmas
+from .text import Tokenizer, same_length
 
 
 class LazyEditor:
     """A checkpoint with its own text encoder and VAE, ready to edit images [B, 3, H, W] in 0..1 under masks [M, H, W] (1 = hole)."""
 
-    def __init__(self, model: LazyDiffusion, tokenizer: Tokenizer, identity: str = ""):
-        if model.text is None or model.vae is None:
+    def __init__(self, model: LazyDiffusion, tokenizer: Tokenizer | None, identity: str = "", styles: tuple[str, ...] = ()):
+        if model.text is None or model.vae is None or tokenizer is None:
             raise ValueError("this checkpoint has no text encoder or no VAE of its own; use it inside ComfyUI, which brings them.")
         self.model, self.text, self.vae, self.tokenizer, self.identity = model, model.text, model.vae, tokenizer, identity
+        self.styles = styles
         self.graphs = StepGraphs()
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> LazyEditor:
         model, checkpoint = load_model(path)
         store_for_few_rows(model.to(device))
-        return cls(model, Tokenizer.from_str(checkpoint.tokenizer or ""), checkpoint.identity)
+        return cls(model, checkpoint.tokenizer, checkpoint.identity, checkpoint.styles)
 
     @property
     def device(self) -> torch.device:
         return self.vae.mean.device
 
-    def encode(self, image: Tensor, mask: Tensor) -> Context:
-        """Once per canvas and mask."""
+    def encode(self, image: Tensor, mask: Tensor, style: str = "auto") -> Context:
+        """Read canvas and mask, once for many edits. `style` is one of `styles`, or auto: what the canvas shows. Raises ValueError."""
         kind = next(self.model.transformer.parameters()).dtype
-        return encode_context(self.model.transformer, self.to_latent, image, mask, self.identity, self.device, dtype=kind)
+        number = style_number(self.styles, style)
+        return encode_context(self.model.transformer, self.to_latent, image, mask, self.identity, self.device, dtype=kind, style=number)
 
     def decode(
         self,
@@ -67,9 +70,14 @@ class LazyEditor:
         return image
 
     def caption(self, prompts: list[str]) -> Tensor:
-        """-> [len(prompts), L, T]"""
-        ids = torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(prompts)], device=self.device)
-        return self.text(ids)
+        """-> [len(prompts), L, T], L the text encoder's length for each chunk of a long prompt (`text.CHUNKS`).
+
+        Prompts of different length are repeated until all have one: attention to all of it stays the same.
+        """
+        chunks = [self.tokenizer.prompt([(prompt, 1.0)]).chunks for prompt in prompts]
+        ids = torch.tensor([[number for number, _ in chunk] for each in chunks for chunk in each], device=self.device)
+        parts = self.text(ids).split([len(each) for each in chunks])  # of each prompt [chunks, 16, T]
+        return torch.stack(same_length([part.flatten(0, 1) for part in parts]))
 
     def sampler(
         self, context: Context, prompt: str | list[str], steps: int, cfg: float, solver: Solver = "euler", shift: float | None = None
@@ -77,16 +85,16 @@ class LazyEditor:
         config, device = self.model.config, self.device
 
         def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
-            count = len(context.image)
-            prompts = [prompt] * count if isinstance(prompt, str) else prompt
+            prompts = [prompt] * len(context.image) if isinstance(prompt, str) else prompt
+            captions = self.caption(prompts)[context.owner.to(device)]
             keys, edges = (None if x is None else x.to(device) for x in (context.hole.padding, context.edges))
             places = hole_coordinates(context, self.model.transformer).to(device)
             denoiser = guided_denoiser(
                 self.model.transformer.decoder,
                 context.tokens.to(device),
                 places,
-                self.caption(prompts),
-                self.caption([""]).expand(count, -1, -1),
+                captions,
+                self.caption([""]).expand(len(captions), -1, -1),
                 cfg,
                 keys,
                 (context.grid.height, context.grid.width),
@@ -96,14 +104,18 @@ class LazyEditor:
             )
             levels = sigmas(config.prediction, steps, denoise).to(device)
             levels = shifted(levels, config.shift if shift is None else shift) if config.prediction == "flow_x0" else levels
-            x = add_noise(config.prediction, start.to(device), noise.to(device), levels[0])
+            start, noise = start.to(device), noise.to(device)
+            if context.strength is not None:
+                noised = partial(add_noise, config.prediction, start, noise)
+                denoiser = differential(denoiser, relative(context.strength).to(device), start, noised, levels)
+            x = add_noise(config.prediction, start, noise, levels[0])
             end = euler(denoiser, x, levels) if solver == "euler" else dpmpp_2m(denoiser, x, levels)
             return end.cpu()
 
         return sample
 
     def to_latent(self, image: Tensor) -> Tensor:
-        return self.vae.encode(image.to(self.vae.mean) * 2 - 1).float().cpu()
+        return self.vae.encode(image.to(self.vae.mean).clamp(0, 1) * 2 - 1).float().cpu()
 
     def to_image(self, latent: Tensor, right: Box | None = None) -> Tensor:
         return (self.vae.decode(latent.to(self.vae.mean), right) / 2 + 0.5).clamp(0, 1).float().cpu()

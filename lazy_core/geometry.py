@@ -23,11 +23,8 @@ class Grid:
     patch: int
 
     def __post_init__(self) -> None:
-        if min(self.height, self.width) < self.token_pixels:
-            raise ValueError(
-                f"image is {self.width} x {self.height} px, smaller than one token ({self.token_pixels} x {self.token_pixels} px). "
-                "Scale the image up, or choose a larger one."
-            )
+        if min(self.height, self.width) < 1:
+            raise ValueError(f"image is {self.width} x {self.height} px, expected at least one pixel. Check the node that made it.")
 
     @property
     def token_pixels(self) -> int:

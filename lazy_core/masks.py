@@ -17,9 +17,39 @@ Shape = Literal["circle", "square"]
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 
 
+FLOOR = 4 / 255  # of a soft mask: up to here it is 0, from 1 - FLOOR on 1, so that a blur's long tail does not grow the hole
+
+
+def holes_of(mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Split a mask [..., H, W] into its holes, bool: all above `FLOOR`; and its weight.
+
+    The weight is a soft mask's, in 0..1 and 0 outside the holes; None for a hard mask.
+    """
+    hole = mask > FLOOR
+    pairs = zip(*(x.reshape(-1, *mask.shape[-2:]) for x in (mask, hole)), strict=True)
+    grey = (box.cut(own) & (box.cut(values) < 1 - FLOOR) for values, own in pairs for box in boxes_of(own))
+    if not any(bool(part.any()) for part in grey):
+        return hole, None
+    return hole, torch.where(mask >= 1 - FLOOR, 1.0, torch.where(hole, mask.float(), 0.0))
+
+
 def threshold(mask: Tensor) -> Tensor:
     """Soft mask [..., H, W] -> bool, True = hole. A pixel belongs to the hole from one half on."""
     return mask >= 0.5
+
+
+def mostly_black(image: Tensor, hole: Tensor) -> bool:
+    """Tell whether more than half of a hole [B, H, W] bool is exactly black in [B, 3, H, W].
+
+    Programs leave what is transparent so.
+    """
+    black = total = 0
+    for picture, own in zip(image, hole, strict=True):
+        for box in boxes_of(own):
+            inside = box.cut(own)
+            total += int(inside.count_nonzero())
+            black += int((inside & (box.cut(picture) == 0).all(0)).count_nonzero())
+    return 2 * black > total
 
 
 def dilate(mask: Tensor, pixels: int, shape: Shape = "circle", fill: bool = False) -> Tensor:
@@ -68,6 +98,12 @@ def boxes_of(hole: Tensor, margin: int = 0) -> list[Box]:
     found = [Box(rows.start, cols.start, rows.stop, cols.stop) for rows, cols in ndimage.find_objects(labels)]
     canvas = Box(0, 0, *hole.shape)
     return merged([box.times(COARSE).grown(margin).within(canvas) for box in found])
+
+
+def largest_side(hole: Tensor) -> int:
+    """The longer side in px of the largest hole in [B, H, W] bool; holes whose cells touch count as one."""
+    found = [Box.around(box.cut(own)) for own in hole for box in boxes_of(own)]
+    return max((max(box.size) for box in found if box is not None), default=0)
 
 
 Level = tuple[Tensor, Tensor]

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .composite import Blend, composite
+from .config import LazyConfig
 from .context import Context, View
+from .differential import token_strength
 from .geometry import Box, Grid
+from .holes import MARGIN, hole_rows
 from .lazy_vae import DecodeImage, EncodeImage
-from .masks import latent_mask, prefill, threshold, token_mask
+from .masks import boxes_of, holes_of, latent_mask, prefill, token_mask
 from .model import LazyTransformer
-from .positions import grid_coordinates
+from .positions import grid_coordinates, window_coordinates
 from .reuse import Reuse
 from .tokens import HoleTokens
 
 Sample = Callable[[Tensor, Tensor, float], Tensor]
-"""Sampler over the hole: (noise [B, K, C p p], start [B, K, C p p], denoise 0..1) -> clean tokens [B, K, C p p]."""
+"""Sampler over the holes: (noise [R, K, C p p], start [R, K, C p p], denoise 0..1) -> clean tokens [R, K, C p p]."""
 
 
 DecodeHole = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -63,38 +65,83 @@ def encode_context(
     device: torch.device | str = "cpu",
     to_model: Callable[[Tensor], Tensor] = lambda latent: latent,
     dtype: torch.dtype | None = None,
+    style: int | None = None,
 ) -> Context:
     """Image [B, 3, H, W] in 0..1 and mask [M, H, W] (1 = hole, 0 = keep) -> Context, on the CPU.
 
-    Runs the VAE encoder and the context encoder once; neither where no mask has a hole. `model` names the checkpoint,
+    Each hole is a row (`holes.hole_rows`). Runs the VAE encoder once, and the context encoder once for all holes that it reads through
+    windows of one size; neither where no mask has a hole. `model` names the checkpoint,
     `to_model` scales the VAE's latents to what the model was trained on; everything in a Context is in the VAE's units. `dtype` is what
-    the encoder computes in; None: as the latents come.
+    the encoder computes in; None: as the latents come. `style` is the number of a drawing style to follow; None: what the canvas shows.
     Raises ValueError for sizes that do not match, NaN, or an image smaller than a token.
     """
     config = transformer.config
     image, mask = check_inputs(image, mask)
     grid = Grid(image.shape[-2], image.shape[-1], config.latent_scale, config.patch_size)
-    hole_pixels = threshold(mask)
-    hole = HoleTokens.of(token_mask(hole_pixels, grid))
+    hole_pixels, weight = holes_of(mask)
+    hole = hole_rows(hole_pixels, grid, config.window)
     if hole.count == 0:
         latent = image.new_zeros(len(image), config.latent_channels, *grid.latent_size)
-        return Context(model, grid, image, hole_pixels, latent, hole, image.new_zeros(len(image), 0, config.encoder_width))
+        return Context(model, grid, image, hole_pixels, latent, hole, image.new_zeros(len(hole.index), 0, config.encoder_width))
     padded = grid.pad(image)
     # Padding repeats the edge, so it repeats the hole's content wherever the hole touches the edge: it is hole there, too.
     latent = encode_image(prefill(padded, grid.pad(hole_pixels[:, None])[:, 0]))
-    seen, latents, masks = grid, to_model(latent), latent_mask(hole_pixels, grid)
     boxes = windows_around(hole, grid, config.window)
-    if boxes:
-        seen = boxes[0].grid(grid)
-        cells = [box.times(grid.patch) for box in boxes]
-        latents, masks = (torch.cat([cell.cut(x[i : i + 1]) for i, cell in enumerate(cells)]) for x in (latents, masks))
-    near = HoleTokens.of(F.max_pool2d(masks, grid.patch).flatten(1) > 0)
-    read = transformer.context_encoder.both
-    latents, masks = (x.to(device=device, dtype=dtype) for x in (latents, masks))
-    tokens, against = read(latents, masks, near.to(device), grid_coordinates(seen, config, device))
-    view = View(seen, near.index) if boxes else None
-    against = None if against is None else against.float().cpu()
-    return Context(model, grid, image, hole_pixels, latent.cpu(), hole, tokens.float().cpu(), view=view, against=against)
+    latents, masks = (x.to(device=device, dtype=dtype) for x in (to_model(latent), latent_mask(hole_pixels, grid)))
+    tokens, against = read_holes(transformer, latents, masks, hole.to(device), grid, boxes, style)
+    view = view_of(hole, grid, boxes) if boxes else None
+    context = Context(model, grid, image, hole_pixels, latent.cpu(), hole, tokens, view=view, against=against)
+    return softened(context, weight)
+
+
+def read_holes(
+    transformer: LazyTransformer,
+    latent: Tensor,
+    mask: Tensor,
+    hole: HoleTokens,
+    grid: Grid,
+    boxes: list[Box],
+    style: int | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Canvas latent [B, C, h, w], mask [B, 1, h, w] -> context [R, K, E] and `Context.against` [R, E] of each hole, on the CPU.
+
+    Each row is read through its own of `boxes` (`windows_around`), all of one size in one call. Another hole in its window
+    is no hole to it, but what the canvas's smooth fill shows there: models are trained with one hole, and draw what was
+    asked for half as often beside a second one.
+    """
+    boxes = boxes or [Box(0, 0, grid.rows, grid.cols)] * len(hole.index)
+    same_size: dict[tuple[int, int], list[int]] = {}
+    for row, box in enumerate(boxes):
+        same_size.setdefault(box.size, []).append(row)
+    read: dict[int, tuple[Tensor, Tensor | None]] = {}
+    for rows in same_size.values():
+        windows, images = [boxes[row] for row in rows], hole.owners[rows].tolist()
+        seen, near = windows[0].grid(grid), HoleTokens(hole.index[rows], hole.valid[rows], hole.total).within(grid.cols, windows)
+        cells = [box.times(grid.patch) for box in windows]
+        canvas, masked = (torch.cat([box.cut(x[i : i + 1]) for box, i in zip(cells, images, strict=True)]) for x in (latent, mask))
+        masked = masked * near.cells(seen.cols, grid.patch).to(masked)
+        coordinates = grid_coordinates(seen, transformer.config, latent.device)
+        found, offsets = transformer.context_encoder.both(canvas, masked, near, coordinates, style)
+        read.update(zip(rows, zip(found, offsets if offsets is not None else [None] * len(rows), strict=True), strict=True))
+    tokens, against = torch.stack([read[row][0] for row in range(len(boxes))]), [read[row][1] for row in range(len(boxes))]
+    named = [offset for offset in against if offset is not None]
+    return tokens.float().cpu(), torch.stack(named).float().cpu() if named else None
+
+
+def view_of(hole: HoleTokens, grid: Grid, boxes: list[Box]) -> View:
+    """What `boxes` (one for each row, none of them empty) show, as one grid that is as large as the largest of them."""
+    height, width = max(box.height for box in boxes), max(box.width for box in boxes)
+    sizes = None if len({box.size for box in boxes}) == 1 else torch.tensor([box.size for box in boxes])
+    return View(Box(0, 0, height, width).grid(grid), hole.within(grid.cols, boxes, width).index, sizes)
+
+
+def tokens_read(config: LazyConfig, mask: Tensor, images: int) -> int:
+    """How many tokens the context encoder reads for a batch of `images` under masks [M, H, W]: its memory follows them."""
+    grid = Grid(mask.shape[-2], mask.shape[-1], config.latent_scale, config.patch_size)
+    hole = hole_rows(holes_of(mask)[0], grid, config.window)
+    boxes = windows_around(hole, grid, config.window)
+    count = sum(box.area for box in boxes) if boxes else len(hole.index) * grid.tokens
+    return count * (images if len(mask) == 1 else 1)
 
 
 @torch.inference_mode()
@@ -116,7 +163,7 @@ def encode_canvas(
     """
     image, mask = check_inputs(image, mask)
     grid = Grid(image.shape[-2], image.shape[-1], scale, patch)
-    hole_pixels = threshold(mask)
+    hole_pixels, weight = holes_of(mask)
     hole = HoleTokens.of(token_mask(hole_pixels, grid))
     nothing = image.new_zeros(len(image), hole.count, 0)
     if hole.count == 0:
@@ -125,31 +172,37 @@ def encode_canvas(
     padded, gone = grid.pad(image), grid.pad(hole_pixels[:, None])[:, 0]
     latent = encode_image(prefill(padded, gone)).cpu()
     masked = encode_image(torch.where(gone[:, None], 0.5, padded)).cpu() if fill else None
-    return Context(model, grid, image, hole_pixels, latent, hole, nothing, reuse=reuse, masked=masked)
+    context = Context(model, grid, image, hole_pixels, latent, hole, nothing, reuse=reuse, masked=masked)
+    return softened(context, weight)
 
 
-MARGIN = 2  # tokens around a hole that is as large as the encoder's window
+def softened(context: Context, weight: Tensor | None) -> Context:
+    """The context with the weight [B, H, W] of a soft mask; None: as it is."""
+    return context if weight is None else context.with_(weight=weight, strength=token_strength(weight, context.hole, context.grid))
 
 
 def windows_around(hole: HoleTokens, grid: Grid, window: int | None) -> list[Box]:
-    """For each image the box in tokens that the encoder reads: `window` tokens a side around the hole, more for a hole that is larger.
+    """For each row the box in tokens that the encoder reads: `window` tokens a side around the hole, more for a hole that is larger.
 
-    All of one size. Empty where that is the whole canvas. The encoder's cost then follows the hole, and a model meets no
-    position that it was not trained on, however large the canvas (the paper's encoder is quadratic in it, section 5).
+    All of one size where each image has one hole, else each as large as its own hole asks for. Empty where all are the whole canvas. The
+    encoder's cost then follows the holes, wherever they lie, and a model meets no position that it was not trained on, however large the
+    canvas (the paper's encoder is quadratic in it, section 5).
     """
-    if window is None:
+    if window is None or not len(hole.index):
         return []
     parts = []
     for index, valid in zip(hole.index, hole.valid, strict=True):
         cells = index[valid] if bool(valid.any()) else index.new_zeros(1)
         rows, cols = cells // grid.cols, cells % grid.cols
         parts.append(Box(int(rows.min()), int(cols.min()), int(rows.max()) + 1, int(cols.max()) + 1))
-    height = min(grid.rows, max(window, *(part.bottom - part.top + 2 * MARGIN for part in parts)))
-    width = min(grid.cols, max(window, *(part.right - part.left + 2 * MARGIN for part in parts)))
-    if (height, width) == (grid.rows, grid.cols):
+    heights = [min(grid.rows, max(window, part.height + 2 * MARGIN)) for part in parts]
+    widths = [min(grid.cols, max(window, part.width + 2 * MARGIN)) for part in parts]
+    if hole.owner is None:
+        heights, widths = [max(heights)] * len(parts), [max(widths)] * len(parts)
+    if min(heights) == grid.rows and min(widths) == grid.cols:
         return []
     boxes = []
-    for part in parts:
+    for part, height, width in zip(parts, heights, widths, strict=True):
         top = min(max((part.top + part.bottom - height) // 2, 0), grid.rows - height)
         left = min(max((part.left + part.right - width) // 2, 0), grid.cols - width)
         boxes.append(Box(top, left, top + height, left + width))
@@ -169,16 +222,21 @@ def lazy_decode(
 ) -> tuple[Tensor, Tensor]:
     """Fill the hole: -> (image [B, 3, H, W] in 0..1, latent [B, C, h, w] of the edited canvas).
 
-    Denoising starts from noise, from the sketch, or, for `denoise` < 1, from what the hole showed before. With an
-    empty mask the image comes back as it is. With `decode_hole` the VAE decodes the neighbourhood of the hole, and nothing else.
+    Denoising starts from noise, from the sketch, or, for `denoise` < 1, from what the hole showed before. Tokens of a
+    soft mask start from the canvas. With an empty mask, or `denoise` 0 and no sketch, the image comes back as it is.
+    With `decode_hole` the VAE decodes the neighbourhood of the hole, and nothing else.
     """
-    if context.hole.count == 0:
+    if len(context.image) == 0:
+        return context.image, context.latent
+    if context.hole.count == 0 or (denoise <= 0 and context.sketch is None):
         return context.image, encode_image(context.grid.pad(context.image))
-    noise = hole_noise(context, seed)
+    noise, old = hole_noise(context, seed), old_share(context, denoise)
     if context.sketch is not None:
         start, denoise = context.sketch.tokens, denoise * (1 - context.sketch.strength)
     elif denoise < 1:
         start = context.hole.cut(encode_image(context.grid.pad(context.image)), context.grid.patch)
+    elif context.strength is not None:
+        start = soft_start(context, encode_image)
     else:
         start = torch.zeros_like(noise)
     tokens = sample(noise, start, denoise) if denoise > 0 else start
@@ -189,11 +247,40 @@ def lazy_decode(
         decoded = decode_hole(latent, grid.pad(context.image), touched)
     else:
         decoded = decode_image(latent)
-    return composite(context.image, grid.crop(decoded).to(context.image), context.mask, blend), latent
+    pixels = grid.crop(decoded).to(context.image)
+    return composite(context.image, pixels, context.mask, blend, weight=context.weight, old=old), latent
+
+
+def old_share(context: Context, denoise: float) -> Tensor | None:
+    """How much of what the hole showed before is wanted in what `feather` fades into [B, H, W]; None: nothing of it.
+
+    As much as sampling starts from: none at full denoising, and none where a sketch lies over it.
+    """
+    sketch = context.sketch
+    left = 1 - denoise * (1 - sketch.strength if sketch is not None else 1)
+    if left <= 0 or (sketch is not None and sketch.where is None):
+        return None
+    share = torch.full((), left).expand(context.mask.shape)
+    return share if sketch is None or sketch.where is None else torch.where(sketch.where, 0.0, share)
+
+
+def soft_start(context: Context, encode_image: EncodeImage) -> Tensor:
+    """Encode what tokens of a soft mask are until they take part -> [B, K, C p p].
+
+    The canvas, with the smooth fill as far as the mask's weight goes; zeros where all of a token is to go.
+    """
+    assert context.weight is not None and context.strength is not None
+    kept = prefill(context.image, context.mask)
+    for image, filled, weight, hole in zip(context.image, kept, context.weight, context.mask, strict=True):
+        for box in boxes_of(hole):
+            before, after, share = (box.cut(x) for x in (image, filled, weight.to(image)))
+            after.copy_(torch.lerp(before, after, share))
+    start = context.hole.cut(encode_image(context.grid.pad(kept)), context.grid.patch)
+    return start * (context.strength < 1)[..., None].to(start)
 
 
 def fill_hole(context: Context, tokens: Tensor) -> Tensor:
-    """Hole tokens [B, K, C p p] scattered into the canvas's latent [B, C, h, w]."""
+    """Hole tokens [R, K, C p p] scattered into the canvas's latent [B, C, h, w]."""
     return context.hole.scatter(tokens, context.latent, context.grid.patch)
 
 
@@ -203,11 +290,11 @@ def grid_noise(context: Context, seed: int) -> Tensor:
 
 
 def hole_noise(context: Context, seed: int) -> Tensor:
-    """Noise [B, K, C p p], drawn for the whole grid and then gathered: a grown mask leaves old tokens' noise as it was."""
+    """Noise [R, K, C p p], drawn for the whole grid and then gathered: a grown mask leaves old tokens' noise as it was."""
     return context.hole.cut(grid_noise(context, seed), context.grid.patch)
 
 
 def hole_coordinates(context: Context, transformer: LazyTransformer) -> Tensor:
-    """Coordinates [B, K, 2] of the hole's tokens in what the encoder read."""
-    everything = grid_coordinates(context.seen.grid, transformer.config, context.hole.index.device)
-    return everything[context.seen.index] * context.hole.valid[..., None]
+    """Coordinates [R, K, 2] of the hole's tokens in what the encoder read."""
+    seen = context.seen
+    return window_coordinates(seen.grid, seen.index, transformer.config, seen.sizes)

@@ -17,6 +17,15 @@ def grid_coordinates(grid: Grid, config: LazyConfig, device: torch.device | str 
     return torch.stack([y, x], -1).flatten(0, 1)
 
 
+def window_coordinates(grid: Grid, index: Tensor, config: LazyConfig, sizes: Tensor | None = None) -> Tensor:
+    """Coordinates [R, K, 2] of the tokens `index` [R, K] of a grid; `sizes` [R, 2]: each row's own, smaller grid in tokens."""
+    cells = torch.stack([index // grid.cols, index % grid.cols], -1)  # [R, K, 2]
+    if sizes is None or config.positions == "unit":
+        return cells * torch.tensor(spacing(grid, config), device=index.device)
+    own = [Grid(rows * grid.token_pixels, cols * grid.token_pixels, grid.scale, grid.patch) for rows, cols in sizes.tolist()]
+    return cells * torch.tensor([spacing(each, config) for each in own], device=index.device)[:, None]
+
+
 def spacing(grid: Grid, config: LazyConfig) -> tuple[float, float]:
     """Distance between neighbouring rows and columns.
 

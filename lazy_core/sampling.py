@@ -15,6 +15,7 @@ from .decoder import LazyDecoder
 from .graphs import StepGraphs
 from .model import predict_x0
 from .schedule import timestep_of
+from .text import same_length
 
 Solver = Literal["euler", "dpmpp_2m"]
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -44,7 +45,9 @@ def guided_denoiser(
     def double(x: Tensor) -> Tensor:
         return torch.cat([x, x]) if both else x
 
-    captions = torch.cat([caption, negative.expand_as(caption)]) if both and negative is not None else caption
+    captions = caption
+    if both and negative is not None:
+        captions = torch.cat(same_length([caption, negative.expand(len(caption), -1, -1)]))
     marks, lines = (None if x is None else double(x) for x in (keys, edges))
     contexts = double(context) if negative_context is None or not both else torch.cat([context, negative_context])
     kind = next(decoder.parameters()).dtype

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .context import Context, Sketch
-from .masks import threshold
+from .masks import mostly_black, threshold
 from .pipeline import all_finite
 
 Kind = Literal["colour", "edges"]
@@ -27,9 +27,11 @@ def add_sketch(
     check_sketch(context, sketch, strength, where)
     if strength == 0 or context.hole.count == 0:
         return context
-    filled = torch.where(region(context, where)[:, None], sketch.to(context.image), context.image)
-    latent = encode_image(context.grid.pad(filled))
-    return context.with_(sketch=Sketch(context.hole.cut(latent, context.grid.patch), float(strength)))
+    drawn = region(context, where)
+    filled = torch.where(drawn[:, None], sketch.to(context.image), context.image)
+    tokens = context.hole.cut(encode_image(context.grid.pad(filled)), context.grid.patch)
+    partly = None if where is None else drawn
+    return context.with_(sketch=Sketch(tokens, float(strength), partly, mostly_black(filled, context.mask)))
 
 
 @torch.inference_mode()

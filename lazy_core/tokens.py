@@ -8,6 +8,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from .geometry import Box
+
 
 def patchify(latent: Tensor, patch: int) -> Tensor:
     """[B, C, h, w] -> [B, N, C * patch * patch], row by row; h and w are multiples of `patch`."""
@@ -36,15 +38,17 @@ def from_strip(strip: Tensor, patch: int) -> Tensor:
 
 @dataclass(frozen=True)
 class HoleTokens:
-    """Which of N tokens lie in the hole, for a batch whose holes differ in size.
+    """Which of N tokens lie in the hole, for a batch whose holes differ in size: a row for each of R sets of tokens.
 
-    `index` [B, K] int64, ascending, padded with 0 up to the largest hole K; `valid` [B, K] bool, False on padding.
-    Several disjoint holes of an image are one set. Padding is inert: gathered as zeros, never attended, never scattered.
+    `index` [R, K] int64, ascending, padded with 0 up to the largest row K; `valid` [R, K] bool, False on padding.
+    `owner` [R] int64 is the image of the batch that a row belongs to; None: row and image are the same, R = B.
+    Padding is inert: gathered as zeros, never attended, never scattered.
     """
 
     index: Tensor
     valid: Tensor
     total: int
+    owner: Tensor | None = None
 
     @classmethod
     def of(cls, mask: Tensor, count: int | None = None) -> HoleTokens:
@@ -60,12 +64,12 @@ class HoleTokens:
 
     @property
     def count(self) -> int:
-        """K, the largest hole of the batch in tokens."""
+        """K, the largest row of the batch in tokens."""
         return self.index.shape[1]
 
     @property
     def padding(self) -> Tensor | None:
-        """Keys [B, K] that attention may see, or None where no hole is padded.
+        """Keys [R, K] that attention may see, or None where no hole is padded.
 
         An image without a hole keeps one key: a softmax over nothing would be NaN, and its result is dropped anyway.
         """
@@ -75,28 +79,51 @@ class HoleTokens:
         keys[:, 0] = True
         return keys
 
+    @property
+    def owners(self) -> Tensor:
+        """The image [R] of the batch that each row belongs to."""
+        return self.owner if self.owner is not None else torch.arange(len(self.index), device=self.index.device)
+
     def gather(self, tokens: Tensor) -> Tensor:
-        """[B, N, D] -> [B, K, D], zeros on padding."""
+        """[B, N, D] -> [R, K, D], zeros on padding."""
+        tokens = tokens if self.owner is None else tokens[self.owner]
         taken = tokens.gather(1, self.index[..., None].expand(-1, -1, tokens.shape[-1]))
         return taken * self.valid[..., None].to(taken.dtype)
 
     def cut(self, latent: Tensor, patch: int) -> Tensor:
-        """[B, C, h, w] -> [B, K, C * patch * patch]: `gather` of its tokens, without making those that are not in the hole."""
-        cells, batch = in_patches(latent, patch), torch.arange(len(latent), device=latent.device)[:, None]
-        taken = cells[batch, :, self.index // cells.shape[4], :, self.index % cells.shape[4]]  # [B, K, C, patch, patch]
+        """[B, C, h, w] -> [R, K, C * patch * patch]: `gather` of its tokens, without making those that are not in the hole."""
+        cells, image = in_patches(latent, patch), self.owners.to(latent.device)[:, None]
+        taken = cells[image, :, self.index // cells.shape[4], :, self.index % cells.shape[4]]  # [R, K, C, patch, patch]
         return taken.flatten(2) * self.valid[..., None].to(taken.dtype)
 
     def scatter(self, tokens: Tensor, latent: Tensor, patch: int) -> Tensor:
-        """[B, K, C * patch * patch] written over [B, C, h, w] at the hole; returns a new tensor, all else bit-identical."""
+        """[R, K, C * patch * patch] written over [B, C, h, w] at the hole; returns a new tensor, all else bit-identical."""
         result = latent.clone(memory_format=torch.contiguous_format)
-        cells, (batch, slot) = in_patches(result, patch), self.valid.nonzero(as_tuple=True)
-        index = self.index[batch, slot]
-        new = tokens[batch, slot].to(result).unflatten(1, (-1, patch, patch))
-        cells[batch, :, index // cells.shape[4], :, index % cells.shape[4]] = new
+        cells, (row, slot) = in_patches(result, patch), self.valid.nonzero(as_tuple=True)
+        index, image = self.index[row, slot], row if self.owner is None else self.owner[row]
+        new = tokens[row, slot].to(result).unflatten(1, (-1, patch, patch))
+        cells[image, :, index // cells.shape[4], :, index % cells.shape[4]] = new
         return result
 
+    def within(self, cols: int, windows: list[Box], width: int | None = None) -> HoleTokens:
+        """The same tokens of a grid of `cols` columns, counted in each row's own of `windows`, all of one size, that contain them.
+
+        `width`: columns to count them in instead of the windows' own, for windows that differ in size.
+        """
+        corner = self.index.new_tensor([[box.top, box.left] for box in windows])
+        rows, columns = self.index // cols - corner[:, :1], self.index % cols - corner[:, 1:]
+        return HoleTokens((rows * (width or windows[0].width) + columns) * self.valid, self.valid, windows[0].area)
+
+    def cells(self, cols: int, patch: int) -> Tensor:
+        """Which latents of a grid of `cols` columns are in these tokens: float [R, 1, h, w]."""
+        marks = torch.zeros(len(self.index), self.total, device=self.index.device)
+        row, slot = self.valid.nonzero(as_tuple=True)
+        marks[row, self.index[row, slot]] = 1
+        return marks.view(len(marks), 1, -1, cols).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+
     def to(self, device: torch.device | str) -> HoleTokens:
-        return HoleTokens(self.index.to(device), self.valid.to(device), self.total)
+        owner = None if self.owner is None else self.owner.to(device)
+        return HoleTokens(self.index.to(device), self.valid.to(device), self.total, owner)
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,21 @@ from comfy_api.latest import ComfyExtension, io
 
 class LazyDiffusionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        from comfyui_version import __version__
+
+        from .symbols import check_host
+
+        check_host(__version__)  # before what follows imports them
         from .canvas import LazyCanvas, LazyResult
         from .context import LazyEncodeContext
         from .decode import LazyDecode
-        from .host import register_model_folder, report_version
+        from .host import register_model_folder, report_version, when_freed
         from .loader import LazyModelLoader
         from .mask import LazyMaskDilate
+        from .memory import forget_caches
         from .sketch import LazySketchCondition
 
         report_version()
+        when_freed(forget_caches)
         register_model_folder()  # not in on_load: ComfyUI 0.3.75 never calls it
         return [LazyModelLoader, LazyMaskDilate, LazyEncodeContext, LazySketchCondition, LazyDecode, LazyCanvas, LazyResult]

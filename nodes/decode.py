@@ -3,28 +3,50 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 
 from ..lazy_core.composite import BLENDS
-from ..lazy_core.cost import step_flops
 from ..lazy_core.pipeline import lazy_decode
-from . import host
+from . import host, messages
+from .checks import check_choice, check_number, check_socket, explains_memory
 from .context import ContextType
-from .images import check_context, decoder, not_offered, to_bhwc
+from .images import check_context, decoder, same_picture, to_bhwc, with_alpha
+from .patches import examine
+from .schema import Choice, schema
 from .stock import edit as stock
 from .vae import canvas_encoder, hole_decoder
 
 VAE_DECODES = ("lazy", "full")
+AUTO_BLENDS = ("auto", *BLENDS)
+
+
+SEARCH = ["inpaint", "inpainting", "fill hole", "local edit", "paint", "retouch", "sampler"]
+SEARCH += ["局部重绘", "修补", "填补空洞", "局部编辑"]
 
 
 class LazyDecode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
+            [
+                "inpaint",
+                "inpainting",
+                "fill hole",
+                "local edit",
+                "paint",
+                "retouch",
+                "KSampler",
+                "局部重绘",
+                "修补",
+                "填补空洞",
+                "局部编辑",
+            ],
             node_id="LazyDecode",
             display_name="Lazy Decode",
             category="lazydiffusion",
-            description="Generates the hole, and only the hole: each step costs what the hole costs. Outside the mask nothing changes.",
+            description="Inpaints: generates the hole, and only the hole, so that a local edit costs what its hole costs. "
+            "Outside the mask nothing changes.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that made the CONTEXT."),
                 io.Vae.Input("vae", tooltip="The VAE that made the CONTEXT."),
@@ -41,14 +63,14 @@ class LazyDecode(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "steps",
-                    default=20,
-                    min=1,
+                    default=0,
+                    min=0,
                     max=1000,
-                    tooltip="Denoising steps. 4 are enough for the shipped model, others as always.",
+                    tooltip="Denoising steps. 0: as many as suit the model, 4 for the shipped one, 20 for others.",
                 ),
                 io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, tooltip="How strongly the prompt counts; 1 is fastest."),
-                io.Combo.Input("sampler_name", options=host.SAMPLERS, default="euler", tooltip="Any of the host's samplers."),
-                io.Combo.Input("scheduler", options=host.SCHEDULERS, default="simple", tooltip="Any of the host's schedulers."),
+                Choice("sampler_name", options=host.SAMPLERS, default="euler", tooltip="Any of the host's samplers."),
+                Choice("scheduler", options=host.SCHEDULERS, default="simple", tooltip="Any of the host's schedulers."),
                 io.Float.Input(
                     "denoise",
                     default=1.0,
@@ -57,18 +79,21 @@ class LazyDecode(io.ComfyNode):
                     step=0.01,
                     tooltip="Below 1, the hole's old content shows through: 0 keeps it, 1 ignores it.",
                 ),
-                io.Combo.Input(
+                Choice(
                     "blend",
-                    options=list(BLENDS),
-                    default="feather",
-                    tooltip="How the hole meets the canvas: paste, fade, or match colours along the border.",
+                    options=list(AUTO_BLENDS),
+                    default="auto",
+                    tooltip="How the hole meets the canvas: paste, fade, or match colours along the border (auto, for the shipped model).",
                 ),
-                io.Combo.Input(
+                Choice(
                     "vae_decode",
                     options=list(VAE_DECODES),
                     default="lazy",
                     optional=True,
                     tooltip="lazy: only around the hole; with a stock VAE from the canvas's second edit on. full: the whole picture.",
+                ),
+                io.Image.Input(
+                    "image", optional=True, tooltip="The canvas, for when this node is bypassed: it is then passed on. Otherwise not used."
                 ),
             ],
             outputs=[
@@ -79,17 +104,7 @@ class LazyDecode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls, sampler_name: str | None, scheduler: str | None, blend: str | None, vae_decode: str | None = None
-    ) -> bool | str:
-        return not_offered(
-            sampler_name=(sampler_name, host.SAMPLERS),
-            scheduler=(scheduler, host.SCHEDULERS),
-            blend=(blend, BLENDS),
-            vae_decode=(vae_decode, VAE_DECODES),
-        )
-
-    @classmethod
+    @explains_memory
     def execute(
         cls,
         model: Any,
@@ -104,25 +119,58 @@ class LazyDecode(io.ComfyNode):
         scheduler: str,
         denoise: float,
         blend: Any,
-        vae_decode: str = "lazy",
+        vae_decode: str | None = "lazy",
+        image: Any = None,
     ) -> io.NodeOutput:
         begin = time.perf_counter()
+        vae_decode = "lazy" if vae_decode is None else vae_decode
+        cls.check(model, vae, positive, negative, cfg, denoise)
+        check_choice(host.SAMPLERS, sampler_name=sampler_name)
+        check_choice(host.SCHEDULERS, scheduler=scheduler)
+        check_choice(AUTO_BLENDS, blend=blend)
+        check_choice(VAE_DECODES, vae_decode=vae_decode)
+        steps = steps or host.suitable_steps(model)
+        if blend == "auto":
+            blend = "feather" if host.is_stock(model) else "poisson"
         timing = host.Timing()
         settings = host.Settings(seed, steps, cfg, sampler_name, scheduler, shown_in_canvas(cls.hidden))
         known, sample = (cls.stock if host.is_stock(model) else cls.lazy)(model, vae, context, positive, negative, settings, timing)
         decode_image = decoder(vae)
         decode_hole = hole_decoder(vae, decode_image) if vae_decode == "lazy" else None
-        image, latent = lazy_decode(known, sample, canvas_encoder(vae), decode_image, seed, denoise, blend, decode_hole)
+        said = examine(model, positive, negative, known.reuse, known.strength is not None)
+        result, latent = lazy_decode(known, sample, canvas_encoder(vae), decode_image, seed, denoise, blend, decode_hole)
+        untouched = denoise <= 0 and known.sketch is None
+        pixels = with_alpha(result, known if not untouched else known.with_(mask=torch.zeros_like(known.mask), weight=None))
         figures = {
-            "hole_tokens": known.hole.count,
+            "hole_tokens": known.hole_tokens,
             "all_tokens": known.hole.total,
             "hole_fraction": known.hole_fraction,
             "steps": steps,
             "step_ms": timing.step_ms,
             "total_ms": 1000 * (time.perf_counter() - begin),
-            "saved_ms": timing.step_ms * steps * timing.sparse_share * (cls.ratio(model, known, positive) - 1),
         }
-        return io.NodeOutput(to_bhwc(image), {"samples": latent}, ui={"lazydiffusion": [figures]})
+        figures["saved_ms"] = host.saved_ms(model, known, positive[0][0].shape[1], timing)
+        figures["messages"] = [*said, *cls.tell(model, known, positive, negative, denoise, image)]
+        return io.NodeOutput(to_bhwc(pixels), {"samples": latent}, ui={"lazydiffusion": [figures]})
+
+    @classmethod
+    def check(cls, model: Any, vae: Any, positive: Any, negative: Any, cfg: Any, denoise: Any) -> None:
+        """Raises ValueError before anything is computed."""
+        check_socket("MODEL", model=model)
+        check_socket("VAE", vae=vae)
+        check_socket("CONDITIONING", positive=positive, negative=negative)
+        host.check_prompt("positive", positive)
+        host.check_prompt("negative", negative)
+        check_number(0, 100, cfg=cfg)
+        check_number(0, 1, denoise=denoise)
+
+    @classmethod
+    def tell(cls, model: Any, known: Any, positive: list, negative: list, denoise: float, image: Any) -> list[messages.Message]:
+        found = messages.of_prompts(positive, negative)
+        if not host.is_stock(model):
+            found += messages.of_hole(known, host.transformer_of(model).config.trained_pixels)
+        found += messages.of_start(known, denoise)
+        return found if same_picture(image, known.image) else [*found, messages.message("other_image")]
 
     @classmethod
     def lazy(cls, model: Any, vae: Any, context: Any, positive: list, negative: list, settings: Any, timing: Any) -> Any:
@@ -135,15 +183,6 @@ class LazyDecode(io.ComfyNode):
     def stock(cls, model: Any, vae: Any, context: Any, positive: list, negative: list, settings: Any, timing: Any) -> Any:
         known = check_context(context, stock.latents_of(model, vae).identity)
         return known, stock.hole_sampler(model, known, positive, negative, settings, timing)
-
-    @classmethod
-    def ratio(cls, model: Any, known: Any, positive: list) -> float:
-        """Operations of a step on all tokens to those of one in the hole: counted for our models, the tokens' ratio for others."""
-        hole, total = known.hole.count, known.hole.total
-        if not host.is_stock(model):
-            config, text_tokens = host.transformer_of(model).config, positive[0][0].shape[1]
-            hole, total = (step_flops(config, count, text_tokens, kept_text=True) for count in (hole, total))
-        return total / max(hole, 1)
 
 
 def shown_in_canvas(hidden: Any) -> bool:

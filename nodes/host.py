@@ -5,12 +5,16 @@ Everything else in `nodes/` uses public node API only. Written against ComfyUI 0
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import logging
 import math
 import os
+import sys
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,10 +35,10 @@ import folder_paths
 import latent_preview
 import node_helpers
 import torch
+from aiohttp import web
 from comfy.cli_args import args as host_args
 from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
 from comfy.patcher_extension import CallbacksMP
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from ..lazy_core.attention import sdpa
@@ -43,21 +47,26 @@ from ..lazy_core.checkpoint import Checkpoint, check_keys, read_checkpoint
 from ..lazy_core.config import LazyConfig
 from ..lazy_core.context import Context
 from ..lazy_core.decoder import Prepared
+from ..lazy_core.differential import joined, relative
 from ..lazy_core.geometry import Grid
 from ..lazy_core.graphs import StepGraphs
 from ..lazy_core.layers import Build
 from ..lazy_core.model import LazyTransformer, store_for_few_rows
 from ..lazy_core.pipeline import fill_hole
-from ..lazy_core.positions import spacing
-from ..lazy_core.text import PAD, TextEncoder
+from ..lazy_core.positions import window_coordinates
+from ..lazy_core.text import SPECIAL, TextEncoder, Tokenizer
+from ..lazy_core.throughput import step_seconds
 from ..lazy_core.tokens import from_strip, to_strip
 from ..lazy_core.vae import TinyVAE
+from .memory import leaner
+from .patches import refuse_replaced
 from .stock.families import family_of, supported
 
 FOLDER = "lazydiffusion"
 SHIPPED = Path(__file__).parent.parent / "models"
 SAMPLERS: list[str] = comfy.samplers.KSampler.SAMPLERS
 SCHEDULERS: list[str] = comfy.samplers.KSampler.SCHEDULERS
+USUAL_STEPS = 20
 
 
 TESTED = ("0.3.75", "0.33.0")  # ComfyUI versions that all tests pass on
@@ -68,6 +77,13 @@ def report_version() -> None:
     tested = " and ".join(TESTED)
     known = "" if comfyui_version.__version__ in TESTED else " This one was not."
     logging.info(f"LazyDiffusion: ComfyUI {comfyui_version.__version__}; tested with {tested}.{known}")
+
+
+@cache
+def checks_combos() -> bool:
+    """Whether the host compares a value with the options of a COMBO itself, as newer ones do."""
+    execution = sys.modules.get("execution")
+    return execution is not None and "Combo.io_type" in inspect.getsource(execution.validate_inputs)
 
 
 def free_memory() -> int:
@@ -99,8 +115,35 @@ def with_room_for(model: Any, shape: list[int], kept: int) -> list[int]:
     return [*shape[:-2], math.ceil(shape[-2] * (1 + min(kept, max(left, 0)) / needed)), shape[-1]]
 
 
+def total_memory() -> int:
+    """Bytes of main memory that the machine has."""
+    return int(mm.total_ram * (1 << 20))
+
+
 def give_memory_back() -> None:
     mm.soft_empty_cache(True)
+
+
+def unload_other_models() -> None:
+    """For a second try after memory ran out: everything goes, and what runs next is loaded again."""
+    mm.unload_all_models()
+    give_memory_back()
+
+
+def when_freed(forget: Callable[[], None]) -> None:
+    """Have `forget` called when somebody asks the host to free memory (the page's buttons, POST /free), as its own caches are."""
+
+    @web.middleware
+    async def watch(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
+        response = await handler(request)
+        if request.method == "POST" and request.path in ("/free", "/api/free") and response.status == 200:
+            forget()
+        return response
+
+    # Only where a server runs: its module is imported then, and is too much for whoever calls nodes without one.
+    running = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    if running is not None:
+        running.app.middlewares.append(watch)
 
 
 # -- model files ------------------------------------------------------------------------------------------------------
@@ -144,6 +187,20 @@ def attention_for_few(function: Any, q: Tensor) -> Any:
     return attention_pytorch if q.device.type == "cpu" and not chosen_attention() else function
 
 
+def preferred_attention(transformer: torch.nn.Module) -> Any:
+    """The attention that a checkpoint asks for, in newer hosts (int8), which any override makes them drop; None where layers differ."""
+    found = {getattr(getattr(layer, "comfy_attention", None), "function", None) for layer in transformer.modules()} - {None}
+    return found.pop() if len(found) == 1 else None
+
+
+def inpainting_noise(sampler: Any, noise: Tensor, extra: dict[str, Any]) -> Tensor:
+    """The noise that the host puts over what lies outside the mask: for some samplers (ddim) another draw than the hole's."""
+    if not getattr(sampler, "inpaint_options", {}).get("random", False):
+        return noise
+    generator = torch.Generator("cpu").manual_seed(extra.get("seed", 41) + 1)
+    return torch.randn(noise.shape, generator=generator, device="cpu").to(noise)
+
+
 def graphs_wanted() -> bool:
     """Whether steps may run as CUDA graphs, which have an attention of their own for holes that differ in size.
 
@@ -161,6 +218,7 @@ class Reuse:
 
     def __init__(self) -> None:
         self.prepared: dict[Any, Prepared] = {}
+        self.rows = 0  # images of all model calls so far, once for each branch of guidance
 
 
 class LazyDiffusionModel(LazyTransformer):
@@ -169,6 +227,7 @@ class LazyDiffusionModel(LazyTransformer):
     def __init__(self, lazy: LazyConfig, dtype: torch.dtype | None = None, device: Any = None, operations: Any = None):
         super().__init__(lazy, Build(operations, dtype, device, host_attention))
         self.dtype, self.graphs = dtype, StepGraphs(graphs_wanted)
+        self.in_channels = lazy.latent_channels  # guidance nodes made for one of the host's transformers read it (RenormCFG)
 
     def forward(
         self,
@@ -180,6 +239,7 @@ class LazyDiffusionModel(LazyTransformer):
         lazy_keys: Tensor | None = None,
         lazy_edges: Tensor | None = None,
         lazy_grid: Any = None,
+        lazy_sizes: Tensor | None = None,
         lazy_reuse: Reuse | None = None,
         transformer_options: Any = None,
         **_: Any,
@@ -187,10 +247,10 @@ class LazyDiffusionModel(LazyTransformer):
         """Strip x [B, C, K p, p], timestep [B] in 0..1000, text `context` [B, L, T] -> strip of the same shape."""
         if lazy_tokens is None or lazy_index is None or lazy_grid is None or context is None:
             raise ValueError("a LazyDiffusion model was sampled without a CONTEXT. Use the Lazy Decode node instead of KSampler.")
+        refuse_replaced(transformer_options)
 
         def prepare() -> Prepared:
-            cells = torch.stack([lazy_index // lazy_grid.cols, lazy_index % lazy_grid.cols], -1)  # [B, K, 2]
-            places = cells * torch.tensor(spacing(lazy_grid, self.config), device=x.device)
+            places = window_coordinates(lazy_grid, lazy_index, self.config, lazy_sizes)  # [R, K, 2]
             keys = None if lazy_keys is None else lazy_keys > 0
             size = (lazy_grid.height, lazy_grid.width)
             return self.decoder.prepare(lazy_tokens, places, context, keys, size, packed=True, edges=lazy_edges)
@@ -200,6 +260,7 @@ class LazyDiffusionModel(LazyTransformer):
         if lazy_reuse is None or not batch:
             output = self.decoder.step(tokens, timestep, prepare())
         else:
+            lazy_reuse.rows += len(x)
             given = lazy_reuse.prepared.get(batch) or lazy_reuse.prepared.setdefault(batch, prepare())
             output = self.graphs.step(self.decoder, tokens, timestep, given)
         if self.config.prediction == "flow_x0":
@@ -215,7 +276,7 @@ class HostModel(comfy.model_base.BaseModel):
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         out = super().extra_conds(**kwargs)
-        for name in ("lazy_tokens", "lazy_index", "lazy_keys", "lazy_edges"):
+        for name in ("lazy_tokens", "lazy_index", "lazy_keys", "lazy_edges", "lazy_sizes"):
             if kwargs.get(name) is not None:
                 out[name] = comfy.conds.CONDRegular(kwargs[name])
         for name in ("lazy_grid", "lazy_reuse"):
@@ -234,6 +295,13 @@ class TinyLatent(comfy.latent_formats.LatentFormat):
         return latent
 
 
+class Described(dict):
+    """A transformer's configuration, which nodes for UNets read (FreeU)."""
+
+    def __missing__(self, key: str) -> Any:
+        raise ValueError(f"a LazyDiffusion model has no '{key}': the node that asks for it is made for UNets. Remove it.")
+
+
 class HostConfig(comfy.supported_models_base.BASE):
     unet_config: ClassVar[dict[str, Any]] = {}
     unet_extra_config: ClassVar[dict[str, Any]] = {}
@@ -245,6 +313,7 @@ class HostConfig(comfy.supported_models_base.BASE):
 def host_config(config: LazyConfig, checkpoint: Checkpoint) -> tuple[HostConfig, Any]:
     """The host's description of our model, and the kind of noise schedule it samples with."""
     host = HostConfig({"lazy": config})
+    host.unet_config = Described(host.unet_config)
     if config.vae is not None:
         host.latent_format = TinyLatent()
         host.latent_format.latent_channels = config.latent_channels
@@ -271,7 +340,7 @@ def make_model(checkpoint: Checkpoint) -> comfy.model_patcher.ModelPatcher:
     model.load_state_dict(weights, strict=False)
     if device.type == "cpu":
         store_for_few_rows(model)
-    model.lazy_identity = checkpoint.identity
+    model.lazy_identity, model.lazy_styles = checkpoint.identity, checkpoint.styles
     patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
     # What the captured steps hold goes with the weights when the host makes room for another model.
     patcher.add_callback(CallbacksMP.ON_DETACH, lambda patcher, *_: transformer_of(patcher).graphs.forget())
@@ -344,28 +413,35 @@ def load_for_encoding(model: Any, tokens: int) -> tuple[LazyDiffusionModel, torc
 
 
 # -- CLIP -------------------------------------------------------------------------------------------------------------
+class Rows(list):
+    """The chunks of a prompt as the host has them, and what the node tells its user: what was `cut`, which words are `unknown`.
+
+    A list like any other for nodes that look into tokens; those that make a new one of it lose no more than these two.
+    """
+
+    cut: str = ""
+    unknown: tuple[str, ...] = ()
+
+
 class HostTokenizer:
-    """Made anew for each checkpoint by `make_clip`, which gives it the file's tokenizer."""
+    """Made anew for each checkpoint by `make_clip`, which gives it the file's words."""
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, list[list[tuple]]]:
-        """`(word:1.2)` weights as everywhere in the host. At most the model's length of tokens; the rest is cut off."""
-        length = len(self.tokenizer.encode("").ids)  # padded
-        start, pad = self.tokenizer.encode("").ids[0], self.tokenizer.token_to_id(PAD)
-        tokens = [(start, 1.0)]
-        for part, weight in comfy.sd1_clip.token_weights(comfy.sd1_clip.escape_important(text), 1.0):
-            encoded = self.tokenizer.encode(comfy.sd1_clip.unescape_important(part), add_special_tokens=False)
-            tokens += [(i, weight) for i in encoded.ids if i != pad]
-        tokens = (tokens + [(pad, 1.0)] * length)[:length]
-        return {"lazy": [[(i, w, 0) for i, w in tokens] if return_word_ids else tokens]}
+        """`(word:1.2)` weights as everywhere in the host; long prompts in chunks, as for CLIP (`lazy_core.text.CHUNKS`)."""
+        parts = comfy.sd1_clip.token_weights(comfy.sd1_clip.escape_important(text), 1.0)
+        prompt = self.tokenizer.prompt((comfy.sd1_clip.unescape_important(part), weight) for part, weight in parts)
+        rows = Rows([(i, w, 0) for i, w in chunk] if return_word_ids else chunk for chunk in prompt.chunks)
+        rows.cut, rows.unknown = prompt.cut, prompt.unknown
+        return {"lazy": rows}
 
     def untokenize(self, tokens: list[tuple]) -> list[tuple]:
-        return [(token, self.tokenizer.id_to_token(token[0])) for token in tokens]
+        return [(token, self.tokenizer.words[token[0]]) for token in tokens]
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        return " ".join(self.tokenizer.words[i] for i in ids if not skip_special_tokens or i >= len(SPECIAL))
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}
@@ -382,22 +458,32 @@ class HostText(torch.nn.Module):
         self.dtypes, self.empty, self.options = {dtype}, empty, {}
 
     def set_clip_options(self, options: dict[str, Any]) -> None:
+        if options.get("layer") is not None:
+            raise ValueError("the CLIP of a LazyDiffusion model has one layer to read, the last. Remove CLIP Set Last Layer.")
         self.options.update(options)
 
     def reset_clip_options(self) -> None:
         self.options.clear()
 
-    def encode_token_weights(self, tokens: dict[str, list[list[tuple]]]) -> tuple[Tensor, None]:
-        """-> caption [B, L, T]. A weight moves a token's embedding away from that of the empty prompt, as the host does for CLIP."""
+    def encode_token_weights(self, tokens: dict[str, list[list[tuple]]]) -> tuple[Tensor, None, dict[str, Any]]:
+        """-> caption [1, L, T], all chunks in one row, and what the host puts into the conditioning: what was cut, which words are unknown.
+
+        A weight moves a token's embedding away from that of the empty prompt, as the host does for CLIP.
+        """
         rows = tokens["lazy"]
         device = self.options.get("execution_device") or mm.text_encoder_device()
         ids = torch.tensor([[pair[0] for pair in row] for row in rows], device=device)
         weights = torch.tensor([[float(pair[1]) for pair in row] for row in rows], device=device)[..., None]
-        caption = self.text(ids).float()
+
+        def one_by_one() -> Tensor:
+            return torch.cat([self.text(row[None]) for row in ids])
+
+        caption = leaner("CLIP Text Encode", lambda: self.text(ids), one_by_one, give_memory_back).float()
         if bool((weights != 1).any()):
             empty = self.text(torch.tensor([self.empty], device=device)).float()
             caption = empty + (caption - empty) * weights
-        return caption.to(mm.intermediate_device()), None
+        told = {"lazy_cut": getattr(rows, "cut", ""), "lazy_unknown": list(getattr(rows, "unknown", ()))}
+        return caption.flatten(0, 1)[None].to(mm.intermediate_device()), None, told
 
     def load_sd(self, weights: dict[str, Tensor]) -> Any:
         return self.text.load_state_dict(weights, strict=False)
@@ -408,8 +494,8 @@ def make_clip(checkpoint: Checkpoint) -> comfy.sd.CLIP | None:
     config = checkpoint.config.text
     if config is None or checkpoint.tokenizer is None:
         return None
-    tokenizer = HostTokenizer(Tokenizer.from_str(checkpoint.tokenizer))
-    empty = tokenizer.tokenizer.encode("").ids
+    tokenizer = HostTokenizer(checkpoint.tokenizer)
+    empty = checkpoint.tokenizer.ids("")
     weights = checkpoint.part("text.")
     target = comfy.supported_models_base.ClipTarget(
         lambda embedding_directory=None, tokenizer_data=None: tokenizer,
@@ -470,10 +556,16 @@ def load_all(name: str) -> tuple[Any, Any, Any]:
 # -- sampling ---------------------------------------------------------------------------------------------------------
 @dataclass
 class Timing:
-    """Seconds at which steps ended, and how many model calls of which kind a stock model made."""
+    """Seconds at which steps ended, and how many model calls of which kind a stock model made.
+
+    `calls`: how often the model ran on each image, once for each branch of guidance; 0: unknown. `saved_seconds`: what a stock model's
+    sparse passes took less than passes over all tokens of the same run.
+    """
 
     marks: list[float] = field(default_factory=lambda: [time.perf_counter()])
     passes: dict[str, int] = field(default_factory=dict)
+    calls: float = 0.0
+    saved_seconds: float = 0.0
 
     def mark(self, device: torch.device) -> None:
         if device.type == "cuda":
@@ -488,9 +580,8 @@ class Timing:
         return 1000 * later[len(later) // 2] if later else 0.0
 
     @property
-    def sparse_share(self) -> float:
-        """Share of the model calls that computed the hole's tokens alone."""
-        return self.passes.get("sparse", 0) / sum(self.passes.values()) if self.passes else 1.0
+    def steps(self) -> int:
+        return len(self.marks) - 1
 
 
 @dataclass(frozen=True)
@@ -505,6 +596,27 @@ class Settings:
     preview: bool = False  # a canvas shows the hole while it is made, whatever --preview-method says
 
 
+def suitable_steps(model: Any) -> int:
+    """How many steps a MODEL is given where its user leaves the choice to it."""
+    return USUAL_STEPS if is_stock(model) else transformer_of(model).config.steps
+
+
+def saved_ms(model: Any, context: Context, text_tokens: int, timing: Timing) -> float:
+    """About how much longer the steps of this edit would have taken on all tokens, from measured times; 0: unknown, or nothing.
+
+    For a model of ours on the CPU one of its blocks is timed on all tokens, for a stock model the run's own passes are. On a GPU
+    a step on few tokens is a graph, and no measurement of a block says what a graph of all tokens would take.
+    """
+    if is_stock(model):
+        return max(1000 * timing.saved_seconds, 0.0)
+    if model.load_device.type != "cpu" or not timing.calls or context.hole.count in (0, context.hole.total):
+        return 0.0
+    dtype = model.model.manual_cast_dtype or model.model.get_dtype()
+    calls = round(timing.calls * len(context.image))
+    full = step_seconds(transformer_of(model).decoder, context.hole.total, text_tokens, calls, dtype)
+    return max(1000 * full - timing.step_ms * timing.steps, 0.0)
+
+
 def hole_sampler(model: Any, context: Context, positive: list, negative: list, settings: Settings, timing: Timing) -> Any:
     """A `lazy_core.pipeline.Sample` that runs any stock sampler and scheduler on the strip of hole tokens."""
     config = transformer_of(model).config
@@ -512,9 +624,12 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
     check_conditioning("positive", positive, config.caption_width)
     check_conditioning("negative", negative, config.caption_width)
 
+    patched, strength = with_strength(model, context.strength)
+    noise_mask = None if strength is None else to_strip(strength[..., None].repeat(1, 1, config.patch_size**2), config.patch_size)
+
     def run(noise: Tensor, start: Tensor, denoise: float, reuse: Reuse | None) -> Tensor:
         strip = comfy.sample.sample(
-            model,
+            patched,
             to_strip(noise, config.patch_size),
             settings.steps,
             settings.cfg,
@@ -524,6 +639,7 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
             with_context(negative, context, context.negative_tokens, reuse),
             to_strip(start, config.patch_size),
             denoise=denoise,
+            noise_mask=noise_mask,
             callback=progress(model, context, config.patch_size, timing, settings.preview),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=settings.seed,
@@ -533,13 +649,19 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
     def frugal(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
         if not same_every_step(model, [*positive, *negative]):
             return run(noise, start, denoise, None)
-        try:
-            return run(noise, start, denoise, Reuse())
-        except torch.cuda.OutOfMemoryError:
-            logging.warning("Lazy Decode ran out of memory; trying again without keeping the text's keys and values between steps.")
+
+        def kept_between_steps() -> Tensor:
+            reuse = Reuse()
+            tokens = run(noise, start, denoise, reuse)
+            timing.calls = reuse.rows / len(noise)
+            return tokens
+
+        def make_room() -> None:
             transformer_of(model).graphs.forget()
-        give_memory_back()
-        return run(noise, start, denoise, None)
+            give_memory_back()
+
+        # The second time without keeping the text's keys and values between steps.
+        return leaner("Lazy Decode", kept_between_steps, lambda: run(noise, start, denoise, None), make_room)
 
     def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
         tokens = frugal(noise, start, denoise)
@@ -547,6 +669,28 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
         return tokens
 
     return sample
+
+
+def with_strength(model: Any, strength: Tensor | None) -> tuple[Any, Tensor | None]:
+    """Return the MODEL and the values [R, K] of a noise mask by which a soft mask's tokens of `strength` [R, K] join later.
+
+    Nothing changes for a hard mask, None. What a Differential Diffusion node put on the model is used as it is.
+    """
+    if strength is None:
+        return model, None
+    if "denoise_mask_function" not in model.model_options:
+        model, strength = model.clone(), relative(strength)
+        model.set_model_denoise_mask_function(tokens_that_joined)
+    return model, strength
+
+
+def tokens_that_joined(sigma: Tensor, denoise_mask: Tensor, extra_options: dict[str, Any]) -> Tensor:
+    """The host's kind of function of a noise mask, called at every step: see `lazy_core.differential`."""
+    sampling, sigmas = extra_options["model"].inner_model.model_sampling, extra_options["sigmas"]
+    ends = sigmas[0], max(sigmas[-1], sampling.sigma_min)
+    now, first, last = (float(sampling.timestep(each)) for each in (sigma[0], *ends))
+    final = float(sigma[0]) <= float(sigmas[-2]) * (1 + 1e-6)
+    return joined(denoise_mask, now, first, last, final).to(denoise_mask)
 
 
 def check_steps(settings: Settings) -> None:
@@ -561,12 +705,19 @@ def check_finite(tokens: Tensor, settings: Settings) -> None:
 
 
 SAME_AT_EVERY_STEP = {
+    "denoise_mask_function",
     "transformer_options",
     "sampler_cfg_function",
     "sampler_pre_cfg_function",
     "sampler_post_cfg_function",
     "disable_cfg1_optimization",
 }
+
+
+def check_prompt(name: str, conditioning: list) -> None:
+    """Raises ValueError for text that holds NaN, as a prompt weight like (word:nan) makes it."""
+    if not all(bool(torch.isfinite(text).all()) for text, _ in conditioning):
+        raise ValueError(f"{name} holds NaN or infinite numbers. Check the weights in its prompt, such as (word:1.2).")
 
 
 def check_conditioning(name: str, conditioning: list, width: int) -> None:
@@ -590,6 +741,7 @@ def same_every_step(model: Any, conditioning: list) -> bool:
 def with_context(conditioning: list, context: Context, tokens: Tensor, reuse: Reuse | None) -> list:
     """Conditioning that carries the hole's `tokens` to the model. Raises ValueError for what only makes sense on a whole image."""
     check_whole_image_conditions(conditioning)
+    conditioning = [[of_rows(text, context), values] for text, values in conditioning]
     keys = context.hole.padding
     values = {
         "lazy_tokens": tokens,
@@ -597,11 +749,17 @@ def with_context(conditioning: list, context: Context, tokens: Tensor, reuse: Re
         "lazy_keys": None if keys is None else keys.long(),
         "lazy_edges": context.edges,
         "lazy_grid": context.seen.grid,
+        "lazy_sizes": context.seen.sizes,
         "lazy_reuse": reuse,
         "width": context.grid.width,
         "height": context.grid.height,
     }
     return node_helpers.conditioning_set_values(conditioning, values)
+
+
+def of_rows(text: Tensor, context: Context) -> Tensor:
+    """A batch of prompts [T, L, W], which the host repeats for the images, as one for each hole [R, L, W]; one prompt stays one."""
+    return text if len(text) == 1 else text[context.owner % len(text)]
 
 
 def check_whole_image_conditions(conditioning: list) -> None:
@@ -610,8 +768,11 @@ def check_whole_image_conditions(conditioning: list) -> None:
             raise ValueError(f"the conditioning has {found[0]}, which Lazy Decode cannot apply to hole tokens. Remove that node.")
 
 
-def progress(model: Any, context: Context, patch: int, timing: Timing, wanted: bool = False) -> Any:
-    """Progress bar and, where previews are on or `wanted`, the hole's current guess in the canvas. Cancel is raised by the bar."""
+def progress(model: Any, context: Context, patch: int, timing: Timing, wanted: bool = False, strips: Any = lambda latent: latent) -> Any:
+    """Progress bar and, where previews are on or `wanted`, the hole's current guess in the canvas. Cancel is raised by the bar.
+
+    `strips`: from what the sampler sees to strips of the hole's tokens.
+    """
     bar = comfy.utils.ProgressBar(1)
     previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
     if previewer is None and wanted:
@@ -624,7 +785,7 @@ def progress(model: Any, context: Context, patch: int, timing: Timing, wanted: b
         timing.mark(x0.device)
         preview = None
         if previewer is not None:
-            strip = x0.detach().float().cpu()
+            strip = strips(x0.detach().float().cpu())
             latent = fill_hole(canvas, from_strip(strip.flatten(1, -3), patch))
             kind, picture, limit = previewer.decode_latent_to_preview_image("JPEG", latent.unsqueeze(2) if timed else latent)
             preview = kind, cropped(picture, context.grid), limit

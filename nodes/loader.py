@@ -3,19 +3,21 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from . import host
-from .images import not_offered
+from .checks import check_choice, explains_memory
+from .schema import Choice, schema
 
 
 class LazyModelLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
+            ["checkpoint", "inpaint model", "load model", "局部重绘", "加载模型"],
             node_id="LazyModelLoader",
             display_name="Load Lazy Model",
             category="lazydiffusion",
             description="Loads a LazyDiffusion model with its text encoder and VAE. The model that ships with the pack is in the list.",
             inputs=[
-                io.Combo.Input(
+                Choice(
                     "model_name", options=host.model_names(), tooltip="A .safetensors file in models/lazydiffusion, or the shipped model."
                 ),
             ],
@@ -27,9 +29,7 @@ class LazyModelLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model_name: str | None) -> bool | str:
-        return not_offered(model_name=(model_name, host.model_names()))
-
-    @classmethod
+    @explains_memory
     def execute(cls, model_name: str) -> io.NodeOutput:
+        check_choice(host.model_names(), model_name=model_name)
         return io.NodeOutput(*host.load_all(model_name))

@@ -4,13 +4,16 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..lazy_core import masks
-from .images import not_offered, to_mask
+from .checks import check_choice, check_socket, explains_memory
+from .images import to_mask
+from .schema import Choice, schema
 
 
 class LazyMaskDilate(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
+            ["grow mask", "expand mask", "fill mask", "inpaint", "hole", "扩展遮罩", "遮罩膨胀", "局部重绘"],
             node_id="LazyMaskDilate",
             display_name="Mask Dilate",
             category="lazydiffusion",
@@ -18,7 +21,7 @@ class LazyMaskDilate(io.ComfyNode):
             inputs=[
                 io.Mask.Input("mask", tooltip="1 = hole (generate), 0 = keep."),
                 io.Int.Input("pixels", default=16, min=0, max=1024, tooltip="How far the hole grows on every side, in pixels."),
-                io.Combo.Input("shape", options=list(masks.SHAPES), tooltip="Circle keeps corners round; square keeps boxes boxes."),
+                Choice("shape", options=list(masks.SHAPES), tooltip="Circle keeps corners round; square keeps boxes boxes."),
                 io.Boolean.Input(
                     "fill_holes", default=True, tooltip="Also fill what the hole encloses, as when you draw a ring around an object."
                 ),
@@ -27,9 +30,8 @@ class LazyMaskDilate(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, shape: str | None) -> bool | str:
-        return not_offered(shape=(shape, masks.SHAPES))
-
-    @classmethod
+    @explains_memory
     def execute(cls, mask: Tensor, pixels: int, shape: masks.Shape, fill_holes: bool) -> io.NodeOutput:
+        check_socket("MASK", mask=mask)
+        check_choice(masks.SHAPES, shape=shape)
         return io.NodeOutput(masks.dilate(to_mask(mask), pixels, shape, fill_holes))

@@ -7,15 +7,18 @@ from torch import Tensor
 
 from ..lazy_core.sketch import KINDS, add_edges, add_sketch
 from . import host
+from .checks import check_choice, check_number, check_socket, explains_memory
 from .context import ContextType
-from .images import check_context, not_offered, to_bchw, to_mask
+from .images import check_context, to_bchw, to_mask
+from .schema import Choice, schema
 from .vae import canvas_encoder
 
 
 class LazySketchCondition(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
+            ["inpaint sketch", "scribble", "paint", "lines", "draw", "草图", "涂鸦", "局部重绘"],
             node_id="LazySketchCondition",
             display_name="Sketch Condition",
             category="lazydiffusion",
@@ -28,7 +31,7 @@ class LazySketchCondition(io.ComfyNode):
                 io.Mask.Input(
                     "sketch_mask", optional=True, tooltip="Where the sketch counts: 1 = use the sketch, 0 = keep the canvas below it."
                 ),
-                io.Combo.Input(
+                Choice(
                     "kind",
                     options=list(KINDS),
                     default="colour",
@@ -40,13 +43,16 @@ class LazySketchCondition(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, kind: str | None = None) -> bool | str:
-        return not_offered(kind=(kind, KINDS))
-
-    @classmethod
+    @explains_memory
     def execute(
         cls, context: Any, vae: Any, sketch: Tensor, strength: float, sketch_mask: Tensor | None = None, kind: str = "colour"
     ) -> io.NodeOutput:
+        kind = "colour" if kind is None else kind
+        check_socket("IMAGE", sketch=sketch)
+        check_choice(KINDS, kind=kind)
+        check_number(0, 1, strength=strength)
+        if sketch_mask is not None:
+            check_socket("MASK", sketch_mask=sketch_mask)
         known = check_context(context)
         host.check_vae(vae, known.latent.shape[1], known.grid.scale)
         where = None if sketch_mask is None else to_mask(sketch_mask)

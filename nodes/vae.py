@@ -17,10 +17,13 @@ from ..lazy_core.records import Records
 from ..lazy_core.vae import TinyVAE
 from . import host
 from .images import encoder
+from .memory import forgettable, part_of_memory
 
 KNOWN = (Decoder, ResnetBlock, AttnBlock, Upsample, nn.Conv2d, nn.GroupNorm, nn.SiLU, nn.Dropout, nn.Identity, nn.ModuleList)
-RECORDS = Records(limit=512 << 20, free=host.free_memory)
-CANVASES = Canvases(limit=256 << 20, free=host.free_memory)
+RECORDS = Records(limit=part_of_memory(512 << 20, host.total_memory()), free=host.free_memory)
+CANVASES = Canvases(limit=part_of_memory(256 << 20, host.total_memory(), 64), free=host.free_memory)
+forgettable(RECORDS.cache.clear)
+forgettable(CANVASES.cache.clear)
 
 
 def canvas_encoder(vae: Any) -> EncodeImage:

@@ -121,6 +121,9 @@ class Lazy:
     def core(self, name: str) -> ModuleType:
         return importlib.import_module(f"{self.pack.__name__}.lazy_core.{name}")
 
+    def node_module(self, name: str) -> ModuleType:
+        return importlib.import_module(f"{self.pack.__name__}.nodes.{name}")
+
     def text(self, prompt: str) -> list[Any]:
         """CONDITIONING of the stock node."""
         with torch.inference_mode():

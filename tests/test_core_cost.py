@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import beside
 from benchmarks.holes import hole
+from lazy_core import throughput
 from lazy_core.canvases import Canvases
 from lazy_core.config import PRESETS, LazyConfig
 from lazy_core.context_encoder import ContextEncoder
@@ -63,6 +65,47 @@ def test_operations_of_the_encoder():
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoder(latent[:, :4], latent[:, 4:], HoleTokens(hole, hole.bool(), 4096), torch.empty(4096, 2, device="meta"))
     assert abs(encoder_flops(PRESETS["pixart-xl"], 4096) / counter.get_total_flops() - 1) < 0.02
+
+
+def test_a_steps_time_is_a_blocks_time_scaled(monkeypatch: pytest.MonkeyPatch):
+    """The block is timed once for each size, on 1024 tokens at most; beyond, time follows the counted operations."""
+    decoder, asked = decoder_on_meta(PRESETS["fluent-small"]), []
+
+    def timed(decoder: LazyDecoder, tokens: int, text_tokens: int, images: int, dtype: torch.dtype) -> float:
+        asked.append((tokens, images))
+        return 0.25 * images  # seconds
+
+    monkeypatch.setattr(throughput, "block_seconds", timed)
+    monkeypatch.setattr(throughput, "_MEASURED", {})
+    seconds = lambda tokens, images: throughput.step_seconds(decoder, tokens, TEXT, images, torch.float32)  # noqa: E731
+    assert seconds(256, 2) == pytest.approx(2 * 0.25 * decoder.config.depth)
+    assert seconds(256, 8) == pytest.approx(4 * seconds(256, 2))
+    flops = lambda tokens: step_flops(decoder.config, tokens, TEXT, kept_text=True)  # noqa: E731
+    assert seconds(4096, 2) == pytest.approx(seconds(1024, 2) * flops(4096) / flops(1024))
+    assert asked == [(256, 2), (1024, 2)]
+
+
+def test_an_estimated_step_takes_what_a_step_takes():
+    """Within a third, in one thread's processor time, as others may use the machine. `benchmarks.saved` measures it in the nodes."""
+    config = replace(PRESETS["fluent-small"], depth=4)
+    decoder = LazyDecoder(config, Build()).eval()
+    initialise(decoder, torch.Generator().manual_seed(0))
+    x, context = torch.randn(2, 256, config.latent_channels * 4), torch.randn(2, 256, config.encoder_width)
+    text, threads = torch.randn(2, 16, config.caption_width), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(throughput.time, "perf_counter", time.thread_time)
+            patch.setattr(throughput, "_MEASURED", {})
+            given = decoder.prepare(context, torch.rand(2, 256, 2), text, packed=True)
+            taken = []
+            for _ in range(3):
+                begin = time.thread_time()
+                decoder.step(x, torch.tensor([500.0, 500.0]), given)
+                taken.append(time.thread_time() - begin)
+            assert throughput.step_seconds(decoder, 256, 16, 2, torch.float32) == pytest.approx(min(taken), rel=0.33)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def peak(decoder: LazyDecoder, hole: int) -> int:

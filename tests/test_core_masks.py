@@ -14,7 +14,7 @@ from scipy.sparse.linalg import spsolve
 from lazy_core import membrane as membrane_module
 from lazy_core.composite import composite, feather_weight
 from lazy_core.geometry import Box
-from lazy_core.masks import boxes_of, dilate, in_cells, prefill, seen_by_push_pull, threshold
+from lazy_core.masks import boxes_of, dilate, holes_of, in_cells, mostly_black, prefill, seen_by_push_pull, threshold
 from lazy_core.membrane import membrane
 
 
@@ -167,16 +167,151 @@ def test_outside_is_bit_identical(blend, seed):
     assert torch.isfinite(result).all() and result.min() >= 0 and result.max() <= 1
 
 
+def plain_feather(hole: np.ndarray, reach: int = 7) -> np.ndarray:
+    """`feather_weight` in the plainest way: distances, over how deep the hole is nearby, in squares around its deepest pixels."""
+    distance = ndimage.distance_transform_edt(hole) if not hole.all() else np.full(hole.shape, float(reach))
+    depth = np.ones(hole.shape)
+    for deep in range(2, reach + 1):
+        depth[ndimage.maximum_filter(distance >= deep, size=2 * (3 * deep // 2) + 1, mode="constant", cval=0)] = deep
+    share = (distance / depth).clip(0, 1)
+    return (share**2 * (3 - 2 * share)).astype(np.float32)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_feather_knows_the_distance_to_whatever_is_kept(seed):
-    """Holes are blended each by itself; the result is that of the distances over the whole canvas."""
+    """Holes are blended each by itself; weights are those of distances over the whole canvas, and inside alone the result is generated."""
     draw = torch.Generator().manual_seed(seed)
     canvas, generated = torch.rand(1, 3, 150, 210, generator=draw), torch.rand(1, 3, 150, 210, generator=draw)
     hole = several_holes(150, 210, seed, 6)
-    share = (torch.from_numpy(ndimage.distance_transform_edt(hole[0].numpy())) / 7).clamp(0, 1)
-    weight = (share**2 * (3 - 2 * share)).float()
+    weight = torch.from_numpy(plain_feather(hole[0].numpy()))
+    assert torch.equal(feather_weight(hole[0], 6), weight)
     expected = torch.where(hole[:, None], torch.lerp(canvas, generated, weight), canvas)
-    assert torch.equal(composite(canvas, generated, hole, "feather"), expected)
+    assert torch.equal(composite(canvas, generated, hole, "feather", old=hole.float()), expected)
+    result = composite(canvas, generated, hole, "feather")
+    assert torch.equal(result[..., weight == 1], generated[..., weight == 1])
+
+
+@pytest.mark.parametrize("width", range(1, 16))
+@pytest.mark.parametrize("lean", [0, 1])
+def test_strokes_of_any_width_reach_full_weight(width, lean):
+    """Straight and diagonal: along the middle what was generated is all that is seen."""
+    y, x = np.mgrid[:80, :80]
+    offset = (y - 40) if not lean else (y - x) / 2**0.5
+    hole = torch.from_numpy((offset > -width / 2 - 0.4) & (offset <= width / 2 - 0.4))
+    weight = feather_weight(hole, 6)
+    middle = weight[:, 40] if not lean else weight.diagonal()
+    assert middle.max() == 1 and (weight[~hole] == 0).all()
+    if width > 2 and not lean:
+        assert weight[hole].min() < 1, "wider strokes have a soft edge"
+
+
+def canvases(count: int) -> torch.Tensor:
+    """Soft noise in 0.2..0.9: [count, 3, 64, 80]."""
+    coarse = torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(count)) * 0.7 + 0.2
+    return F.interpolate(coarse, (64, 80), mode="bilinear")
+
+
+def going(kind: str, seed: int) -> torch.Tensor:
+    """Holes [64, 80] bool of what is to go."""
+    y, x = np.mgrid[:64, :80]
+    return torch.from_numpy(
+        {
+            "a black wire": abs(y - 32 - 12 * np.sin(x / (9 + seed))) < 2,
+            "black under alpha": np.hypot(y - 30, x - 40) < 12 + seed / 2,
+            "grey of Pad Image for Outpainting": x >= 50 - seed,
+            "strokes under 13 px": (y % 16 < 2 + seed % 10) & (y > 16),
+        }[kind]
+    )
+
+
+@pytest.mark.parametrize("kind", ["a black wire", "black under alpha", "grey of Pad Image for Outpainting", "strokes under 13 px"])
+@pytest.mark.parametrize("blend", ["none", "feather", "poisson"])
+def test_no_blend_brings_back_what_is_to_go(blend, kind):
+    """Twenty canvases: the result is the same bits whatever the hole showed, and where strokes are thin what was generated is seen."""
+    for seed, clean in enumerate(canvases(20)):
+        hole = going(kind, seed)
+        old = torch.where(hole, 0.5 if "grey" in kind else 0.0, clean)[None]
+        generated = torch.where(hole, 0.95, clean)[None]
+        result = composite(old, generated, hole[None], blend)
+        assert torch.equal(result, composite(clean[None], generated, hole[None], blend))
+        if blend == "feather":
+            low, high = clean[:, ~hole].amin(1), clean[:, ~hole].amax(1).clamp_min(0.95)
+            inside = result[0][:, hole]
+            assert (inside >= low[:, None] - 1e-6).all() and (inside <= high[:, None] + 1e-6).all()
+
+
+def test_what_feather_fades_into_is_the_canvas_around():
+    """A slope goes on into the hole; the first pixels inside are those just outside."""
+    canvas = (torch.arange(64) / 64).expand(1, 3, 64, 64).clone()
+    hole = torch.zeros(1, 64, 64, dtype=torch.bool)
+    hole[:, 20:44] = True
+    black = torch.where(hole[:, None], 0.0, canvas)
+    result = composite(black, canvas, hole, "feather")
+    assert (result - canvas)[..., 8:-8].abs().max() < 1e-5
+    blue = torch.tensor([0.1, 0.2, 0.8]).view(1, 3, 1, 1).expand(1, 3, 64, 64)
+    plain = composite(torch.where(hole[:, None], 0.0, blue), torch.ones_like(blue), hole, "feather")
+    weight = feather_weight(hole[0], 6)
+    assert torch.allclose(plain, torch.lerp(blue, torch.ones_like(blue), weight), atol=1e-6)
+
+
+def test_as_much_of_the_old_as_asked_for():
+    canvas, hole = torch.full((1, 3, 40, 40), 0.8), torch.zeros(1, 40, 40, dtype=torch.bool)
+    hole[:, 10:30, 10:30] = True
+    black, white = torch.where(hole[:, None], 0.0, canvas), torch.ones(1, 3, 40, 40)
+    weight, share = feather_weight(hole[0], 6), torch.full((1, 40, 40), 0.25)
+    result = composite(black, white, hole, "feather", old=share)
+    assert torch.allclose(result[..., hole[0]], torch.lerp(torch.full_like(canvas, 0.6), white, weight)[..., hole[0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("blend", ["none", "feather", "poisson"])
+def test_a_soft_mask_mixes(blend):
+    """With the weight of each pixel; 1 is the hard mask's result, bit for bit."""
+    draw = torch.Generator().manual_seed(0)
+    canvas, generated, weight = (torch.rand(1, size, 60, 70, generator=draw) for size in (3, 3, 1))
+    hole = torch.zeros(1, 60, 70, dtype=torch.bool)
+    hole[:, 10:50, 5:60] = True
+    hard = composite(canvas, generated, hole, blend)
+    weight = weight[:, 0] * hole
+    soft = composite(canvas, generated, hole, blend, weight=weight)
+    assert torch.allclose(soft, torch.lerp(canvas, hard, weight[:, None]), atol=1e-6)
+    assert torch.equal(soft[..., ~hole[0]], canvas[..., ~hole[0]])
+    assert torch.equal(composite(canvas, generated, hole, blend, weight=hole.float()), hard)
+
+
+def test_hard_masks_have_no_weight_and_tails_do_not_grow_the_hole():
+    for hard in (torch.tensor([[0.0, 1.0]]), torch.tensor([[3 / 255, 252 / 255]])):
+        hole, weight = holes_of(hard)
+        assert weight is None and hole.tolist() == [[False, True]]
+    hole, weight = holes_of(torch.tensor([[0.0, 0.01, 0.3, 0.49, 0.995, 1.2]]))
+    assert weight is not None and hole.tolist() == [[False, False, True, True, True, True]]
+    assert torch.equal(weight, torch.tensor([[0.0, 0.0, 0.3, 0.49, 1.0, 1.0]]))
+
+
+def test_hdr_around_the_hole_is_let_into_it():
+    """A sky at 4: outside every bit is kept, and poisson brings the hole there. In 0..1 the hole is clipped as ever."""
+    sky, hole = torch.full((1, 3, 48, 48), 4.0), torch.zeros(1, 48, 48, dtype=torch.bool)
+    hole[:, 15:35, 15:35] = True
+    sky[:, 2] = -0.25
+    generated = torch.full_like(sky, 0.9)
+    for blend in ("none", "feather", "poisson"):
+        result = composite(torch.where(hole[:, None], 0.0, sky), generated, hole, blend)
+        assert torch.equal(result[..., ~hole[0]], sky[..., ~hole[0]])
+        if blend == "poisson":
+            assert torch.allclose(result, sky, atol=1e-4)
+        if blend == "feather":
+            assert result[0, 0, 15, 25] > 3.5 and result[0, 0, 25, 25] == 0.9
+    assert composite(sky.clamp(0, 1), generated + 5, hole, "none").max() == 1
+
+
+def test_mostly_black():
+    image, hole = torch.rand(1, 3, 40, 40) + 0.01, torch.zeros(1, 40, 40, dtype=torch.bool)
+    hole[:, 10:30, 10:30] = True
+    assert not mostly_black(image, hole)
+    assert mostly_black(torch.where(hole[:, None], 0.0, image), hole)
+    image[..., 10:19, 10:30] = 0
+    assert not mostly_black(image, hole)
+    image[0, 0, 10:30, 10:30] = 0
+    assert not mostly_black(image, hole), "dark red is not black"
 
 
 def test_feather_rises_from_the_border():

@@ -10,7 +10,6 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 
 from lazy_core.cache import ContentCache, content_key
 from lazy_core.checkpoint import CONFIG_KEY, load_model, read_checkpoint, save_checkpoint
@@ -38,7 +37,7 @@ def checkpoint(tmp_path_factory):
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
-    save_checkpoint(path, model, build_tokenizer(["red", "apple", "苹", "果"], 16).to_str(), licence="MIT")
+    save_checkpoint(path, model, build_tokenizer(["red", "apple", "苹", "果"], 16), licence="MIT")
     return path
 
 
@@ -55,7 +54,7 @@ def styled(checkpoint) -> LazyEditor:
     initialise(larger, torch.Generator().manual_seed(1))
     larger.load_state_dict({**larger.state_dict(), **model.state_dict()})
     torch.nn.init.normal_(larger.transformer.context_encoder.naming.table)  # type: ignore[union-attr]
-    return LazyEditor(larger.eval(), Tokenizer.from_str(read.tokenizer or ""), "styled")
+    return LazyEditor(larger.eval(), read.tokenizer, "styled")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,7 @@ def filled(checkpoint) -> LazyEditor:
     larger = LazyDiffusion(replace(model.config, fill=True))
     larger.load_state_dict({**larger.state_dict(), **model.state_dict()})
     torch.nn.init.normal_(larger.transformer.context_encoder.fill_embedder.weight)  # type: ignore[union-attr]
-    return LazyEditor(larger.eval(), Tokenizer.from_str(read.tokenizer or ""), "filled")
+    return LazyEditor(larger.eval(), read.tokenizer, "filled")
 
 
 def random_mask(kind: str, height: int, width: int, dice: random.Random) -> torch.Tensor:
@@ -209,7 +208,7 @@ def test_one_empty_mask_in_a_batch(editor):
         (torch.full((1, 3, 32, 32), float("nan")), torch.zeros(1, 32, 32), "image holds NaN"),
         (torch.rand(1, 3, 32, 32), torch.full((1, 32, 32), float("inf")), "mask holds NaN"),
         (torch.rand(2, 3, 32, 32), torch.zeros(3, 32, 32), "3 masks came with 2 images"),
-        (torch.rand(1, 3, 8, 64), torch.zeros(1, 8, 64), "smaller than one token"),
+        (torch.rand(1, 3, 0, 64), torch.zeros(1, 0, 64), "image is 64 x 0 px, expected at least one pixel"),
     ],
 )
 def test_bad_input_is_explained(editor, image, mask, message):
@@ -378,7 +377,7 @@ def test_damaged_checkpoints_are_explained(checkpoint, tmp_path):
         "wrong": (wrong, metadata, r"x_embedder\.bias is \(3,\), expected \(48,\)"),
         "stock": (weights, {"format": "pt"}, "is no LazyDiffusion checkpoint"),
         "newer": (weights, metadata | {CONFIG_KEY: json.dumps({"format": 99})}, "newer than this pack's"),
-        "field": (weights, metadata | {CONFIG_KEY: json.dumps({"format": 1, "wings": 2})}, r"unknown fields \['wings'\]"),
+        "field": (weights, metadata | {CONFIG_KEY: json.dumps({"format": 1, "wings": 2})}, "config field wings is unknown"),
         "config": (weights, metadata | {CONFIG_KEY: "{"}, "malformed config"),
     }
     for name, (tensors, notes, message) in cases.items():

@@ -91,11 +91,14 @@ def test_where_the_window_lies(hole: tuple[int, int, int, int], expected: tuple[
 
 
 def test_a_batch_shares_one_window_size(transformer: LazyTransformer):
-    """The larger hole decides; an image without a hole does no harm; each row is what it is alone, if the sizes agree."""
+    """The larger hole decides; an image without a hole has no row; each row is what it is alone, if the sizes agree."""
     images = torch.cat([scene(20, 20, 1), scene(20, 20, 2), scene(20, 20, 3)])
     masks = torch.cat([box(20, 20, 2, 2, 4, 4), box(20, 20, 12, 10, 15, 14), torch.zeros(1, 320, 320)])
     together = encode(transformer, images, masks)
-    assert together.tokens.shape[:2] == (3, 12)
+    assert together.tokens.shape[:2] == (2, 12) and together.owner.tolist() == [0, 1]
+    larger = torch.cat([masks[:1], box(20, 20, 2, 3, 14, 6)])
+    shared = windows_around(HoleTokens.of(token_mask(larger > 0, together.grid)), together.grid, 8)
+    assert [window.size for window in shared] == [(16, 8), (16, 8)]
     for index in (0, 1):
         alone = encode(transformer, images[index : index + 1], masks[index : index + 1])
         count = alone.hole.count

@@ -38,10 +38,7 @@ ENCODE: list[tuple[dict[str, Any], str]] = [
     ({"image": batch(CANVAS, 2), "mask": batch(HOLE, 3)}, "3 masks came with 2 images, expected one mask"),
     ({"image": CANVAS[..., :1]}, r"image has shape \(1, 48, 64, 1\), expected \[batch, height, width, 3\]\. Convert it to RGB"),
     ({"image": CANVAS[0]}, r"image has shape \(48, 64, 3\), expected \[batch, height, width, 3\]"),
-    (
-        {"image": CANVAS[:, :15], "mask": HOLE[:, :15]},
-        r"image is 64 x 15 px, smaller than one token \(16 x 16 px\)\. Scale the image up",
-    ),
+    ({"image": CANVAS[:, :0], "mask": HOLE[:, :0]}, r"image is 64 x 0 px, expected at least one pixel"),
 ]
 
 

@@ -98,11 +98,6 @@ def smaller_mask(graph: Prompt) -> None:
     graph["mask"] = node("SolidMask", value=1.0, width=64, height=HEIGHT)
 
 
-def tiny_canvas(graph: Prompt) -> None:
-    graph["canvas"] = node("EmptyImage", width=15, height=64, batch_size=1, color=0)
-    graph["mask"] = node("SolidMask", value=1.0, width=15, height=64)
-
-
 def bad_pixel(value: str) -> Callable[[Prompt], None]:
     def spoil(graph: Prompt) -> None:
         graph["bad"] = node("BadPixel", image=["canvas", 0], value=value)
@@ -181,7 +176,6 @@ AGAIN = "(?i)download or copy it again"
 CONNECT = "Connect .*Load Lazy Model|Connect .*Encode Context"
 CASES = [
     Case("mask of another size", smaller_mask, "context", ("mask", "64 x 80", "expected .*96 x 80", "Resize the mask")),
-    Case("canvas smaller than a token", tiny_canvas, "context", ("image is 15 x 64", r"token \(16 x 16 px\)", "Scale the image up")),
     Case("NaN", bad_pixel("nan"), "context", ("image holds NaN", "Check the node that made it")),
     Case("infinity", bad_pixel("inf"), "context", ("image holds .*infinite", "Check the node that made it")),
     Case(
@@ -206,6 +200,20 @@ CASES = [
         ("mask is 64 x 80", "expected .*96 x 80", "Resize the sketch mask|Resize"),
     ),
     Case("KSampler", ksampler, "decode", ("LazyDiffusion model", "without a CONTEXT", "Use the Lazy Decode node instead of KSampler")),
+    Case("NaN denoise", lambda graph: widget("denoise", float("nan"))(graph), "decode", ("denoise is NaN", "from 0 to 1")),
+    Case("NaN cfg", lambda graph: widget("cfg", float("nan"))(graph), "decode", ("cfg is NaN", "from 0 to 100")),
+    Case(
+        "NaN prompt weight",
+        lambda graph: graph["positive"]["inputs"].update(text="(panda:nan)"),
+        "decode",
+        ("positive holds NaN", "weights in its prompt"),
+    ),
+    Case(
+        "text for a picture",
+        lambda graph: graph["context"]["inputs"].update(image="picture.png"),
+        "context",
+        (r"image is 'picture\.png'", "expected an IMAGE", "Connect Load Image"),
+    ),
     Case("area conditioning", area, "decode", ("conditioning has area", "cannot apply", "Remove that node")),
     model_file("truncated", r"truncated\.safetensors is damaged", AGAIN),
     model_file("cut in its header", r"cut in its header\.safetensors is damaged", AGAIN),
@@ -246,7 +254,11 @@ def widget(name: str, value: Any) -> Callable[[Prompt], None]:
 
 
 REFUSED = {
-    "zero steps": (widget("steps", 0), "decode", ("steps", "0", "min", "1")),
+    "steps below 0": (widget("steps", -1), "decode", ("steps", "-1", "min", "0")),
+    "no steps": (widget("steps", None), "decode", ("steps", "INT")),
+    "no blend": (widget("blend", None), "decode", ("blend", "None", "auto", "poisson")),
+    "no model": (lambda graph: graph["model"]["inputs"].update(model_name=None), "model", ("model_name", "None", "not in")),
+    "blend left out": (lambda graph: graph["decode"]["inputs"].pop("blend"), "decode", ("Required input is missing", "blend")),
     "strength above 1": (strength(1.5), "sketch", ("strength", r"1\.5", "max", r"1\.0")),
     "strength below 0": (strength(-0.1), "sketch", ("strength", r"-0\.1", "min", r"0\.0")),
     "denoise above 1": (widget("denoise", 1.1), "decode", ("denoise", r"1\.1", "max", r"1\.0")),
@@ -267,6 +279,7 @@ def test_the_host_refuses_and_the_next_edit_works(client: ComfyClient, good: Pro
     with pytest.raises(PromptError) as caught:
         client.queue(good)
     errors = caught.value.details["node_errors"][where]["errors"]
+    assert len(errors) == 1, "one wrong value marks one input"
     text = " ".join(f"{error['message']} {error['details']}" for error in errors)
     assert [pattern for pattern in says if not re.search(pattern, text)] == [], text
 

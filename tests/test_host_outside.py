@@ -112,7 +112,7 @@ def test_batch_in_which_one_image_has_no_hole(lazy: Lazy):
 
 
 def test_soft_mask_leaves_all_that_is_not_masked(lazy: Lazy):
-    """A blurred brush: where the mask is 0 nothing moves, where it is 1 everything does."""
+    """A blurred brush: where the mask is 0 nothing moves, where it is 1 everything does. See tests/test_host_soft.py."""
     rng = np.random.default_rng(4)
     ramp = torch.linspace(-0.5, 1.5, 90).clamp(0, 1).expand(1, 70, 90)
     image = image_of(random_canvas(rng, 70, 90))
@@ -120,13 +120,6 @@ def test_soft_mask_leaves_all_that_is_not_masked(lazy: Lazy):
         result = lazy.edit(image, ramp, blend=blend)
         assert torch.equal(result[ramp == 0], image[ramp == 0])
         assert (result != image).any(-1)[ramp == 1].float().mean() > 0.9
-
-
-def test_alpha_channel_is_left_out(lazy: Lazy):
-    rng = np.random.default_rng(5)
-    image = torch.cat([image_of(random_canvas(rng, 40, 50)), torch.full((1, 40, 50, 1), 0.3)], -1)
-    mask = mask_of(random_mask(rng, "disjoint", 40, 50))
-    check(image[..., :3], lazy.edit(image, mask), mask)
 
 
 def test_empty_mask_returns_the_image(lazy: Lazy):
@@ -155,8 +148,9 @@ def test_what_the_hole_showed_before_is_never_seen(lazy: Lazy, kind: str, height
     hole[-1, width // 2 :] = True  # at the borders where a canvas of odd size is padded
     canvas, other = random_canvas(rng, height, width), random_canvas(rng, height, width)
     mask, first, second = mask_of(hole), image_of(canvas), image_of(np.where(hole[..., None], other, canvas))
-    results = [lazy.edit(image, mask, blend="none")[mask > 0] for image in (first, second)]
-    assert torch.equal(results[0], results[1])
+    for blend in BLENDS:
+        results = [lazy.edit(image, mask, blend=blend)[mask > 0] for image in (first, second)]
+        assert torch.equal(results[0], results[1])
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.3, 0.95, 1.0])

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NODES = ("LazyModelLoader", "LazyMaskDilate", "LazyEncodeContext", "LazySketchCondition", "LazyDecode", "LazyCanvas", "LazyResult")
 TOKENS = r"\d+ of 256 tokens"
 TIME = r"\d+(\.\d)? m?s"
-DECODED = rf"{TOKENS} · {TIME} · about {TIME} saved"
+DECODED = rf"{TOKENS} · {TIME}( · about {TIME} saved)?"  # on a busy machine a step in the hole may take what all tokens would
 RAN = rf"Encoder ran: {TIME} · {TOKENS}"
 REUSED = rf"Encoder not run: answered from cache · {TOKENS}"
 
@@ -118,7 +118,7 @@ def test_note_says_whether_the_encoder_ran_and_is_not_saved(open_page: OpenPage,
         page.set_widget("EmptyImage", "color", next(fresh))
         page.run()
         assert_notes(page.notes("LazyEncodeContext"), RAN)
-        assert_notes(page.notes("LazyDecode"), rf"25 of 256 tokens · {TIME} · about {TIME} saved")
+        assert_notes(page.notes("LazyDecode"), DECODED.replace(TOKENS, "25 of 256 tokens"))
 
         page.set_widget("LazyDecode", "seed", next(fresh))  # ComfyUI itself keeps the context
         page.run()
@@ -194,7 +194,7 @@ def test_chinese_names_and_notes(open_page: OpenPage, fresh: Iterator[int]) -> N
             assert shown["outputs"] == [output["name"] for output in names["outputs"].values()]
         page.set_widget("LazyDecode", "seed", next(fresh))
         page.run()
-        assert_notes(page.notes("LazyDecode"), r"\d+/256 个图块 · [\d.]+ 毫?秒 · 约省 [\d.]+ 毫?秒")
+        assert_notes(page.notes("LazyDecode"), r"\d+/256 个图块 · [\d.]+ 毫?秒( · 约省 [\d.]+ 毫?秒)?")
         assert_notes(page.notes("LazyEncodeContext"), r"编码器(已运行：[\d.]+ 毫?秒|未运行：由缓存返回) · \d+/256 个图块")
 
 

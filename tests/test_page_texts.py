@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from comfy_client import ComfyClient
-from templates import COMPLETE, NEED_FILES, TEMPLATES, files_of, graph_of
+from templates import COMPLETE, NEED_FILES, PAINTED, TEMPLATES, files_of, graph_of
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "web" / "docs"
@@ -117,10 +117,59 @@ def test_template_runs_where_nothing_was_uploaded(name: str) -> None:
     assert not {kind for kind in types_of(name) if kind.startswith("Load")}
 
 
-@pytest.mark.parametrize("name", NEED_FILES)
-def test_template_for_other_checkpoints_starts_from_the_hosts_own_picture(name: str, host: Path) -> None:
-    [picture] = [node["widgets_values"][0] for node in graph_of(name)["nodes"] if node["type"] == "LoadImage"]
+@pytest.mark.parametrize("name", [*NEED_FILES, *PAINTED])
+def test_template_for_other_checkpoints_or_masks_starts_from_the_hosts_own_picture(name: str, host: Path) -> None:
+    [picture] = {node["widgets_values"][0] for node in graph_of(name)["nodes"] if node["type"] == "LoadImage"}
     assert (host / "input" / picture).is_file()
+
+
+def box_of(node: dict[str, Any]) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of a node with its title."""
+    (x, y), (width, height) = node["pos"], node["size"]
+    return x, y - 30, x + width, y + height
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_template_has_room_for_its_nodes_and_their_lines(name: str) -> None:
+    """No two nodes are nearer than 10 px, and below a line that may wrap there is room for another."""
+    nodes = graph_of(name)["nodes"]
+    for index, node in enumerate(nodes):
+        left, top, right, bottom = box_of(node)
+        bottom += 15 if node["type"] in ("LazyEncodeContext", "LazyDecode") else 0
+        for other in nodes[:index] + nodes[index + 1 :]:
+            l, t, r, b = box_of(other)  # noqa: E741
+            assert right + 10 <= l or r + 10 <= left or bottom + 10 <= t or b + 10 <= top, (node["id"], other["id"])
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_template_passes_the_canvas_on_where_an_edit_is_bypassed(name: str) -> None:
+    """Lazy Decode's `image` is what its Encode Context gets."""
+    graph = graph_of(name)
+    nodes, links = {node["id"]: node for node in graph["nodes"]}, {link[0]: link for link in graph["links"]}
+
+    def source(node: dict[str, Any], wanted: str) -> tuple[int, int]:
+        _, origin, slot, *_ = links[next(entry["link"] for entry in node["inputs"] if entry["name"] == wanted)]
+        return origin, slot
+
+    for decode in [node for node in nodes.values() if node["type"] == "LazyDecode"]:
+        encode = nodes[source(decode, "context")[0]]
+        while encode["type"] != "LazyEncodeContext":
+            encode = nodes[source(encode, "context")[0]]
+        assert source(decode, "image") == source(encode, "image")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_groups_are_named_in_chinese_too(name: str) -> None:
+    assert [group["title"] for group in graph_of(name)["groups"] if not re.search("[\u4e00-\u9fff]", group["title"])] == []
+
+
+def test_every_message_has_a_sentence_in_both_languages() -> None:
+    codes = re.findall(r'^    "(\w+)",', (ROOT / "nodes" / "messages.py").read_text(encoding="utf-8"), re.MULTILINE)
+    page = (ROOT / "web" / "js" / "messages.js").read_text(encoding="utf-8")
+    tables = dict(re.findall(r"^  (en|zh): \{\n(.*?)^  \},", page, re.MULTILINE | re.DOTALL))
+    assert codes and tables.keys() == {"en", "zh"}
+    for table in tables.values():
+        assert sorted(re.findall(r"^    (\w+):", table, re.MULTILINE)) == sorted(codes)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -297,7 +297,7 @@ def test_the_decoder_alone_on_shards_leaves_what_shards_cannot_teach(shards, tmp
     """Shards bring no drawings: `--decoder-only` must not set free what is frozen for that."""
     model = LazyDiffusion(replace(PRESETS["tiny"], edges=True, fill=True))
     initialise(model, torch.Generator().manual_seed(0))
-    words = train.tokenizer_of(Shards.load(shards).captions(), 16).to_str()
+    words = train.tokenizer_of(Shards.load(shards).captions(), 16)
     save_checkpoint(tmp_path / "init.safetensors", model, words)
     arguments = ["--data", str(shards), "--init", str(tmp_path / "init.safetensors"), "--out", str(tmp_path / "out")]
     trainer = train.Trainer(train.parse([*arguments, "--batch", "8", "--decoder-only"]))

@@ -20,7 +20,7 @@ from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.positions import grid_coordinates
 from lazy_core.text import build_tokenizer
 from lazy_core.tokens import HoleTokens
-from training import average, classifier, drawings, evaluate, few_steps, figures, naming, progressive, sketch_study, train
+from training import average, classifier, drawings, evaluate, few_steps, figures, naming, progressive, several_holes, sketch_study, train
 from training import help as help_pages
 from training.brushes import CropBox, bounds, crop_boxes, inside
 from training.captions import NOTHING, all_captions, captions_of, grow_embedding, plural, tokenizer_for
@@ -57,7 +57,7 @@ def small(tmp_path_factory):
     model = LazyDiffusion(PRESETS["tiny"])
     initialise(model, torch.Generator().manual_seed(0))
     path = tmp_path_factory.mktemp("init") / "init.safetensors"
-    save_checkpoint(path, model, build_tokenizer(["a", *WORDS[:8]], 16).to_str())
+    save_checkpoint(path, model, build_tokenizer(["a", *WORDS[:8]], 16))
     return path
 
 
@@ -345,8 +345,8 @@ def test_captions_never_name_the_style():
 def test_vocabulary_grows_without_moving_known_words():
     known = build_tokenizer(["a", "dot", "zebra"], 16)
     grown = tokenizer_for(NAMES, 16, known)
-    assert all(grown.token_to_id(word) == number for word, number in known.get_vocab().items())
-    assert all(grown.token_to_id("[UNK]") not in grown.encode(caption).ids for caption in all_captions(NAMES))
+    assert all(grown.vocabulary[word] == number for word, number in known.vocabulary.items())
+    assert all(grown.vocabulary["[UNK]"] not in grown.ids(caption) for caption in all_captions(NAMES))
     model = LazyDiffusion(PRESETS["tiny"])
     before = table_of(model).clone()
     grown_model = grow_embedding(model, 100)
@@ -484,6 +484,9 @@ def test_studies_run(data, small, tmp_path, monkeypatch):
     progressive.main([*common, "--sequences", "2", "--edits", "2", "--steps", "1"])
     rows = json.loads((tmp_path / "j").read_text())["rows"]
     assert [row["changed_outside"] for row in rows] == [0, 0]
+    several_holes.main([*common, "--canvases", "2", "--sizes", "256", "--holes", "2", "--steps", "1"])
+    rows = json.loads((tmp_path / "j").read_text())["rows"]
+    assert [(row["size"], row["holes"]) for row in rows] == [(256, 2)]
     sketch_study.main([*common, "--edits", "8", "--steps", "2", "--strengths", "0", "1"])
     rows = json.loads((tmp_path / "j").read_text())["rows"]
     assert [(row["kind"], row["strength"]) for row in rows] == [(k, s) for k in ("colour", "edges") for s in (0.0, 1.0)]

@@ -15,6 +15,7 @@ import torch
 from lazy_core.checkpoint import load_model, read_checkpoint, save_checkpoint
 from lazy_core.model import LazyDiffusion
 
+from .photographs import PhotographSheet
 from .record import summary
 
 
@@ -27,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--style-prior", type=float, default=0.0, help="added to the first style's logit: what a canvas has that shows none"
     )
+    parser.add_argument("--credit", type=Path, default=None, help="photographs.safetensors whose training split the weights were made from")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     model, read = load_model(args.after)
@@ -35,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     result.load_state_dict(between(read_checkpoint(args.before).weights, model.state_dict(), args.share))
     if args.style_prior:
         prefer_first_style(result, args.style_prior)
-    save_checkpoint(args.out, result, read.tokenizer, torch.float16, **read.notes)
+    credit = {"attribution": PhotographSheet.load(args.credit, "train").attribution} if args.credit else {}
+    save_checkpoint(args.out, result, read.tokenizer, torch.float16, **read.notes | credit)
     return 0
 
 

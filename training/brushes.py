@@ -81,6 +81,20 @@ def user_masks(draw: Draw, alpha: Tensor, box: Tensor, everything: float = 0.02)
     return torch.where(whole, torch.ones_like(mask), torch.maximum(mask, solid))
 
 
+def edge_masks(draw: Draw, count: int, size: int) -> Tensor:
+    """Return masks [B, 1, size, size] of strips along the canvas's sides: one side, a corner's two, opposite ones, or a whole frame."""
+    sides = torch.tensor([[1, 0, 0, 0], [1, 0, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]], device=draw.device)  # left, right, top, bottom
+    kind = torch.where(draw.uniform(count) < 0.6, 0, 1 + draw.integers(count, high=3))
+    chosen = sides[kind]
+    turn = (torch.arange(4, device=draw.device)[None] + draw.integers(count, 1, high=4)) % 4
+    share = draw.uniform(count, 4, low=0.1, high=0.5) / (1 + (kind > 0).float()[:, None])
+    wide = (share * size * chosen.gather(1, turn)).view(count, 4, 1, 1)
+    place = torch.arange(size, device=draw.device)
+    across, down = place[None, None], place[:, None][None]
+    near = (across < wide[:, 0]) | (across >= size - wide[:, 1]) | (down < wide[:, 2]) | (down >= size - wide[:, 3])
+    return near.float()[:, None]
+
+
 def grow(mask: Tensor, radius: int) -> Tensor:
     """Square dilation, one axis after the other: the cost follows the radius, not its square."""
     wide = F.max_pool2d(mask, (1, 2 * radius + 1), 1, (0, radius))

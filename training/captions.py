@@ -7,10 +7,9 @@ from typing import cast
 
 import torch
 import torch.nn as nn
-from tokenizers import Tokenizer
 
 from lazy_core.model import LazyDiffusion
-from lazy_core.text import build_tokenizer, words_of
+from lazy_core.text import SPECIAL, Tokenizer, build_tokenizer, words_of
 
 from .scenes import BIG, PLAIN, SMALL, TWO
 
@@ -63,12 +62,11 @@ def tokenizer_for(names: list[dict], length: int, known: Tokenizer | None = None
 
 def tokenizer_of(captions: list[str], length: int, known: Tokenizer | None = None) -> Tokenizer:
     """Every word of the captions. `known` keeps its words and their ids; new ones follow, so its embedding's rows stay valid."""
-    words = words_of(build_tokenizer([], length), captions)
+    words = words_of(captions)
     if known is None:
         return build_tokenizer(words, length)
-    vocabulary = known.get_vocab()
-    old = sorted(vocabulary, key=lambda word: vocabulary[word])[3:]  # the first three are the special tokens
-    return build_tokenizer(old + [word for word in words if word not in vocabulary], length)
+    old = list(known.words[len(SPECIAL) :])
+    return build_tokenizer(old + [word for word in words if word not in known.vocabulary], length)
 
 
 @torch.no_grad()
@@ -90,13 +88,15 @@ def grow_embedding(model: LazyDiffusion, words: int) -> LazyDiffusion:
 class CaptionTable:
     """Tokenised prompts, so that drawing a batch of captions is two lookups on the training device."""
 
-    def __init__(self, names: list[dict], tokenizer: Tokenizer, device: torch.device):
+    def __init__(self, names: list[dict], tokenizer: Tokenizer | None, device: torch.device):
+        if tokenizer is None:
+            raise ValueError("the checkpoint has no words, expected one whose own text encoder reads captions.")
         texts = [captions_of(entry, look) for entry in names for look in range(4)] + [[*NOTHING["en"], *NOTHING["zh"]]] * 4
-        lists = [[encoding.ids for encoding in tokenizer.encode_batch(captions)] for captions in texts]
+        lists = [[tokenizer.ids(caption) for caption in captions] for captions in texts]
         self.counts = torch.tensor([len(entry) for entry in lists], device=device)
         most = int(self.counts.max())
         self.ids = torch.tensor([entry + [entry[0]] * (most - len(entry)) for entry in lists], device=device)
-        self.empty = torch.tensor(tokenizer.encode("").ids, device=device)
+        self.empty = torch.tensor(tokenizer.ids(""), device=device)
 
     def draw(self, labels: torch.Tensor, generator: torch.Generator, drop: float = 0.1, look: torch.Tensor | int = PLAIN) -> torch.Tensor:
         """Labels and looks [B] -> token ids [B, L]; a share `drop` becomes the empty prompt (classifier-free guidance)."""

@@ -46,7 +46,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=None, help="default: 20")
     parser.add_argument("--cfg", type=float, default=3.0)
     parser.add_argument("--batch", type=int, default=None, help=f"edits at a time, which share a seed: {BATCH}, on a GPU {BATCH_GPU}")
-    parser.add_argument("--canvas", type=int, default=256, help="px; above 256 the same scenes lie in a larger canvas")
+    parser.add_argument(
+        "--canvas",
+        type=canvas,
+        default=256,
+        help="px; above 256 the same scenes lie in a larger canvas. photographs: scenes on held-out photographs, half of them bare",
+    )
     parser.add_argument("--language", choices=["en", "zh"], default="en")
     parser.add_argument("--bare", action="store_true", help="canvases that show no object: style agreement is then with the first style")
     parser.add_argument("--split", choices=["validation", "test"], default="test")
@@ -66,12 +71,22 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def canvas(text: str) -> int | str:
+    """Return a side in px, or "photographs"."""
+    return text if text == "photographs" else int(text)
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     sheet = SpriteSheet.load(args.data)
+    if args.canvas == "photographs":
+        sheet = sheet.with_photographs(args.data.with_name("photographs.safetensors"), args.split)
+    if missing := [str(path) for path in (*args.model, args.judge) if not path.is_file()]:
+        raise SystemExit(f"There is no {missing[0]}. Models are made by training.train, judges by training.classifier.")
     editors = [MethodEditor.load(path, args.device) for path in args.model]
     judges = Judges.load(args.judge, sheet, args.device)
-    scenes = enlarged(known(sheet, args.edits, args.seed, args.split, bare=args.bare), args.canvas)
+    scenes = edits_of(sheet, args, args.edits, args.seed)
+    scenes = scenes if args.canvas == "photographs" else enlarged(scenes, args.canvas)
     prompts = sheet.prompts(scenes.label, args.language)
     hashes = f"data {digest(args.data)}, scenes {scenes_digest(scenes)}"
     print(f"{args.edits} edits of {args.steps} steps, {args.split} split, seeds from {args.seed}; {hashes}; {args.device}")
@@ -79,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     pictures = {run.name: run.image for run in runs[1:]}
     if args.vae:
         runs.append(Run.through_vae(editors[0], scenes))
-    reference = known(sheet, min(2 * args.edits, 2000), args.seed + REFERENCE, args.split, bare=args.bare)
+    reference = edits_of(sheet, args, min(2 * args.edits, 2000), args.seed + REFERENCE)
     seen = judges.seen(reference.image, reference)
     rows = [judges.row(run, scenes, seen) for run in runs]
     report(rows, args, sheet, scenes)
@@ -181,6 +196,7 @@ class Judges:
             row["style_agreement"] = interval(agree)
         row["style_agreement_near"] = None if agree is None else interval(agree[scenes.seen == NEAR])
         row["style_agreement_far"] = None if agree is None else interval(agree[scenes.seen == FAR])
+        row["style_agreement_bare"] = None if agree is None else interval(agree[scenes.seen == UNKNOWN])
         row["prompt_accuracy_unseen"] = interval(right[unseen])
         row["style_agreement_unseen"] = None if agree is None else interval(agree[unseen])
         row["frechet"], row["recall"] = frechet(seen.objects, reference.objects), recall(seen.objects, reference.objects)
@@ -195,7 +211,7 @@ class Judges:
 def report(rows: list[dict[str, Any]], args: argparse.Namespace, sheet: SpriteSheet, scenes: Scenes) -> None:
     """The table on the screen, and `--json`; the keys of a single model's evaluation stay where they were."""
     print(f"{'each with its 95 % interval':26}" + "".join(f"{row['name']:>26}" for row in rows))
-    for name in (FIGURES[0], "style_agreement", *FIGURES[1:3], *UNSEEN, *FIGURES[3:]):
+    for name in (FIGURES[0], "style_agreement", *FIGURES[1:3], "style_agreement_bare", *UNSEEN, *FIGURES[3:]):
         print(f"{name:26}" + "".join(f"{shown(row.get(name)):>26}" for row in rows))
     print(f"{'tokens':26}" + "".join(f"{row['tokens']:>26}" for row in rows))
     if args.json is None:
@@ -242,6 +258,28 @@ def known(sheet: SpriteSheet, count: int, seed: int, split: str, drawn: float = 
     while found < count:
         scenes = compose(sheet, 32, size, torch.Generator().manual_seed(seed), recipe)
         parts.append(scenes.take(((scenes.mask.mean((1, 2, 3)) < 0.6) & ((scenes.seen == UNKNOWN) == bare)).nonzero().flatten()))
+        found, seed = found + len(parts[-1].label), seed + 1
+    return cat(parts).take(slice(0, count))
+
+
+def edits_of(sheet: SpriteSheet, args: argparse.Namespace, count: int, seed: int) -> Scenes:
+    """Return the edits that the options name: on scenes, on bare ones, or on photographs."""
+    if args.canvas == "photographs":
+        return on_photographs(sheet, count, seed, args.split)
+    return known(sheet, count, seed, args.split, bare=args.bare)
+
+
+def on_photographs(sheet: SpriteSheet, count: int, seed: int, split: str) -> Scenes:
+    """Return `count` scenes on the sheet's photographs, as taken; about half of them show no other object.
+
+    Holes of up to 60 % of the canvas. Every object occurs in a style that training showed it in: what is new is the photograph.
+    """
+    recipe = replace(Recipe.held_out(split), withheld=0.0, photographs=1.0, as_taken=True)  # type: ignore[arg-type]
+    parts, found = [], 0
+    while found < count:
+        scenes = compose(sheet, 32, 256, torch.Generator().manual_seed(seed), recipe)
+        told = (scenes.seen != UNKNOWN) | (scenes.style == 0)  # the hole may hide all others: then nothing tells their style
+        parts.append(scenes.take(((scenes.mask.mean((1, 2, 3)) < 0.6) & told).nonzero().flatten()))
         found, seed = found + len(parts[-1].label), seed + 1
     return cat(parts).take(slice(0, count))
 

@@ -8,102 +8,162 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-import numpy as np
-from PIL import Image
-from pycocotools import mask as coco
+from .decoding import FILE, Decoder, Instance, Picture, Skipped, is_caption, printable, regular
+
+__all__ = ["Instance", "Picture", "Skipped", "read_pictures"]
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
-
-
-@dataclass(frozen=True)
-class Instance:
-    """The `number`-th annotation of its picture: an object's `mask` [H, W] bool, and what it is called, one or more captions."""
-
-    number: int
-    mask: np.ndarray
-    captions: list[str]
-
-
-@dataclass(frozen=True)
-class Picture:
-    name: str
-    image: Image.Image
-    instances: list[Instance]
-
-
-@dataclass
-class Skipped:
-    """What was left out: `names` [(name, reason)] in the order they came."""
-
-    names: list[tuple[str, str]] = field(default_factory=list)
-
-    def add(self, name: str, reason: str) -> None:
-        self.names.append((name, reason))
-
-    def counts(self) -> dict[str, int]:
-        return dict(Counter(reason for _, reason in self.names))
+AT_ONCE = 64 << 20  # bytes that a shard's headers may ask for at once
 
 
 def read_pictures(source: Path, skipped: Skipped, part: tuple[int, int] = (0, 1)) -> Iterator[Picture]:
     """Pictures of `source` in a fixed order: a folder with `annotations.json` (COCO), or one with WebDataset's `*.tar`.
 
-    `part` (i, n) takes every n-th picture from the i-th on, so that many machines can share the work. Raises ValueError.
+    `part` (i, n) takes every n-th picture from the i-th on, so that many machines can share the work. Raises
+    ValueError.
     """
     shards = sorted(source.glob("*.tar"))
     if shards:
         pairs = (pair for shard in shards for pair in of_shard(shard, skipped))
     elif (source / "annotations.json").exists():
-        pairs = of_folder(source)
+        pairs = of_folder(source, skipped)
     else:
         raise ValueError(f"{source} has neither *.tar shards nor an annotations.json. See training/README.md for both layouts.")
-    for number, (name, data, found) in enumerate(pairs):
-        if number % part[1] == part[0]:
-            picture = decode(name, data, found, skipped)
-            if picture is not None:
-                yield picture
+    with Decoder() as decoder:
+        for number, (name, data, found) in enumerate(pairs):
+            if number % part[1] == part[0]:
+                picture = decoder.decode(name, data, found, skipped)
+                if picture is not None:
+                    yield picture
 
 
-Pair = tuple[str, "bytes | Path", list[dict[str, Any]]]
+Pair = tuple[str, "bytes | Path", list[Any]]
 
 
-def of_folder(folder: Path) -> Iterator[Pair]:
-    """COCO: `images` [{id, file_name}], `annotations` [{image_id, segmentation, caption or category_id}], `categories` [{id, name}]."""
-    content = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
-    category = {entry["id"]: entry["name"] for entry in content.get("categories", [])}
+def of_folder(folder: Path, skipped: Skipped) -> Iterator[Pair]:
+    """COCO: `images` [{id, file_name}], `annotations` [{image_id, segmentation, caption or category_id}], `categories`
+    [{id, name}]."""
+    content = content_of(folder / "annotations.json")
+    category = {entry["id"]: entry["name"] for entry in entries(content, "categories") if is_id(entry.get("id")) and "name" in entry}
     found: dict[Any, list[dict[str, Any]]] = {}
-    for entry in content["annotations"]:
-        named = {**entry, "caption": entry.get("caption") or category.get(entry.get("category_id"))}
+    for number, entry in enumerate(content["annotations"]):
+        if not isinstance(entry, dict) or not is_id(entry.get("image_id")):
+            skipped.add(f"annotations.json: annotation {number}", "malformed annotation")
+            continue
+        of = entry.get("category_id")
+        named = {**entry, "caption": entry.get("caption") or (category.get(of) if is_id(of) else None)}
         found.setdefault(entry["image_id"], []).append(named)
-    for image in content["images"]:
-        path = folder / "images" / image["file_name"]
-        yield image["file_name"], path if path.exists() else folder / image["file_name"], found.get(image["id"], [])
+    for number, image in enumerate(content["images"]):
+        name = image.get("file_name") if isinstance(image, dict) else None
+        if not isinstance(name, str) or not is_id(image.get("id")):
+            skipped.add(f"annotations.json: image {number}", "malformed entry")
+        elif not stays_below(name):
+            skipped.add(name, "file_name leads out of the folder")
+        else:
+            yield name, place_of(folder, name), found.get(image["id"], [])
+
+
+def content_of(path: Path) -> dict[str, Any]:
+    """Raises ValueError for what is not COCO's layout."""
+    remedy = "See training/README.md for the layout."
+    if not regular(path):
+        raise ValueError(f"{path} is a folder, a pipe or a device, expected a file. {remedy}")
+    try:
+        content = json.loads(path.read_bytes())
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply for an annotation file. {remedy}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}). {remedy}") from error
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in ("images", "annotations")):
+        raise ValueError(f"{path} has no lists 'images' and 'annotations'. {remedy}")
+    return content
+
+
+def entries(content: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    values = content.get(key)
+    return [entry for entry in values if isinstance(entry, dict)] if isinstance(values, list) else []
+
+
+def is_id(value: Any) -> bool:
+    return isinstance(value, (int, str))
+
+
+def stays_below(name: str) -> bool:
+    """Whether a relative path leads nowhere but down, on any system."""
+    paths = PurePosixPath(name), PureWindowsPath(name)
+    return is_caption(name) and "\0" not in name and not any(p.anchor or ".." in p.parts for p in paths)
+
+
+def place_of(folder: Path, name: str) -> Path:
+    try:
+        path = folder / "images" / name
+        return path if path.exists() else folder / name
+    except OSError:  # a name too long for the system
+        return folder / "missing"
+
+
+class Bounded(io.RawIOBase):
+    """A shard's file for tarfile, which reads as much as a header claims: never more than `AT_ONCE`, unless it is a
+    wanted member's."""
+
+    def __init__(self, file: Any):
+        self.file = file
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= max(AT_ONCE, FILE):
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self.file.read(size)
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        return self.file.seek(place, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
 
 
 def of_shard(shard: Path, skipped: Skipped) -> Iterator[Pair]:
-    """WebDataset: files of a sample share their name up to the first dot and follow each other: a picture, a `.json` with `annotations`."""
+    """WebDataset: files of a sample share their name up to the first dot and follow each other: a picture, a `.json`
+    with `annotations`."""
     key, files = "", dict[str, bytes]()
     try:
-        with tarfile.open(shard) as archive:
-            for member in archive:
-                if not member.isfile():
-                    continue
-                folder, _, last = member.name.rpartition("/")
-                stem, _, ending = last.partition(".")
-                name = f"{shard.name}/{folder}/{stem}" if folder else f"{shard.name}/{stem}"
+        if not regular(shard):
+            skipped.add(shard.name, "no file, but a folder, a pipe or a device")
+            return
+        with shard.open("rb") as file, tarfile.open(fileobj=Bounded(file), mode="r:") as archive:  # type: ignore[arg-type]
+            for name, ending, member in members(shard, archive):
                 if name != key:
                     yield from sample_of(key, files, skipped)
                     key, files = name, {}
-                extracted = archive.extractfile(member)
-                files["." + ending.lower()] = extracted.read() if extracted else b""
-    except (tarfile.TarError, OSError, EOFError) as error:
+                if ending not in (*PICTURES, ".json"):
+                    files.setdefault("", b"")
+                elif member.size > FILE:
+                    skipped.add(f"{name}{ending}", f"larger than {FILE >> 20} MB")
+                else:
+                    extracted = archive.extractfile(member)
+                    files[ending] = extracted.read() if extracted else b""
+    except Exception as error:  # tarfile's own, and what it lets through of damaged headers: ValueError, OverflowError, RecursionError
         skipped.add(shard.name, f"damaged shard ({type(error).__name__})")
     yield from sample_of(key, files, skipped)
+
+
+def members(shard: Path, archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+    """A shard's files -> (its sample's name, ending, member). Raises ReadError for a header that leads backwards,
+    again and again."""
+    place = -1
+    for member in archive:
+        if member.offset <= place or member.size < 0:
+            raise tarfile.ReadError("a header that leads backwards")
+        place = member.offset
+        archive.members = []  # type: ignore[attr-defined]  # or it keeps all of them
+        if member.isfile():
+            folder, _, last = member.name.rpartition("/")
+            stem, _, ending = last.partition(".")
+            name = f"{shard.name}/{folder}/{stem}" if folder else f"{shard.name}/{stem}"
+            yield printable(name) if not is_caption(name) else name, "." + ending.lower(), member
 
 
 def sample_of(name: str, files: dict[str, bytes], skipped: Skipped) -> Iterator[Pair]:
@@ -113,52 +173,11 @@ def sample_of(name: str, files: dict[str, bytes], skipped: Skipped) -> Iterator[
     try:
         annotations = json.loads(files[".json"])["annotations"]
         readable = isinstance(annotations, list) and all(isinstance(entry, dict) for entry in annotations)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         annotations, readable = [], False
     if not readable:
         skipped.add(name, "no readable annotations")
-        return
-    if picture is None:
+    elif picture is None:
         skipped.add(name, "no picture")
-        return
-    yield name, picture, annotations
-
-
-def decode(name: str, data: bytes | Path, annotations: list[dict[str, Any]], skipped: Skipped) -> Picture | None:
-    try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as file:
-            image = file.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        skipped.add(name, "missing image" if isinstance(error, FileNotFoundError) else "broken image")
-        return None
-    instances = []
-    for number, entry in enumerate(annotations):
-        reason, mask = mask_of(entry.get("segmentation"), image.height, image.width)
-        captions = [text for text in as_list(entry.get("caption")) if isinstance(text, str) and text.strip()]
-        if mask is None or not captions:
-            skipped.add(f"{name}#{number}", reason or "no caption")
-            continue
-        instances.append(Instance(number, mask, captions))
-    if not annotations:
-        skipped.add(name, "no annotations")
-    return Picture(name, image, instances) if instances else None
-
-
-def as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def mask_of(segmentation: Any, height: int, width: int) -> tuple[str, np.ndarray | None]:
-    """COCO's polygons, or its run lengths as numbers or as a string -> (reason why there is none, mask [H, W] bool)."""
-    try:
-        if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
-            rle: Any = segmentation
-        else:
-            rle = coco.frPyObjects(segmentation, height, width)  # type: ignore[arg-type]
-            rle = coco.merge(rle) if isinstance(rle, list) else rle
-        if list(rle["size"]) != [height, width]:
-            return f"mask is {rle['size'][1]} x {rle['size'][0]} px, not its image's size", None
-        mask = coco.decode(rle).astype(bool)
-    except Exception:  # pycocotools raises plain Exceptions and TypeErrors of many kinds
-        return "malformed mask", None
-    return ("", mask) if mask.any() else ("empty mask", None)
+    else:
+        yield name, picture, annotations

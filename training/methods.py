@@ -13,7 +13,6 @@ from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from lazy_core.checkpoint import load_model
@@ -68,7 +67,7 @@ class MethodEditor:
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> MethodEditor:
         model, checkpoint = load_model(path)
-        editor = LazyEditor(model.to(device), Tokenizer.from_str(checkpoint.tokenizer or ""), checkpoint.identity)
+        editor = LazyEditor(model.to(device), checkpoint.tokenizer, checkpoint.identity)
         method = checkpoint.metadata.get(METHOD_KEY, "lazy")
         if method not in METHODS:
             raise ValueError(f"{path} was trained for '{method}', expected one of {', '.join(METHODS)}.")

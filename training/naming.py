@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from lazy_core.checkpoint import load_model, save_checkpoint
@@ -44,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pool", type=int, default=12288, help="encoded scenes held in memory")
     parser.add_argument("--fresh", type=int, default=0, help="scenes replaced per step")
     parser.add_argument("--bare", type=float, default=0.0, help="share of scenes that show no object; these are of the first style")
+    parser.add_argument("--photographs", type=float, default=0.0, help="share of scenes on photographs (training.prepare --photographs)")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--record-every", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -51,16 +51,27 @@ def main(argv: list[str] | None = None) -> int:
     torch.manual_seed(args.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sheet, (model, checkpoint) = SpriteSheet.load(args.data, device), load_model(args.init)
+    if args.photographs:
+        sheet = sheet.with_photographs(args.data.with_name("photographs.safetensors"), "train")
     if args.afresh:
         model = extended(model, replace(model.config, style_depth=0))
     depth = model.config.style_depth or args.depth
     model = extended(model, replace(model.config, styles=len(sheet.styles), style_depth=depth)).to(device)
     args.out.mkdir(parents=True, exist_ok=True)
     record = Record(args.out / "record.json", vars(args))
-    settings = PoolSettings(args.size, "lazy", args.batch, 1, args.pool, args.fresh, recipe=Recipe(bare=args.bare))
-    captions = CaptionTable(sheet.names, Tokenizer.from_str(checkpoint.tokenizer or ""), device)
+    settings = PoolSettings(
+        args.size,
+        "lazy",
+        args.batch,
+        1,
+        args.pool,
+        args.fresh,
+        recipe=Recipe(bare=args.bare, photographs=args.photographs, read_nothing=True),
+    )
+    captions = CaptionTable(sheet.names, checkpoint.tokenizer, device)
     train(model, ScenePool(sheet, model, captions, settings, torch.Generator(device).manual_seed(args.seed)), args, record)
-    save_checkpoint(args.out / "model.safetensors", model, checkpoint.tokenizer, torch.float16, **checkpoint.notes)
+    notes = checkpoint.notes | ({"attribution": sheet.photographs.attribution} if sheet.photographs else {})
+    save_checkpoint(args.out / "model.safetensors", model, checkpoint.tokenizer, torch.float16, **notes)
     record.finish(steps=args.steps, batch=args.batch)
     return 0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -67,14 +68,14 @@ def main(argv: list[str] | None = None) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec, t5 = image_codec(args.vae, device), T5.load(args.t5, args.t5_length, device) if args.t5 else None
     args.out.mkdir(parents=True, exist_ok=True)
-    manifest_path(args).unlink(missing_ok=True)  # an earlier run's would vouch for files that are now written anew
     skipped, writer = Skipped(), Writer(args, codec)
     pictures = read_pictures(args.source, skipped, args.part)
-    if t5:
-        embeddings, lengths = t5.encode([""])
-        save_file({"text": embeddings, "words": lengths}, args.out / "empty.safetensors")
     for batch in batched(tqdm(samples(pictures, args, skipped), unit="sample"), args.batch):
         writer.add(encode(batch, codec, t5, args, device), batch)
+    if t5:
+        embeddings, lengths = t5.encode([""])
+        save_file({"text": embeddings, "words": lengths}, partial := args.out / f"empty-{args.part[0]:03d}.new")
+        os.replace(partial, args.out / "empty.safetensors")
     manifest = writer.finish(skipped)
     print(f"{len(manifest['holes'])} samples in {len(manifest['shards'])} files; skipped: {skipped.counts() or 'nothing'}")
     for name, reason in skipped.names:
@@ -161,7 +162,10 @@ def fingerprint(vae: Path) -> str:
 
 
 class Writer:
-    """Files of `--shard` samples, and at the end the manifest that names them; nothing without a manifest is trained on."""
+    """Files of `--shard` samples, and at the end the manifest that names them; nothing without a manifest is trained on.
+
+    An earlier run's manifest and files are good until this run's manifest takes their place: no file is written over.
+    """
 
     def __init__(self, args: argparse.Namespace, codec: ImageCodec):
         self.args, self.codec = args, codec
@@ -181,10 +185,22 @@ class Writer:
         if not self.parts:
             return
         tensors = {name: torch.cat([part[name] for part in self.parts]) for name in self.parts[0]}
-        name = f"shard-{self.args.part[0]:03d}-{len(self.shards):05d}.safetensors"
+        name = self.new_name()
         save_file(tensors, self.args.out / name, metadata={"captions": json.dumps(self.captions, ensure_ascii=False)})
         self.shards.append({"file": name, "samples": len(self.captions)})
         self.parts, self.captions = [], []
+
+    def new_name(self) -> str:
+        stem = f"shard-{self.args.part[0]:03d}-{len(self.shards):05d}"
+        names = (f"{stem}{f'-{run}' if run else ''}.safetensors" for run in itertools.count())
+        return next(name for name in names if not (self.args.out / name).exists())
+
+    def remove_older(self) -> None:
+        """Files of runs before that no manifest names any more."""
+        own = {shard["file"] for shard in self.shards}
+        for path in self.args.out.glob(f"shard-{self.args.part[0]:03d}-*.safetensors"):
+            if path.name not in own:
+                path.unlink()
 
     def finish(self, skipped: Skipped) -> dict:
         self.flush()
@@ -203,6 +219,7 @@ class Writer:
         path = manifest_path(args)
         path.with_suffix(".new").write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
         os.replace(path.with_suffix(".new"), path)
+        self.remove_older()
         return manifest
 
 

@@ -1,5 +1,7 @@
 """`python -m training.prepare`: fetch the pinned packages, cut the sprites, write `sprites.safetensors`.
 
+With `--photographs` also `photographs.safetensors`, canvases as people bring them ([photographs.py](photographs.py)).
+
 Sprites: Microsoft's Fluent emoji (MIT) in three drawing styles, three npm packages ([drawings.py](drawings.py)). Names: PyPI
 package `emoji` (BSD-3-Clause), in English and Chinese. All are pinned by version and sha256; nothing else is downloaded
 but the SVG renderer `resvg-py`, pinned by version.
@@ -13,6 +15,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from safetensors.torch import save_file
 
 from .drawings import SPRITE_SIZE, STYLES, Style, read_style
 from .objects import CODE_POINTS, SYNONYMS, character
+from .photographs import PACKAGES, Package, read_package, save
 from .record import summary
 
 NAMES = ("emoji", "2.15.0", "emoji-2.15.0-py3-none-any.whl", "205296793d66a89d88af4688fa57fd6496732eb48917a87175a023c8138995eb")
@@ -36,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         choices=[s.name for s in STYLES],
         help="3d alone is what the first model saw",
     )
+    parser.add_argument("--photographs", action="store_true", help="photographs as canvases, too (needs apt-get: two packages of Debian)")
     args = parser.parse_args(argv)
     data, chosen = args.data, [style for style in STYLES if style.name in args.styles]
     data.mkdir(parents=True, exist_ok=True)
@@ -50,7 +55,22 @@ def main(argv: list[str] | None = None) -> int:
     save_file({"sprites": sprites}, path, metadata=metadata)
     size = f"{SPRITE_SIZE} x {SPRITE_SIZE} px"
     print(f"{path}: {len(names)} objects in {len(chosen)} styles of {size}, sha256 {sha256(path)[:16]}")
+    if args.photographs:
+        prepare_photographs(data)
     return 0
+
+
+def prepare_photographs(data: Path) -> None:
+    """Fetch the packages, write `photographs.safetensors` and say how many photographs of which licence each split has."""
+    found = [each for package in PACKAGES for each in read_package(package, fetch_package(package, data))]
+    save(data / "photographs.safetensors", found)
+    for split in ("train", "validation", "test"):
+        licences = Counter(each.licence for each in found if each.split == split)
+        print(f"{split}: {sum(licences.values())} photographs ({', '.join(f'{count} {name}' for name, count in licences.most_common())})")
+
+
+def fetch_package(package: Package, data: Path) -> Path:
+    return fetch(data / package.filename, package.sha256, package.command, data)
 
 
 def sha256(path: Path) -> str:
@@ -68,11 +88,11 @@ def fetch_names(data: Path) -> Path:
     return fetch(data / filename, digest, command)
 
 
-def fetch(path: Path, digest: str, command: list[str]) -> Path:
+def fetch(path: Path, digest: str, command: list[str], folder: Path | None = None) -> Path:
     """Run `command` unless `path` is there; check its sha256. Raises SystemExit with the remedy."""
     if not path.exists():
         try:
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
         except (OSError, subprocess.CalledProcessError) as error:
             raise SystemExit(
                 f"cannot fetch {path.name}: {error}. Put the file there by hand, or install {command[0]} and go online."

@@ -8,7 +8,7 @@ context. Half of the scenes keep the others out of the square crop around the ma
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,12 +17,15 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
-from .brushes import CropBox, crop_boxes, inside, user_masks
+from .brushes import CropBox, crop_boxes, edge_masks, inside, user_masks
 from .draw import Draw, backgrounds
+from .photographs import PhotographSheet, PhotographSplit
+from .surfaces import surfaces
 
 OTHERS = 4
 CANDIDATES = 10  # places tried for each of the others
 UNKNOWN, NEAR, FAR = 0, 1, 2  # where another object of the scene can be seen: see `Scenes.seen`
+PHOTOGRAPHS_BARE, PHOTOGRAPHS_REMOVED, PHOTOGRAPHS_MADE = 0.5, 0.25, 0.25  # shares, see `Recipe.photographs`
 PLAIN, SMALL, BIG, TWO = 0, 1, 2, 3  # what a caption may say of the target beside its name: see `Scenes.look`
 Split = Literal["train", "validation", "test", "all"]
 
@@ -64,14 +67,21 @@ class SpriteSheet:
     sprites: Tensor
     names: list[dict]
     styles: tuple[str, ...] = ("3d",)
+    photographs: PhotographSheet | None = None  # canvases of scenes on photographs, see `Recipe.photographs`
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> SpriteSheet:
-        """Files of one style hold [S, 4, s, s], as the first model's did."""
+        """Files of one style hold [S, 4, s, s], as the first model's did. Ends the command where there is no file, saying what makes it."""
+        if not path.is_file():
+            raise SystemExit(f"There is no {path}. Make it with: python dev.py run -- python -m training.prepare")
         with safe_open(str(path), "pt", device=str(device)) as file:
             sprites, metadata = file.get_tensor("sprites").float() / 255, file.metadata()
         styles = tuple(json.loads(metadata.get("styles", '["3d"]')))
         return cls(sprites.view(len(styles), -1, *sprites.shape[-3:]), json.loads(metadata["names"]), styles)
+
+    def with_photographs(self, path: Path, split: PhotographSplit) -> SpriteSheet:
+        """Return the sheet with the photographs of a split (`python -m training.prepare --photographs`)."""
+        return replace(self, photographs=PhotographSheet.load(path, split, self.sprites.device))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -101,7 +111,11 @@ def pair_split(styles: int, objects: int) -> Tensor:
 class Recipe:
     """What to compose: whose (object, style) pairs, the shares of removals, twos, far scenes, withheld pairs, drawn edges.
 
-    `bare`: the share with no other object, all of them in the first style.
+    `bare`: the share with no other object, all of them in the first style. `photographs`: the share on photographs and on
+    surfaces as they occur in pictures; half of these show no other object, and a quarter are removals. `as_taken`: photographs
+    alone, unchanged. `outward`: the share of those on photographs whose hole lies along the canvas's sides, most of them with
+    nothing in it (outpainting). `read_nothing`: where nothing of any object is to be seen the style is the first one, whatever was
+    drawn in the hole: for who learns to read styles.
     """
 
     split: Split = "train"
@@ -112,6 +126,10 @@ class Recipe:
     everything: float = 0.02
     drawn: float = 0.4
     bare: float = 0.0
+    photographs: float = 0.0
+    as_taken: bool = False
+    outward: float = 0.0
+    read_nothing: bool = False
 
     @classmethod
     def held_out(cls, split: Split = "test") -> Recipe:
@@ -126,28 +144,51 @@ def compose(sheet: SpriteSheet, count: int, size: int, generator: torch.Generato
     """Draw `count` scenes of `size` x `size` px. The generator's device is the sheet's."""
     recipe, draw = recipe or Recipe(), Draw(generator)
     bare = draw.uniform(count) < recipe.bare if recipe.bare else torch.zeros(count, dtype=torch.bool, device=draw.device)
+    onto = draw.uniform(count) < recipe.photographs if recipe.photographs else torch.zeros_like(bare)
+    bare = bare | (onto & (draw.uniform(count) < PHOTOGRAPHS_BARE)) if recipe.photographs else bare
     style, objects, unseen = cast_of(sheet, draw, count, recipe, bare)
     scale = scales(draw, count)
     sprite, look = target_sprite(sheet.sprites[style, objects[:, 0]], scale, draw, recipe)
     box = placements(draw, scale)
     layer = place(sprite, box, size)
     mask = user_masks(draw, layer[:, 3:], box, recipe.everything)
+    outward = onto & (draw.uniform(count) < recipe.outward) if recipe.outward else torch.zeros_like(onto)
+    emptied = outward & (draw.uniform(count) < 0.7) if recipe.outward else outward
+    if recipe.outward:
+        strips = edge_masks(draw, count, size)
+        mask = torch.where(emptied.view(-1, 1, 1, 1), strips, torch.where(outward.view(-1, 1, 1, 1), torch.maximum(mask, strips), mask))
     crop = crop_boxes(mask)
     light, length = lights(draw, count), scale * draw.uniform(count, 1, low=0.1, high=0.24)
     image, others = backgrounds(draw, count, size), torch.zeros_like(mask)
+    image[onto] = as_people_bring(sheet.photographs, draw, int(onto.sum()), size, recipe.as_taken)
     for other, where, shown in neighbours(draw, scale, box, crop, size, recipe):
         drawn = place(sheet.sprites[style, objects[:, other]], where, size) * (shown & ~bare).view(-1, 1, 1, 1)
         image, others = paint(image, drawn, light * length), torch.maximum(others, drawn[:, 3:])
-    tint = tints(draw, count)
-    removed = draw.uniform(count) < recipe.removals
+    tint = torch.where(onto.view(-1, 1, 1, 1), 1.0, tints(draw, count))
+    removals = torch.where(onto, PHOTOGRAPHS_REMOVED, recipe.removals) if recipe.removals else recipe.removals
+    removed = (draw.uniform(count) < removals) | emptied
     painted = paint(image, layer, light * length, fade(mask))
     painted = torch.where((mask > 0.5) & ~removed.view(-1, 1, 1, 1), painted, image)
     label = torch.where(removed, len(sheet), objects[:, 0])
     look = torch.where(removed, PLAIN, look)
     binding = bindings(draw, count, recipe) * ~removed
+    if recipe.read_nothing:
+        style = torch.where(((others * (1 - mask)) > 0.1).float().mean((1, 2, 3)) < 0.0005, 0, style)
     lines = edge_drawing(draw, sprite, box, mask, binding)
     seen = visible(others, mask, crop)
     return Scenes(painted * tint, image * tint, mask, label, style, look, seen, unseen & ~removed, lines, binding)
+
+
+def as_people_bring(photographs: PhotographSheet | None, draw: Draw, count: int, size: int, as_taken: bool) -> Tensor:
+    """Return canvases [B, 3, size, size] in 0..1: crops of photographs, in a quarter surfaces. Raises ValueError without photographs."""
+    if not count:
+        return torch.zeros(0, 3, size, size, device=draw.device)
+    if photographs is None:
+        raise ValueError("a recipe with photographs needs a sheet with photographs, see `SpriteSheet.with_photographs`.")
+    if as_taken:
+        return photographs.crops(draw, count, size, changed=False)[0]
+    made = draw.uniform(count, 1, 1, 1) < PHOTOGRAPHS_MADE
+    return torch.where(made, surfaces(draw, count, size), photographs.crops(draw, count, size)[0])
 
 
 def cast_of(sheet: SpriteSheet, draw: Draw, count: int, recipe: Recipe, bare: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lazy_core.config import LazyConfig
+from lazy_core.text import Tokenizer
 from lazy_core.tokens import HoleTokens
 
+from .manifest import captions_in, read_manifest
 from .objective import Examples, draws_for, noise_for, noise_levels
 from .pool import Encoded
 
@@ -42,8 +43,8 @@ class Shards:
 
     @classmethod
     def load(cls, folder: Path) -> Shards:
-        """Raises ValueError for an empty folder, or for parts that do not belong together."""
-        manifests = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("manifest-*.json"))]
+        """Raises ValueError for an empty folder, a damaged manifest, or parts that do not belong together."""
+        manifests = [read_manifest(path) for path in sorted(folder.glob("manifest-*.json"))]
         if not manifests:
             raise ValueError(f"{folder} has no manifest-*.json: make one with `python -m training.precompute`.")
         kinds = {json.dumps([m["format"], m["latent"], m["text"], m["vae"], m["parts"]]) for m in manifests}
@@ -93,11 +94,6 @@ class Shards:
             rows.append(window[self.holes[window].argsort(stable=True)].view(-1, batch))
         plan = torch.cat(rows)
         return plan[torch.randperm(steps, generator=generator)]
-
-
-def captions_in(path: Path) -> list[str]:
-    with safe_open(str(path), "pt") as file:
-        return json.loads(file.metadata()["captions"])
 
 
 @dataclass(frozen=True)
@@ -157,7 +153,8 @@ class Steps(Dataset):
             if len(self.open) > 64:  # open files, not data: rows are read through a memory map
                 self.open.clear()
             path = self.shards.folder / self.shards.files[file]
-            self.open[file] = (safe_open(str(path), "pt"), captions_in(path))
+            samples = int((self.shards.file == file).sum())
+            self.open[file] = (safe_open(str(path), "pt"), captions_in(path, samples))
         opened, captions = self.open[file]
         return {name: opened.get_slice(name)[row] for name in opened.keys()} | {"caption": captions[row]}  # noqa: SIM118
 
@@ -165,7 +162,7 @@ class Steps(Dataset):
         """-> ids [B, L] and None, or embeddings [B, L, T] and which of their tokens are no padding [B, L]."""
         if self.tokenizer is not None:
             texts = ["" if drop else row["caption"] for row, drop in zip(rows, dropped.tolist(), strict=True)]
-            return torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(texts)]), None
+            return torch.tensor([self.tokenizer.ids(text) for text in texts]), None
         assert self.empty is not None
         text = torch.stack([self.empty[0] if drop else row["text"] for row, drop in zip(rows, dropped.tolist(), strict=True)])
         lengths = torch.stack([self.empty[1] if drop else row["words"] for row, drop in zip(rows, dropped.tolist(), strict=True)])

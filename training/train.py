@@ -18,7 +18,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -28,6 +27,7 @@ from lazy_core.config import PRESETS, LazyConfig
 from lazy_core.geometry import Grid
 from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.positions import grid_coordinates
+from lazy_core.text import Tokenizer
 from lazy_core.vae import TinyVAE
 
 from .autoencoder import channels_last
@@ -39,7 +39,7 @@ from .pool import to_latent
 from .precision import mixed_precision, optimizer_for
 from .record import Record, learning_rate, progress_fraction, summary
 from .scene_source import PoolSettings, ScenePool
-from .scenes import SpriteSheet, compose
+from .scenes import Recipe, SpriteSheet, compose
 from .shards import Shards, Share, Steps
 from .team import Team
 
@@ -49,6 +49,8 @@ PROVENANCE = "Trained from scratch by this project's training/ on scenes compose
 
 VAE = Path("training/runs/vae/vae.safetensors")
 DECODER_ONLY = ("transformer.decoder.", "transformer.context_encoder.fill_embedder.")  # what --decoder-only trains
+
+READER = ("transformer.context_encoder.naming.", "text.")  # what --keep-reader leaves
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -80,6 +82,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="train the decoder and what it is told of the canvas's fill; encoder, reader and text stay",
     )
+    parser.add_argument("--keep-reader", action="store_true", help="the reader of styles, what it tells, and the text encoder stay")
+    parser.add_argument("--photographs", type=float, default=0.0, help="share of scenes on photographs (training.prepare --photographs)")
+    parser.add_argument("--outward", type=float, default=0.0, help="share of those whose hole lies along the canvas's sides")
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default=None, help="default: muon, on CPUs without AVX-512 adamw")
     parser.add_argument("--no-graphs", dest="graphs", action="store_false", help="on a GPU: no steps as CUDA graphs")
@@ -122,6 +127,8 @@ class Trainer:
         if args.init and args.init_pixart:
             raise ValueError("--init and --init-pixart both say what to start from. Give one of them.")
         self.sheet = None if self.shards else SpriteSheet.load(args.data, self.device)
+        if self.sheet and args.photographs:
+            self.sheet = self.sheet.with_photographs(args.data.with_name("photographs.safetensors"), "train")
         self.model, self.tokenizer = self.build(PRESETS[args.preset])
         self.config = self.model.config
         self.size = self.shards.latent["size"] if self.shards else args.size
@@ -154,7 +161,7 @@ class Trainer:
         known, model = None, None
         if args.init:
             model, checkpoint = load_model(args.init)
-            config, known = model.config, Tokenizer.from_str(checkpoint.tokenizer) if checkpoint.tokenizer else None
+            config, known = model.config, checkpoint.tokenizer
         if self.shards:
             self.shards.check(config)
         tokenizer = self.words(config, known)
@@ -170,7 +177,7 @@ class Trainer:
         elif args.vae and model.vae is not None:
             model.vae.load_state_dict(load_file(args.vae))
         if tokenizer is not None:
-            model = grow_embedding(model, tokenizer.get_vocab_size())
+            model = grow_embedding(model, len(tokenizer.words))
         if self.sheet:
             styles = len(self.sheet.styles)
             guidance = model.config.style_guidance if args.style_guidance is None else args.style_guidance
@@ -184,6 +191,10 @@ class Trainer:
         if args.decoder_only:  # what is frozen already stays so
             for name, parameter in model.named_parameters():
                 if not name.startswith(DECODER_ONLY):
+                    parameter.requires_grad_(False)
+        if args.keep_reader:
+            for name, parameter in model.named_parameters():
+                if name.startswith(READER):
                     parameter.requires_grad_(False)
         return model.to(self.device), tokenizer
 
@@ -202,7 +213,10 @@ class Trainer:
         args = self.args
         if self.shards is None:
             assert self.sheet and self.tokenizer
-            settings = PoolSettings(args.size, args.method, args.batch, args.draws, args.pool, args.fresh, few_shapes=args.graphs)
+            recipe = Recipe(photographs=args.photographs, outward=args.outward) if args.photographs else None
+            settings = PoolSettings(
+                args.size, args.method, args.batch, args.draws, args.pool, args.fresh, few_shapes=args.graphs, recipe=recipe
+            )
             captions = CaptionTable(self.sheet.names, self.tokenizer, self.device)
             return ScenePool(self.sheet, self.model, captions, settings, self.generator).examples()
         share = Share(args.batch, args.draws, args.seed, self.team.rank, self.team.size)
@@ -214,7 +228,7 @@ class Trainer:
         args, begun, saved = self.args, time.monotonic() - self.progress.seconds, time.monotonic()
         bar = tqdm(desc=args.preset, unit="step", initial=self.progress.step, disable=self.team.rank > 0)
         self.objective.train()
-        if args.decoder_only:
+        if args.decoder_only or args.keep_reader:
             self.model.transformer.context_encoder.eval()  # it tells a style as it will in use
         while (done := self.done(begun)) < 1:
             losses = self.step(next(self.source).to(self.device), learning_rate(1.0, done, warmup=0.03))
@@ -282,9 +296,10 @@ class Trainer:
         out = self.args.out
         averaged: LazyDiffusion = self.average.module  # type: ignore[assignment]
         notes = {"licence": self.args.licence, "provenance": self.args.provenance}
+        if self.sheet and self.sheet.photographs:
+            notes["attribution"] = self.sheet.photographs.attribution
         notes |= {METHOD_KEY: self.args.method, SIZE_KEY: str(self.size)}
-        words = self.tokenizer.to_str() if self.tokenizer else None
-        save_checkpoint(out / "model.new.safetensors", averaged, words, torch.float16, **notes)
+        save_checkpoint(out / "model.new.safetensors", averaged, self.tokenizer, torch.float16, **notes)
         os.replace(out / "model.new.safetensors", out / "model.safetensors")
         state = {
             "model": self.model.state_dict(),

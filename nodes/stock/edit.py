@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import logging
+import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import comfy.sample
 import comfy.utils
-import node_helpers
 import torch
 from torch import Tensor
 
 from ...lazy_core.context import Context
 from ...lazy_core.kept import KeptKV, Place
-from ...lazy_core.pipeline import Sample, grid_noise
+from ...lazy_core.pipeline import Sample, fill_hole, grid_noise
 from ...lazy_core.reuse import Policy, Whole
-from ...lazy_core.tokens import from_strip, to_strip
+from ...lazy_core.tokens import to_strip
 from .. import host
+from ..memory import leaner
 from .families import Family, family_of
 from .hooks import hooked
-from .run import Canvas, Run, flat
+from .passes import Group, flat
+from .run import Run
 
 
 @dataclass(frozen=True)
@@ -47,23 +49,13 @@ def latents_of(model: Any, vae: Any) -> Latents:
 
 def wants_fill(model: Any) -> bool:
     """Whether the model takes mask and masked image as channels (Flux Fill)."""
-    return concat_of(model, None, None, torch.zeros(1, model.model.latent_format.latent_channels, 4, 4)) is not None
-
-
-def concat_of(model: Any, masked: Tensor | None, mask: Tensor | None, latent: Tensor) -> Tensor | None:
-    """Channels [B, C', h, w] beside the latent [B, C, h, w]: the host's own, from masked image [B, C, h, w] and mask [B, 1, H, W]."""
-    values: dict[str, Any] = {"noise": latent, "device": latent.device, "concat_latent_image": latent if masked is None else masked}
-    if mask is not None:
-        values["concat_mask"] = mask
-    return model.model.concat_cond(**values)
-
-
-CONCATENATED = ("concat_latent_image", "concat_mask")
+    latent = torch.zeros(1, model.model.latent_format.latent_channels, 4, 4)
+    return model.model.concat_cond(noise=latent, device=latent.device, concat_latent_image=latent) is not None
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all holes of an edit share. `channels`: pictures to concatenate that came with the prompt, as control LoRAs need them."""
+    """What a run of the sampler takes beside the CONTEXT."""
 
     model: Any
     family: Family
@@ -72,92 +64,107 @@ class Job:
     negative: list
     settings: Any
     timing: Any
-    denoise: float
-    channels: dict[str, Tensor]
+
+
+RUNNING = threading.RLock()
+"""Held by a run: its hooks lie in modules that runs in other threads share."""
 
 
 def hole_sampler(model: Any, context: Context, positive: list, negative: list, settings: Any, timing: Any) -> Sample:
+    """Sample as the host does under a noise mask of the hole's tokens; only the model's calls are lazy, and none is for
+    `exact`.
+    """
     family = family_of(model)
     assert family is not None
     host.check_steps(settings)
     policy = family.policies[context.reuse or "balanced"]
-    channels = {name: value for _, values in positive for name, value in values.items() if name in CONCATENATED}
-    positive, negative = with_size(positive, context), with_size(negative, context)
+    job = Job(model, family, policy, *with_picture(positive, negative, context), settings, timing)
 
     def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
-        job = Job(model, family, policy, positive, negative, settings, timing, denoise, channels)
-        everything = grid_noise(context, settings.seed)
-        if denoise >= 1:  # as the host starts a masked run; it matters where the highest noise level is not noise alone (PixArt)
-            start = context.hole.cut(context.latent, context.grid.patch)
-        result = torch.zeros_like(start)
-        for images in same_holes(context):
-            count = int(context.hole.valid[images[0]].sum())
-            if count:
-                part, tokens = part_of(context, images), (x[images, :count] for x in (noise, start))
-                result[images, :count] = one_hole(job, part, everything[images], *tokens)
+        """The host starts from the canvas; it matters where the highest noise level is not noise alone (PixArt)."""
+        if denoise >= 1:
+            known = context.hole.cut(context.latent, context.grid.patch)
+            start = known if context.strength is None else torch.where((context.strength < 1)[..., None], start, known)
+        latent = fill_hole(context, start)
+        result = context.hole.cut(run_host(job, context, latent, denoise), context.grid.patch)
         host.check_finite(result, settings)
         return result
 
     return sample
 
 
-def same_holes(context: Context) -> list[list[int]]:
-    """Images that share their hole run as one batch, others one after the other."""
-    groups: dict[bytes, list[int]] = {}
-    for image, (index, valid) in enumerate(zip(context.hole.index, context.hole.valid, strict=True)):
-        groups.setdefault(index[valid].numpy().tobytes(), []).append(image)
-    return list(groups.values())
+def run_host(job: Job, context: Context, latent: Tensor, denoise: float) -> Tensor:
+    """Latents [B, C, h, w] whose holes to fill -> filled."""
+    if not job.policy.keeps:
+        job.timing.passes = {"full": 1, "sparse": 0}
+        model, strength = host.with_strength(job.model, context.strength)
+        return sample(job, model, context, latent, denoise, strength)
+    run = partial(run_once, job, context, latent, denoise)
+    # The second time with keys and values in main memory.
+    return leaner("Lazy Decode", lambda: run(host.where_there_is_room), lambda: run(host.in_main_memory), host.give_memory_back)
 
 
-def part_of(context: Context, images: list[int]) -> Context:
-    hole = context.hole
-    masked = None if context.masked is None else context.masked[images]
-    kept = type(hole)(hole.index[images], hole.valid[images], hole.total)
-    return context.with_(image=context.image[images], mask=context.mask[images], latent=context.latent[images], hole=kept, masked=masked)
-
-
-def one_hole(job: Job, context: Context, noise: Tensor, hole_noise: Tensor, start: Tensor) -> Tensor:
-    """Noise of the grid [B, C, h, w], the hole's noise and start [B, K, C p p], one hole for all images -> clean tokens."""
-    try:
-        return run_once(job, context, noise, hole_noise, start, host.where_there_is_room)
-    except torch.cuda.OutOfMemoryError:
-        logging.warning("Lazy Decode ran out of memory; trying again with keys and values in main memory.")
-    host.give_memory_back()
-    return run_once(job, context, noise, hole_noise, start, host.in_main_memory)
-
-
-def run_once(job: Job, context: Context, noise: Tensor, hole_noise: Tensor, start: Tensor, place: Place) -> Tensor:
-    base, grid, settings = job.model.model, context.grid, job.settings
-    timed = base.latent_format.latent_dimensions == 3
-    clean = flat(base.process_latent_in(context.latent.unsqueeze(2) if timed else context.latent))
-    whole = Whole(context.hole.index[0][context.hole.valid[0]], grid.rows, grid.cols, grid.patch)
-    given = job.channels
-    masked, mask = given.get("concat_latent_image", context.masked), given.get("concat_mask", context.mask[:, None].float())
-    canvas = Canvas(clean, noise, whole, concat_of(job.model, masked, mask, clean))
-    run = Run(base, job.family, canvas, job.policy, KeptKV(place, context.kv_dtype))
-    patched = hooked(job.model, run, 0 if place is host.in_main_memory else kept_bytes(job, context))
-    strips = (to_strip(x, grid.patch) for x in (hole_noise, start))
-    strips = [strip.unsqueeze(2) if timed else strip for strip in strips]
-    try:
-        result = comfy.sample.sample(
-            patched,
-            strips[0],
-            settings.steps,
-            settings.cfg,
-            settings.sampler,
-            settings.scheduler,
-            job.positive,
-            job.negative,
-            strips[1],
-            denoise=job.denoise,
-            callback=host.progress(patched, context, grid.patch, job.timing, job.settings.preview),
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=settings.seed,
-        )
-    finally:
-        run.forget()
+def run_once(job: Job, context: Context, latent: Tensor, denoise: float, place: Place) -> Tensor:
+    run = Run(job.model.model, job.family, groups_of(context), job.policy, KeptKV(place, context.kv_dtype))
+    model, strength = host.with_strength(job.model, context.strength)
+    with RUNNING:
+        patched = hooked(model, run, 0 if place is host.in_main_memory else kept_bytes(job, context))
+        try:
+            result = sample(job, patched, context, latent, denoise, strength)
+        finally:
+            run.forget()
     job.timing.passes = {"full": run.passes[True], "sparse": run.passes[False]}
-    return from_strip(flat(result).float(), grid.patch)
+    job.timing.saved_seconds += run.saved_seconds
+    return result
+
+
+def sample(job: Job, model: Any, context: Context, latent: Tensor, denoise: float, strength: Tensor | None) -> Tensor:
+    """The host's own run on all of latents [B, C, h, w] with the holes, of `strength` [B, K], as its noise mask -> latents."""
+    timed, settings = model.model.latent_format.latent_dimensions == 3, job.settings
+    noise, mask = grid_noise(context, settings.seed), noise_mask(context, strength)
+    parts = [part.unsqueeze(2) if timed else part for part in (noise, latent, mask)]
+    result = comfy.sample.sample(
+        model,
+        parts[0],
+        settings.steps,
+        settings.cfg,
+        settings.sampler,
+        settings.scheduler,
+        job.positive,
+        job.negative,
+        parts[1],
+        denoise=denoise,
+        noise_mask=parts[2],
+        callback=host.progress(model, context, context.grid.patch, job.timing, settings.preview, lambda x: holes_of(context, x)),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=settings.seed,
+    )
+    return flat(result).float()
+
+
+def holes_of(context: Context, latent: Tensor) -> Tensor:
+    """Latents [B, C, (1,) h, w] -> strips of their hole's tokens [B, C, K p, p]."""
+    patch = context.grid.patch
+    return to_strip(context.hole.cut(flat(latent), patch), patch)
+
+
+def noise_mask(context: Context, strength: Tensor | None = None) -> Tensor:
+    """[B, 1, h, w], 1 = hole: whole tokens; of a soft mask their `strength` [B, K]."""
+    grid, hole = context.grid, context.hole
+    cells = torch.zeros(len(hole.index), hole.total)
+    cells[hole.valid.nonzero()[:, 0], hole.index[hole.valid]] = 1 if strength is None else strength[hole.valid].to(cells)
+    return cells.view(-1, 1, grid.rows, grid.cols).repeat_interleave(grid.patch, 2).repeat_interleave(grid.patch, 3)
+
+
+def groups_of(context: Context) -> list[Group]:
+    """Images that share their hole are computed together in steps on the hole alone; those without one in none."""
+    groups: dict[bytes, list[int]] = {}
+    grid, hole = context.grid, context.hole
+    for image, (index, valid) in enumerate(zip(hole.index, hole.valid, strict=True)):
+        if bool(valid.any()):
+            groups.setdefault(index[valid].numpy().tobytes(), []).append(image)
+    first = [(hole.index[images[0]][hole.valid[images[0]]], images) for images in groups.values()]
+    return [Group(tuple(images), Whole(index, grid.rows, grid.cols, grid.patch)) for index, images in first]
 
 
 def kept_bytes(job: Job, context: Context) -> int:
@@ -172,8 +179,19 @@ def kept_bytes(job: Job, context: Context) -> int:
     return job.policy.at_once(job.settings.steps) * len(context.latent) * numbers * size
 
 
-def with_size(conditioning: list, context: Context) -> list:
-    """Conditioning of the whole picture's size, without what would be squeezed onto a strip."""
-    host.check_whole_image_conditions(conditioning)
-    sized = node_helpers.conditioning_set_values(conditioning, {"width": context.grid.width, "height": context.grid.height})
-    return [[text, {k: v for k, v in values.items() if k not in CONCATENATED}] for text, values in sized]
+def with_picture(positive: list, negative: list, context: Context) -> tuple[list, list]:
+    """Conditioning of the picture's size, and with the channels that an inpainting or control model concatenates.
+
+    Those that came with the prompt (control LoRAs) are used for the negative prompt, too.
+    """
+    names = ("concat_latent_image", "concat_mask")
+    channels = {name: value for _, values in positive for name, value in values.items() if name in names}
+    if context.masked is not None:
+        channels = {"concat_latent_image": context.masked, "concat_mask": context.mask[:, None].float(), **channels}
+    known = {**channels, "width": context.grid.width, "height": context.grid.height}
+    own = [[[text, {**known, **without_size(values)}] for text, values in each] for each in (positive, negative)]
+    return own[0], own[1]
+
+
+def without_size(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in ("width", "height")}

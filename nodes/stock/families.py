@@ -15,6 +15,20 @@ Role = Literal["joint", "image", "text"]
 """What an attention call sees: text and image tokens in one sequence (text first), image tokens alone, or something else."""
 
 
+Sizes = list[tuple[str, list[int]]]
+"""Blocks that patches may replace (`patches_replace["dit"]`), kind by kind: the kind's name there, and each block's attention calls."""
+
+
+def double_and_single(transformer: Any, family: Family) -> Sizes:
+    """Flux, Chroma: double blocks, then single ones. Qwen-Image: double blocks alone."""
+    names = ("double_block", "single_block")
+    return [(name, [1] * len(getattr(transformer, blocks))) for name, blocks in zip(names, family.blocks, strict=False)]
+
+
+def sd3_sizes(transformer: Any, family: Family) -> Sizes:
+    return [("double_block", [2 if block.x_block.x_block_self_attn else 1 for block in transformer.joint_blocks])]
+
+
 def all_joint(transformer: Any) -> list[Role]:
     """Every block's only attention is over text and image (Flux, Chroma, Qwen-Image)."""
     return []
@@ -52,6 +66,8 @@ class Family:
     are each padded to a multiple of. `registers`: attribute that counts tokens put before the text. `least_text`: a shorter prompt
     is filled up to so many tokens. `width`: attribute that holds the width of keys and of values. `blocks`: lists whose members
     make one joint call each, beyond those in `roles`. `policies`: when all tokens are computed, by preset.
+    `replaceable`: the blocks in whose place the host lets patches run; None where it lets none.
+    `references_first`: reference pictures come before the picture itself.
     """
 
     name: str
@@ -65,6 +81,8 @@ class Family:
     registers: str | None = None
     least_text: int = 0
     policies: Policies = field(default_factory=POLICIES.copy)
+    replaceable: Callable[[Any, Family], Sizes] | None = double_and_single
+    references_first: bool = False
 
     def padded(self, transformer: Any, count: int) -> int:
         multiple = getattr(transformer, self.multiple) if self.multiple else None
@@ -73,6 +91,22 @@ class Family:
     def text_tokens(self, transformer: Any, count: int) -> int:
         """Tokens before the image's in a joint sequence, for a prompt of `count`."""
         return self.padded(transformer, count) + (getattr(transformer, self.registers) if self.registers else 0)
+
+    def calls(self, transformer: Any) -> int:
+        """Attention calls of one forward."""
+        return len(self.roles(transformer)) + sum(len(getattr(transformer, name)) for name in self.blocks)
+
+    def first_calls(self, transformer: Any) -> dict[tuple[str, int], tuple[int, int]]:
+        """By the name that patches use for a block: the number of its first attention call, and of the first one after it."""
+        if self.replaceable is None:
+            return {}
+        found: dict[tuple[str, int], tuple[int, int]] = {}
+        call = 0
+        for name, sizes in self.replaceable(transformer, self):
+            for index, size in enumerate(sizes):
+                found[name, index] = (call, call + size)
+                call += size
+        return found
 
     def kept_numbers(self, transformer: Any, image: int, text: int) -> int:
         """How many numbers the keys and values of one forward are, for so many tokens of image (reference pictures' too) and prompt."""
@@ -88,9 +122,38 @@ FAMILIES: tuple[Family, ...] = (
     Family("Flux.2", ("Flux2",), "pe_embedder", "hidden_size", ("double_blocks", "single_blocks"), least_text=512),
     Family("Chroma", ("Chroma",), "pe_embedder", "hidden_size", ("double_blocks", "single_blocks")),
     Family("Qwen-Image", ("QwenImage",), "pe_embedder", "inner_dim", ("transformer_blocks",)),
-    Family("Lumina2 and Z-Image", ("Lumina2",), "rope_embedder", "dim", ("layers",), lumina_roles, multiple="pad_tokens_multiple"),
-    Family("SD3 and SD3.5", ("SD3",), "cropped_pos_embed", "hidden_size", (), sd3_roles, registers="register_length"),
-    Family("PixArt", ("PixArt",), "pixart", "hidden_size", (), pixart_roles, text_in_sequence=False, policies=EARLY),
+    Family(
+        "Lumina2 and Z-Image",
+        ("Lumina2",),
+        "rope_embedder",
+        "dim",
+        ("layers",),
+        lumina_roles,
+        multiple="pad_tokens_multiple",
+        replaceable=None,
+        references_first=True,
+    ),
+    Family(
+        "SD3 and SD3.5",
+        ("SD3",),
+        "cropped_pos_embed",
+        "hidden_size",
+        (),
+        sd3_roles,
+        registers="register_length",
+        replaceable=sd3_sizes,
+    ),
+    Family(
+        "PixArt",
+        ("PixArt",),
+        "pixart",
+        "hidden_size",
+        (),
+        pixart_roles,
+        text_in_sequence=False,
+        policies=EARLY,
+        replaceable=None,
+    ),
 )
 
 

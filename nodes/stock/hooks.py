@@ -10,12 +10,15 @@ import comfy.ldm.pixart.blocks
 import comfy.ldm.pixart.pixartms
 import comfy.patcher_extension
 import torch
+from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor
 
 from .. import host
+from .passes import Canvas
 from .run import Run
 
 KEY = "lazydiffusion"
+OVERRIDE = "optimized_attention_override"
 
 
 class Positions(torch.nn.Module):
@@ -25,53 +28,113 @@ class Positions(torch.nn.Module):
         super().__init__()
         self.inner, self.run = inner, run
 
+    @torch.compiler.disable
     def forward(self, ids: Tensor) -> Tensor:
         return self.run.positions(lambda: self.inner(ids), 2, ids.shape[1])
 
 
 def hooked(model: Any, run: Run, kept_bytes: int) -> Any:
-    """A clone of MODEL whose samplers see strips, and with which the host makes room for `kept_bytes`.
+    """A clone of MODEL whose model calls are lazy, and with which the host makes room for `kept_bytes`.
 
     Functions only: the host deep-copies whatever else lies in a model's options.
     """
     try:
-        clone = model.clone(disable_dynamic=True)  # newer hosts: not through their compiler, which captures what hooks do
+        clone = model.clone(disable_dynamic=True)  # newer hosts: not through their compiler, which captures hooks
     except TypeError:
         clone = model.clone()
-    options = clone.model_options["transformer_options"] = dict(clone.model_options.get("transformer_options", {}))
-    before: Callable[..., Tensor] = options.get("optimized_attention_override", lambda function, *a, **k: function(*a, **k))
-
-    def attention(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        chosen = host.attention_for_few(function, args[0]) if run.is_sparse else function
-        return run.attend(lambda *a, **k: before(chosen, *a, **k), *args, **kwargs)
-
-    def apply(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
-        with pixart_hooks(run, attention) if run.family.positions == "pixart" else nullcontext():
-            return run.apply(executor, *args, **kwargs)
 
     def prepare(executor: Any, patcher: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
-        """Full passes need the memory of the whole latent, not of a strip; what they keep needs more."""
-        shape = [*noise_shape[:-2], *run.canvas.latent.shape[-2:]]
-        return executor(patcher, host.with_room_for(patcher, shape, kept_bytes), *args, **kwargs)
+        """What passes over all tokens keep needs memory beside the model's own."""
+        return executor(patcher, host.with_room_for(patcher, noise_shape, kept_bytes), *args, **kwargs)
 
-    options["optimized_attention_override"] = attention
     wrappers = comfy.patcher_extension.WrappersMP
-    clone.add_wrapper_with_key(wrappers.APPLY_MODEL, KEY, apply)
+    # Compiled code drops its guards on options, and would mix up runs.
+    clone.remove_wrappers_with_key(wrappers.APPLY_MODEL, COMPILE_KEY)
+    clone.add_wrapper_with_key(wrappers.APPLY_MODEL, KEY, calling(run))
     clone.add_wrapper_with_key(wrappers.PREPARE_SAMPLING, KEY, prepare)
-    if run.family.positions == "pixart":
-        return clone
-    name = f"diffusion_model.{run.family.positions}"
-    original = model.get_model_object(name)  # the module itself may still hold the patch of the edit before: the host takes it off later
-    if run.family.positions == "cropped_pos_embed":
-        clone.add_object_patch(name, lambda hw, device=None: run.positions(lambda: original(hw, device=device), 1))
-    else:
-        clone.add_object_patch(name, Positions(original, run))
+    clone.add_wrapper_with_key(wrappers.SAMPLER_SAMPLE, KEY, starting(run))
+    if run.family.positions != "pixart":
+        clone.add_object_patch(f"diffusion_model.{run.family.positions}", positions_of(model, run))
     return clone
+
+
+def positions_of(model: Any, run: Run) -> Any:
+    """What stands in the place of the transformer's positional embedder while the run's clone is loaded."""
+    # The module itself may still hold the patch of the edit before: the host takes it off later.
+    original = model.get_model_object(f"diffusion_model.{run.family.positions}")
+    if run.family.positions == "cropped_pos_embed":
+        return torch.compiler.disable(lambda hw, device=None: run.positions(lambda: original(hw, device=device), 1))
+    return Positions(original, run)
+
+
+def attention_of(run: Run, override: Callable[..., Tensor] | None, preferred: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
+    """The run's attention, over the one that MODEL was given by a node, if any, or that its checkpoint prefers.
+
+    Put into a model call's own options, so that it lies on top of what is installed anew at every step, as core's
+    block-sparse attention is.
+    """
+
+    @torch.compiler.disable
+    def attention(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        chosen = host.attention_for_few(function, args[0]) if run.is_sparse else function
+        if override is not None:
+            return run.attend(lambda *a, **k: override(chosen, *a, **k), *args, **kwargs)
+        return run.attend(preferred if preferred is not None and not run.is_sparse else chosen, *args, **kwargs)
+
+    return attention
+
+
+def calling(run: Run) -> Callable[..., Tensor]:
+    """Around the host's `apply_model`: the run, with its attention and its count of blocks in the call's options."""
+    preferred = host.preferred_attention(run.transformer)
+
+    def apply(
+        executor: Any,
+        x: Any,
+        t: Any,
+        concat: Any = None,
+        text: Any = None,
+        control: Any = None,
+        options: Any = None,
+        **conds: Any,
+    ) -> Tensor:
+        options = dict(options if options is not None else conds.pop("transformer_options", {}))
+        attention = options[OVERRIDE] = attention_of(run, options.get(OVERRIDE), preferred)
+        if dit := options.get("patches_replace", {}).get("dit"):
+            counted = {name: run.in_block(name, patch) for name, patch in dit.items()}
+            options["patches_replace"] = {**options["patches_replace"], "dit": counted}
+        with pixart_hooks(run, attention) if run.family.positions == "pixart" else nullcontext():
+            return run.apply(executor, x, t, concat, text, options, conds)
+
+    return apply
+
+
+def starting(run: Run) -> Callable[..., Any]:
+    """Tells the run what the sampler was given: latents and noise in the model's units, and the mask of the holes."""
+
+    def sample(
+        executor: Any,
+        guider: Any,
+        sigmas: Any,
+        extra: Any,
+        callback: Any,
+        noise: Tensor,
+        latent: Tensor,
+        mask: Tensor,
+        *args: Any,
+    ) -> Any:
+        known = host.inpainting_noise(executor.class_obj, noise, extra)
+        run.start(Canvas(latent, known, mask[:, :1] > 0.5))
+        return executor(guider, sigmas, extra, callback, noise, latent, mask, *args)
+
+    return sample
 
 
 @contextmanager
 def pixart_hooks(run: Run, attention: Callable[..., Tensor]) -> Iterator[None]:
-    """PixArt hands its attention no options, and makes positions in a module's function: both are replaced while its model runs."""
+    """PixArt hands its attention no options, and makes positions in a module's function: both are replaced while its
+    model runs.
+    """
     blocks, model = comfy.ldm.pixart.blocks, comfy.ldm.pixart.pixartms
     attend, embed = blocks.optimized_attention, model.get_2d_sincos_pos_embed_torch
     blocks.optimized_attention = lambda *args, **kwargs: attention(attend, *args, **kwargs)

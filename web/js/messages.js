@@ -1,6 +1,25 @@
 // What a run says in words on its node: one sentence for each code of nodes/messages.py, in both languages.
-// A message is { code, ...values }.
+// A message is { code, ...values }. The sentence says what to do where something can be done.
 export const MESSAGES = {
-  en: {},
-  zh: {},
+  en: {
+    approximate_patch: ({ patch }) => `${patch} acts nearly, not quite as in ComfyUI's own run; reuse: exact is the same.`,
+    patch_without_effect: ({ patch }) => `${patch} has no effect here.`,
+    prompt_cut: ({ cut }) => `The prompt is too long, “${cut}” was left out.`,
+    unknown_words: ({ words }) => `Unknown ${words.length > 1 ? "words" : "word"}: ${words.join(", ")}.`,
+    hole_too_large: ({ side, trained }) =>
+      `The hole is ${side} px long, the model knows holes up to ${trained} px: mask less, or scale the canvas down.`,
+    other_image: () => "“image” is not the canvas that Encode Context got and was not used: connect the same picture to both.",
+    no_mask_painted: () => "No mask is painted: right-click Load Image, Open in Mask Editor.",
+    black_under_alpha: () => "The hole starts from black, as pictures are where they are transparent: set denoise to 1, or sketch over all of it.",
+  },
+  zh: {
+    approximate_patch: ({ patch }) => `${patch} 的作用与 ComfyUI 自身的采样相近，但不完全相同；把“复用”设为 exact 则相同。`,
+    patch_without_effect: ({ patch }) => `${patch} 在此不起作用。`,
+    prompt_cut: ({ cut }) => `提示词过长，“${cut}”被略去。`,
+    unknown_words: ({ words }) => `不认识的词：${words.join("、")}。`,
+    hole_too_large: ({ side, trained }) => `空洞长 ${side} px，模型只熟悉 ${trained} px 以内的空洞：请缩小遮罩，或缩小画布。`,
+    other_image: () => "“图像”不是“编码上下文”得到的画布，未被使用：请把同一张图片连到两个节点。",
+    no_mask_painted: () => "没有绘制遮罩：右键点击“加载图像”，选择“在遮罩编辑器中打开”。",
+    black_under_alpha: () => "空洞从黑色开始，图片的透明处往往就是黑色：把降噪设为 1，或用草图盖住整个空洞。",
+  },
 };
