@@ -106,7 +106,7 @@ def decode_image(latent: Tensor, right: Box | None = None) -> Tensor:
     return latent.new_zeros(len(latent), 3, *(CONFIG.latent_scale * side for side in size))
 
 
-def read(latent: Tensor, mask: Tensor, near: HoleTokens, coordinates: Tensor) -> tuple[Tensor, None]:
+def read(latent: Tensor, mask: Tensor, near: HoleTokens, coordinates: Tensor, style: int | None = None) -> tuple[Tensor, None]:
     return latent.new_zeros(len(latent), near.count, CONFIG.encoder_width), None
 
 

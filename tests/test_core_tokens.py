@@ -250,8 +250,3 @@ def test_a_reader_names_the_style_from_all_that_is_visible_and_nothing_else():
     told = encoder(latent, mask, hole, places) - tokens
     wanted = logits.softmax(-1) @ encoder.naming.table  # type: ignore[union-attr]
     assert torch.allclose(told[hole.valid], wanted[:, None].expand_as(told)[hole.valid], atol=1e-5)
-
-
-def test_smaller_than_a_token_is_an_error():
-    with pytest.raises(ValueError, match="smaller than one token"):
-        Grid(15, 300, 8, 2)

@@ -70,15 +70,12 @@ def test_cfg_one_does_without_the_negative_prompt(lazy: Lazy, context: Any):
 
 
 def test_denoise_zero_keeps_what_was_there(lazy: Lazy):
-    """Whatever prompt and seed: the hole comes back as the VAE reproduces it."""
+    """Whatever prompt and seed: the canvas comes back, bit for bit."""
     context, _ = lazy.encode(CANVAS, FULL)
     results = [
         lazy.decode(context, prompt=prompt, seed=seed, denoise=0.0, blend="none")[0] for prompt, seed in (("panda", 1), ("pizza", 2))
     ]
-    assert torch.equal(results[0], results[1])
-    with torch.inference_mode():
-        reproduced = lazy.vae.decode(lazy.vae.encode(CANVAS))
-    assert torch.allclose(results[0], reproduced.clamp(0, 1), atol=1e-5)
+    assert torch.equal(results[0], CANVAS) and torch.equal(results[1], CANVAS)
 
 
 def test_denoise_below_one_starts_from_what_was_there(lazy: Lazy):
@@ -140,7 +137,8 @@ def test_prompts(lazy: Lazy, context: Any):
     ]
     texts = {prompt: lazy.text(prompt)[0][0] for prompt in different}
     for prompt, text in texts.items():
-        assert text.shape == plain.shape, prompt
+        chunks = 1 if len(prompt.split()) <= 15 else 7  # of fifteen words each
+        assert text.shape == (1, 16 * chunks, 256), prompt
         assert torch.isfinite(text).all(), prompt
         assert not torch.equal(text, plain), prompt
         assert is_edit(lazy.decode(context, prompt=prompt, steps=1)[0]), prompt
@@ -264,8 +262,9 @@ def test_each_prompt_gets_its_own_context(lazy: Lazy, context: Any):
     same = [lazy.decode(context.with_(against=against), cfg=1.0)[0] for against in (context.against, None)]
     assert torch.equal(*same)
     swapped = context.with_(tokens=context.negative_tokens, against=-context.against)
-    other = lazy.decode(swapped, positive=lazy.negative, negative=lazy.text("panda"), cfg=-2.0)[0]  # exchanged: cfg becomes 1 - cfg
-    assert torch.allclose(other, guided, atol=1e-3)
+    little = lazy.decode(context, cfg=0.25)[0]
+    other = lazy.decode(swapped, positive=lazy.negative, negative=lazy.text("panda"), cfg=0.75)[0]  # exchanged: cfg becomes 1 - cfg
+    assert torch.allclose(other, little, atol=1e-3)
 
 
 def test_sampling_patch_changes_the_result_and_keeps_the_context(lazy: Lazy):

@@ -183,7 +183,7 @@ def paint(page: WebPage, index: int, middle: tuple[float, float], radius: int) -
         for side in (-1, 1) if row % 2 == 0 else (1, -1):
             page.page.mouse.move(x + side * radius * scale, height, steps=8)
     page.page.mouse.up()
-    page.page.get_by_role("button", name="Save").click()
+    page.page.get_by_role("button", name="Save", exact=True).click()
     canvas.wait_for(state="detached")
     page.page.wait_for_function(
         "index => /clipspace/.test(app.graph.findNodesByType('LoadImage')[index].widgets.find(w => w.name === 'image').value)", arg=index
