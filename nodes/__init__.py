@@ -12,6 +12,7 @@ class LazyDiffusionExtension(ComfyExtension):
         from .symbols import check_host
 
         check_host(__version__)  # before what follows imports them
+        from .canvas import LazyCanvas, LazyResult
         from .context import LazyEncodeContext
         from .decode import LazyDecode
         from .host import register_model_folder, report_version, when_freed
@@ -23,4 +24,4 @@ class LazyDiffusionExtension(ComfyExtension):
         report_version()
         when_freed(forget_caches)
         register_model_folder()  # not in on_load: ComfyUI 0.3.75 never calls it
-        return [LazyModelLoader, LazyMaskDilate, LazyEncodeContext, LazySketchCondition, LazyDecode]
+        return [LazyModelLoader, LazyMaskDilate, LazyEncodeContext, LazySketchCondition, LazyDecode, LazyCanvas, LazyResult]

@@ -96,6 +96,7 @@ class LazyDecode(io.ComfyNode):
                 io.Image.Output(display_name="IMAGE", tooltip="The edited canvas; outside the mask bit-identical."),
                 io.Latent.Output(display_name="LATENT", tooltip="The edited canvas as a latent, before blending."),
             ],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -128,7 +129,7 @@ class LazyDecode(io.ComfyNode):
         if blend == "auto":
             blend = "feather" if host.is_stock(model) else "poisson"
         timing = host.Timing()
-        settings = host.Settings(seed, steps, cfg, sampler_name, scheduler)
+        settings = host.Settings(seed, steps, cfg, sampler_name, scheduler, shown_in_canvas(cls.hidden))
         known, sample = (cls.stock if host.is_stock(model) else cls.lazy)(model, vae, context, positive, negative, settings, timing)
         decode_image = decoder(vae)
         decode_hole = hole_decoder(vae, decode_image) if vae_decode == "lazy" else None
@@ -178,3 +179,9 @@ class LazyDecode(io.ComfyNode):
     def stock(cls, model: Any, vae: Any, context: Any, positive: list, negative: list, settings: Any, timing: Any) -> Any:
         known = check_context(context, stock.latents_of(model, vae).identity)
         return known, stock.hole_sampler(model, known, positive, negative, settings, timing)
+
+
+def shown_in_canvas(hidden: Any) -> bool:
+    """Whether the running prompt has a Lazy Canvas, which shows the hole while it is made."""
+    prompt = (hidden and hidden.prompt) or {}
+    return any(node.get("class_type") == "LazyCanvas" for node in prompt.values())

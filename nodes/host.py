@@ -48,6 +48,7 @@ from ..lazy_core.config import LazyConfig
 from ..lazy_core.context import Context
 from ..lazy_core.decoder import Prepared
 from ..lazy_core.differential import joined, relative
+from ..lazy_core.geometry import Grid
 from ..lazy_core.graphs import StepGraphs
 from ..lazy_core.layers import Build
 from ..lazy_core.model import LazyTransformer, store_for_few_rows
@@ -592,6 +593,7 @@ class Settings:
     cfg: float
     sampler: str
     scheduler: str
+    preview: bool = False  # a canvas shows the hole while it is made, whatever --preview-method says
 
 
 def suitable_steps(model: Any) -> int:
@@ -638,7 +640,7 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
             to_strip(start, config.patch_size),
             denoise=denoise,
             noise_mask=noise_mask,
-            callback=progress(model, context, config.patch_size, timing),
+            callback=progress(model, context, config.patch_size, timing, settings.preview),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=settings.seed,
         )
@@ -766,13 +768,15 @@ def check_whole_image_conditions(conditioning: list) -> None:
             raise ValueError(f"the conditioning has {found[0]}, which Lazy Decode cannot apply to hole tokens. Remove that node.")
 
 
-def progress(model: Any, context: Context, patch: int, timing: Timing, strips: Any = lambda latent: latent) -> Any:
-    """Progress bar and, where previews are on, the hole's current guess scattered into the canvas. Cancel is raised by the bar.
+def progress(model: Any, context: Context, patch: int, timing: Timing, wanted: bool = False, strips: Any = lambda latent: latent) -> Any:
+    """Progress bar and, where previews are on or `wanted`, the hole's current guess in the canvas. Cancel is raised by the bar.
 
     `strips`: from what the sampler sees to strips of the hole's tokens.
     """
     bar = comfy.utils.ProgressBar(1)
     previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+    if previewer is None and wanted:
+        previewer = rgb_previewer(model.model.latent_format)
     timed = model.model.latent_format.latent_dimensions == 3
     known = context.latent.unsqueeze(2) if timed else context.latent
     canvas = context.with_(latent=model.model.latent_format.process_in(known).flatten(1, -3)) if previewer else context
@@ -783,7 +787,23 @@ def progress(model: Any, context: Context, patch: int, timing: Timing, strips: A
         if previewer is not None:
             strip = strips(x0.detach().float().cpu())
             latent = fill_hole(canvas, from_strip(strip.flatten(1, -3), patch))
-            preview = previewer.decode_latent_to_preview_image("JPEG", latent.unsqueeze(2) if timed else latent)
+            kind, picture, limit = previewer.decode_latent_to_preview_image("JPEG", latent.unsqueeze(2) if timed else latent)
+            preview = kind, cropped(picture, context.grid), limit
         bar.update_absolute(step + 1, total, preview)
 
     return callback
+
+
+def rgb_previewer(latent_format: Any) -> Any:
+    """The host's linear preview of latents, which needs no model; None where the format has no factors for it."""
+    if latent_format.latent_rgb_factors is None:
+        return None
+    more = (getattr(latent_format, f"latent_rgb_factors_{name}", None) for name in ("bias", "reshape"))
+    return latent_preview.Latent2RGBPreviewer(latent_format.latent_rgb_factors, *more)
+
+
+def cropped(picture: Any, grid: Grid) -> Any:
+    """The preview of a padded canvas without its padding."""
+    rows, cols = grid.latent_size
+    width, height = (picture.width * grid.width / (cols * grid.scale), picture.height * grid.height / (rows * grid.scale))
+    return picture.crop((0, 0, max(round(width), 1), max(round(height), 1)))

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.browser
 OpenPage = Callable[..., AbstractContextManager[WebPage]]
 
 ROOT = Path(__file__).resolve().parent.parent
-NODES = ("LazyModelLoader", "LazyMaskDilate", "LazyEncodeContext", "LazySketchCondition", "LazyDecode")
+NODES = ("LazyModelLoader", "LazyMaskDilate", "LazyEncodeContext", "LazySketchCondition", "LazyDecode", "LazyCanvas", "LazyResult")
 TOKENS = r"\d+ of 256 tokens"
 TIME = r"\d+(\.\d)? m?s"
 DECODED = rf"{TOKENS} · {TIME}( · about {TIME} saved)?"  # on a busy machine a step in the hole may take what all tokens would

@@ -135,7 +135,7 @@ def sample(job: Job, model: Any, context: Context, latent: Tensor, denoise: floa
         parts[1],
         denoise=denoise,
         noise_mask=parts[2],
-        callback=host.progress(model, context, context.grid.patch, job.timing, lambda x: holes_of(context, x)),
+        callback=host.progress(model, context, context.grid.patch, job.timing, settings.preview, lambda x: holes_of(context, x)),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=settings.seed,
     )

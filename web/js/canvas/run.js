@@ -1,0 +1,230 @@
+// Generate: what is needed for one canvas's results is queued, and what the server says of it finds its way back.
+import { controlsOf, canvasOf, part, resultsOf } from "./graph.js";
+import { Trouble } from "./files.js";
+import { addResult, preview, show } from "./loop.js";
+import { showLinked } from "./picture.js";
+import { seedsFor } from "./state.js";
+
+/** @typedef {import("./session.js").Session} Session */
+/** @typedef {{ session: Session, meta: Record<string, any>, value: number, max: number }} Job */
+
+/** What was queued and has not ended, by prompt id. @type {Map<string, Job>} */
+const jobs = new Map();
+/** Events of prompts that are being queued: they may come before the answer that names them. @type {[string, any][]} */
+let early = [];
+let queueing = 0;
+
+/** The jobs of one canvas that have not ended. */
+export function jobsOf(/** @type {Session} */ session) {
+  return [...jobs.values()].filter((job) => job.session === session);
+}
+
+/** Put what the person typed into the nodes that use it, and into the prompt itself. */
+function apply(/** @type {Session} */ session, /** @type {import("./graph.js").Prompt} */ output, /** @type {string} */ canvas, /** @type {number} */ seed) {
+  const { prompt, denoise, strength } = session.wishes;
+  const controls = controlsOf(output, canvas);
+  const set = (/** @type {import("./graph.js").Control | undefined} */ control, /** @type {any} */ value) => {
+    if (!control || value === undefined) return;
+    output[control.id].inputs[control.name] = value;
+    const node = session.host.nodeOf(control.id);
+    if (node) session.host.write(node, { [control.name]: value });
+  };
+  set(controls.prompt, prompt);
+  set(controls.seed, seed);
+  set(controls.denoise, denoise);
+  for (const one of controls.strengths) set(one, session.hasSketch ? strength : 0);
+  return controls;
+}
+
+/** Read the panel's values from the nodes that they belong to. */
+export async function pull(/** @type {Session} */ session) {
+  if (!session.node || !session.host.isLive(session.node)) return;
+  const { output } = await session.host.prompt();
+  const canvas = session.host.executionId(session.node, output);
+  if (!canvas) return;
+  const { prompt, seed, denoise, strengths } = controlsOf(output, canvas);
+  const { wishes } = session;
+  if (typeof prompt?.value === "string") wishes.prompt = prompt.value;
+  if (Number.isFinite(seed?.value)) wishes.seed = seed?.value;
+  if (Number.isFinite(denoise?.value)) wishes.denoise = denoise?.value;
+  if (strengths[0]?.value > 0) wishes.strength = strengths[0].value;
+  Object.assign(session, { can: { prompt: !!prompt, denoise: !!denoise, seed: !!seed, sketch: strengths.length > 0 } });
+  session.changed();
+}
+
+/** Write one of the panel's values into its node at once, so that it is saved with the workflow. */
+export async function push(/** @type {Session} */ session) {
+  if (!session.node || !session.host.isLive(session.node)) return;
+  const { output } = await session.host.prompt();
+  const canvas = session.host.executionId(session.node, output);
+  if (canvas) apply(session, output, canvas, session.wishes.seed);
+  session.host.noteChange();
+}
+
+/** Queue as many edits as seeds are asked for. */
+export async function generate(/** @type {Session} */ session) {
+  if (!session.hasMask && !session.node?.inputs?.some((/** @type {any} */ input) => input.name === "mask" && input.link != null)) {
+    session.say("emptyMask");
+    return;
+  }
+  queueing++;
+  try {
+    session.say(null);
+    await session.flush();
+    await show(session, null);
+    const { random, seeds } = session.state;
+    for (const seed of seedsFor(seeds, random ? null : session.wishes.seed)) await queueOne(session, seed);
+  } catch (trouble) {
+    session.failed(trouble);
+  } finally {
+    queueing--;
+    const waiting = early;
+    early = [];
+    for (const [name, detail] of waiting) receive(session.host, name, detail);
+  }
+  session.changed();
+}
+
+async function queueOne(/** @type {Session} */ session, /** @type {number} */ seed) {
+  const { host, node } = session;
+  const canvasIn = (/** @type {import("./graph.js").Prompt} */ output) => {
+    const id = host.executionId(node, output);
+    if (!id) throw new Trouble("muted");
+    return id;
+  };
+  session.wishes.seed = seed;
+  const first = (await host.prompt()).output;
+  apply(session, first, canvasIn(first), seed);
+  const { output, workflow } = await host.prompt(); // the workflow that is kept with the results says what was asked for
+  const canvas = canvasIn(output);
+  const results = resultsOf(output, canvas);
+  if (!results.length) throw new Trouble("noResult");
+  apply(session, output, canvas, seed);
+  const { prompt, denoise, strength } = session.wishes;
+  const { mask_file: mask = "", sketch_file: sketch = "" } = session.names ?? {};
+  const meta = { seed, prompt, denoise, strength, mask, sketch, workflow, output };
+  const answer = await send(host, part(output, results), workflow);
+  jobs.set(answer.prompt_id, { session, meta, value: 0, max: 0 });
+  session.changed();
+}
+
+async function send(/** @type {import("./host.js").Host} */ host, /** @type {any} */ output, /** @type {any} */ workflow) {
+  try {
+    return await host.api.queuePrompt(0, { output, workflow });
+  } catch (/** @type {any} */ refusal) {
+    if (!refusal?.response) throw new Trouble("noServer");
+    const [node] = Object.values(refusal.response.node_errors ?? {});
+    const error = /** @type {any} */ (node)?.errors?.[0] ?? refusal.response.error ?? {};
+    throw new Trouble("refused", { text: [error.message, error.details].filter(Boolean).join(": ") });
+  }
+}
+
+/** Ask for the picture that is linked to a canvas, without an edit. */
+export async function fetchLinked(/** @type {Session} */ session) {
+  try {
+    const { output, workflow } = await session.host.prompt();
+    const id = session.host.executionId(session.node, output);
+    if (!id) throw new Trouble("muted");
+    const answer = await send(session.host, part(output, [id]), workflow);
+    jobs.set(answer.prompt_id, { session, meta: {}, value: 0, max: 0 });
+  } catch (trouble) {
+    session.failed(trouble);
+  }
+  session.changed();
+}
+
+/** Take back what is queued for a canvas, and stop what runs. */
+export async function cancel(/** @type {Session} */ session) {
+  for (const [id, job] of jobs) {
+    if (job.session !== session) continue;
+    if (job.max || job.started) await session.host.api.interrupt(id);
+    else await session.host.api.deleteItem("queue", id);
+    jobs.delete(id);
+  }
+  show(session, null);
+}
+
+const EVENTS = ["execution_start", "progress", "executed"];
+const ENDS = ["execution_success", "execution_error", "execution_interrupted"];
+
+/** Listen to the server, once for the whole page. `find` gives the session of a node. */
+export function listen(/** @type {import("./host.js").Host} */ host, /** @type {(node: any) => Session | undefined} */ find) {
+  for (const name of [...EVENTS, ...ENDS]) host.api.addEventListener(name, (/** @type {any} */ event) => receive(host, name, event.detail, find));
+  host.api.addEventListener("reconnected", () => recover(host));
+}
+
+function receive(/** @type {import("./host.js").Host} */ host, /** @type {string} */ name, /** @type {any} */ detail, /** @type {any} */ find = null) {
+  const id = detail?.prompt_id;
+  const job = jobs.get(id);
+  if (job) HANDLE[name]?.(job, detail);
+  else if (queueing) early.push([name, detail]);
+  else if (find && name === "executed" && detail?.output?.lazydiffusion_result) foreign(host, detail, find);
+  if (job && ENDS.includes(name)) jobs.delete(id);
+  if (job) job.session.changed();
+}
+
+/** Show a step's guess in its canvas. @returns {boolean} whether it belongs to one */
+export function takePreview(/** @type {any} */ { blob, promptId, jobId }) {
+  const session = jobs.get(promptId ?? jobId)?.session;
+  if (session && !session.shown) preview(session, blob).catch(() => {}); // a guess that cannot be decoded is none
+  return session !== undefined;
+}
+
+/** @type {Record<string, (job: any, detail: any) => void>} */
+const HANDLE = {
+  execution_start: (job) => Object.assign(job, { started: true }),
+  progress: (job, { value, max }) => Object.assign(job, { value, max }),
+  executed: (job, { output }) => {
+    const { workflow, output: prompt, ...meta } = job.meta;
+    const { session } = job;
+    if (output?.lazydiffusion?.[0]?.total_ms && output.lazydiffusion[0].hole_tokens) measure(session, output.lazydiffusion[0]);
+    if (output?.lazydiffusion_canvas?.[0]) showLinked(session, output.lazydiffusion_canvas[0]);
+    if (workflow) session.made = { workflow, prompt };
+    for (const file of output?.lazydiffusion_result ?? []) addResult(session, { ...file, ...meta });
+  },
+  execution_error: (job, detail) => {
+    show(job.session, null);
+    job.session.say("nodeFailed", { node: job.session.host.nodeOf(detail.node_id)?.title ?? detail.node_type, text: detail.exception_message });
+  },
+  execution_interrupted: (job) => void show(job.session, null),
+};
+
+/** Keep what an edit took, for what the next one is expected to take. */
+function measure(/** @type {Session} */ session, /** @type {any} */ run) {
+  const { width, height } = session.layers;
+  const { hole_tokens: hole, all_tokens: all, total_ms: ms, saved_ms: saved = 0 } = run;
+  session.state.measured = { hole, all, ms, fullMs: ms + saved, width, height };
+  session.remeasure();
+}
+
+/** A result of a run that the person started by the page's own button. */
+async function foreign(/** @type {any} */ host, /** @type {any} */ detail, /** @type {(node: any) => Session | undefined} */ find) {
+  const { output } = await host.prompt();
+  const canvas = output[detail.display_node ?? detail.node] && canvasOf(output, detail.display_node ?? detail.node);
+  const session = canvas && find(host.nodeOf(canvas));
+  if (!session) return;
+  const { seed, prompt, denoise } = controlsOf(output, canvas);
+  const { mask_file: mask = "", sketch_file: sketch = "" } = session.names ?? {};
+  const meta = { seed: seed?.value, prompt: prompt?.value, denoise: denoise?.value, mask, sketch };
+  for (const file of detail.output.lazydiffusion_result) addResult(session, { ...file, ...meta });
+}
+
+/** The server is back: what it finished meanwhile is fetched; what it no longer knows is said to be lost. */
+async function recover(/** @type {any} */ host) {
+  for (const [id, job] of [...jobs]) {
+    try {
+      const entry = (await (await host.api.fetchApi(`/history/${id}`)).json())[id];
+      if (!entry) {
+        const queue = await (await host.api.fetchApi("/queue")).json();
+        if (JSON.stringify(queue).includes(id)) continue;
+        job.session.say("runLost");
+        show(job.session, null);
+      }
+      for (const output of Object.values(entry?.outputs ?? {})) HANDLE.executed(job, { output });
+      jobs.delete(id);
+    } catch (trouble) {
+      job.session.failed(trouble);
+    }
+    job.session.changed();
+  }
+}
