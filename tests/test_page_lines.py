@@ -54,7 +54,7 @@ ENGLISH = (
 
 NIGHTLY = pytest.mark.skipif(
     os.environ.get("LAZYDIFFUSION_NIGHTLY") != "1",
-    reason="takes minutes in the real page and has not passed yet: set LAZYDIFFUSION_NIGHTLY=1",
+    reason="takes minutes in the real page: set LAZYDIFFUSION_NIGHTLY=1",
 )
 
 
