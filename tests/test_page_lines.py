@@ -230,4 +230,4 @@ def test_the_readmes_steps_with_pictures_of_ones_own(open_page: OpenPage) -> Non
         assert page.run() == [EXAMPLE, EXAMPLE]
         notes = page.notes("LazyDecode")
         assert len(notes) == 2 and all(re.fullmatch(r"\d+ of 2304 tokens · .*", note) for note in notes), notes
-        assert json.dumps(page.prompt()).count("clipspace") == 2
+        assert json.dumps(page.prompt()).count("clipspace/clipspace-painted") == 2
