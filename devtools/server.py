@@ -6,7 +6,6 @@ import ctypes
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .client import Client
-from .environment import child_environment, python_of
+from .environment import child_environment, end_with_parent, python_of
 from .places import PACK, ROOT, environment_folder, home
 from .problem import Problem
 
@@ -68,7 +67,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=end_with_parent,
             )
 
     def wait_until_ready(self) -> None:
@@ -162,8 +161,3 @@ def link_pack(pack: Path, link: Path) -> None:
         junction = subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(pack)], capture_output=True) if os.name == "nt" else None
         if junction is None or junction.returncode:
             shutil.copytree(pack, link, ignore=shutil.ignore_patterns(*NOT_THE_PACK))
-
-
-def end_with_parent() -> None:
-    """In the child, before it becomes ComfyUI: Linux ends it when dev.py dies, even by SIGKILL."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 = PR_SET_PDEATHSIG

@@ -29,7 +29,7 @@ from .server import Server, throwaway
 
 SHIPPED = "fluent-small.safetensors"
 OTHER, BROKEN = "soak-other.safetensors", "soak-broken.safetensors"
-SIDES = (64, 96, 150, 256, 320, 512, 640)
+SIDES = (48, 64, 96, 150, 200, 256, 320, 512)
 WORDS = ("red apple", "panda", "熊猫", "a sunflower", "empty background", "balloon, rocket and a zebra", "", "rocket " * 40)
 CANCELLED, FREED, FAULTS, SWAPPED, SAME = 0.03, 0.02, 0.05, 0.08, 0.3  # shares of edits
 HISTORY = 25  # edits after which the host's own list of past prompts is emptied: it grows without us
