@@ -57,6 +57,8 @@ class Server:
             command.append("--cpu")
         variables = child_environment(self.host) | {"HF_HUB_OFFLINE": "1"}
         variables.pop("PYTHONPATH", None)
+        if packages := os.environ.get("COMFYUI_PACKAGES"):  # a folder with what a newer host needs beside the pins
+            variables["PYTHONPATH"] = packages
         if not self.host.is_relative_to(home()):
             variables["PYTHONDONTWRITEBYTECODE"] = "1"  # somebody's own ComfyUI stays as it is
         with self.log_path.open("wb") as log:
@@ -90,7 +92,7 @@ class Server:
     def check_pack(self) -> None:
         """A pack that cannot be imported does not stop ComfyUI. Raises Problem with the reason that its log gives."""
         log = self.log()
-        if "IMPORT FAILED" in log:
+        if re.search(rf"\(IMPORT FAILED\): .*{PACK}", log):  # core names its own optional nodes that way, too, without a path
             reasons = [reason for pattern in REASONS for reason in re.findall(pattern, log)] or ["its log gives no reason"]
             raise Problem(f"ComfyUI started but could not import this pack: {reasons[-1]} (its log: {self.log_path}).")
 
