@@ -19,10 +19,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lazy_core.editor import LazyEditor
-from training.brushes import crop_boxes
-from training.evaluate import SEEDS, Judges, digest, known, scenes_digest
+from training.crop import crop_boxes, cut, put_back
+from training.edits import SEEDS, digest, known, scenes_digest
 from training.figures import interval
-from training.methods import cut, put_back
+from training.judges import Judges
 from training.scenes import Scenes, SpriteSheet
 from training.study import percent
 

@@ -26,7 +26,8 @@ from lazy_core.masks import threshold
 from lazy_core.model import LazyDiffusion
 from lazy_core.tokens import patchify
 from training.captions import CaptionTable
-from training.objective import Examples, loss_weight, noise_levels, optimizers, token_loss
+from training.examples import Examples, noise_levels
+from training.objective import loss_weight, optimizers, token_loss
 from training.precision import mixed_precision, optimizer_for
 from training.record import Record, learning_rate, progress_fraction
 from training.scene_source import PoolSettings, ScenePool

@@ -20,8 +20,9 @@ from . import plain_json
 from .config import LazyConfig
 from .errors import AGAIN, CheckpointError, shown
 from .layers import Build
-from .model import LazyDiffusion, LazyTransformer, initialise
-from .text import Tokenizer
+from .model import LazyDiffusion, initialise
+from .tokenizer import Tokenizer
+from .transformer import LazyTransformer
 
 CONFIG_KEY, WORDS_KEY = "lazydiffusion.config", "lazydiffusion.words"
 STYLES_KEY, FIRST_STYLES = "lazydiffusion.styles", ("3d", "flat", "ink")  # names, and those of files without them

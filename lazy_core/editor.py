@@ -15,11 +15,14 @@ from .differential import differential, relative
 from .geometry import Box
 from .graphs import StepGraphs
 from .lazy_vae import decode_windows
-from .model import LazyDiffusion, store_for_few_rows
+from .model import LazyDiffusion
+from .parametrisation import add_noise
 from .pipeline import Sample, encode_context, hole_coordinates, lazy_decode
 from .sampling import Solver, dpmpp_2m, euler, guided_denoiser
-from .schedule import add_noise, shifted, sigmas
-from .text import Tokenizer, same_length
+from .schedule import shifted, sigmas
+from .text import same_length
+from .tokenizer import Tokenizer
+from .transformer import store_for_few_rows
 
 
 class LazyEditor:

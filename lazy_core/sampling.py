@@ -13,8 +13,7 @@ from torch import Tensor
 from .config import LazyConfig
 from .decoder import LazyDecoder
 from .graphs import StepGraphs
-from .model import predict_x0
-from .schedule import timestep_of
+from .parametrisation import predict_x0, timestep_of
 from .text import same_length
 
 Solver = Literal["euler", "dpmpp_2m"]

@@ -1,4 +1,4 @@
-"""Noise levels. Sigma is the share of noise: x = (1 - sigma) x0 + sigma * noise for flow, x = x0 + sigma * noise for epsilon."""
+"""Noise levels, falling to 0. What they mean is in `parametrisation`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,6 @@ def sigmas(prediction: Prediction, steps: int, denoise: float = 1.0) -> Tensor:
     return levels[-(steps + 1) :]
 
 
-def add_noise(prediction: Prediction, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """`clean` at noise level `sigma`, which broadcasts to it."""
-    return (1 - sigma) * clean + sigma * noise if prediction == "flow_x0" else clean + sigma * noise
-
-
 def shifted(levels: Tensor, shift: float) -> Tensor:
     """Flow's levels moved towards noise (`shift` > 1) or towards the clean end (< 1); 0 and 1 stay (Esser et al. 2024, eq. 23)."""
     return shift * levels / (1 + (shift - 1) * levels)
@@ -38,11 +33,3 @@ def ddpm_sigmas(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> T
     """DDPM's linear betas as sigma = sqrt((1 - a) / a), ascending: PixArt-alpha's training schedule."""
     alphas = torch.cumprod(1 - torch.linspace(first, last, steps, dtype=torch.float64), 0)
     return ((1 - alphas) / alphas).sqrt().float()
-
-
-def timestep_of(prediction: Prediction, sigma: Tensor) -> Tensor:
-    """What the network is told, 0..1000: 1000 sigma for flow, the nearest step of the DDPM table in log sigma for epsilon."""
-    if prediction == "flow_x0":
-        return sigma * 1000
-    distance = (sigma.clamp_min(1e-8).log()[:, None] - ddpm_sigmas().to(sigma).log()[None]).abs()
-    return distance.argmin(1).to(sigma.dtype)

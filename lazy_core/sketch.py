@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .context import Context, Sketch
+from .inputs import all_finite
 from .masks import mostly_black, threshold
-from .pipeline import all_finite
 
 Kind = Literal["colour", "edges"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -51,12 +51,13 @@ from ..lazy_core.differential import joined, relative
 from ..lazy_core.geometry import Grid
 from ..lazy_core.graphs import StepGraphs
 from ..lazy_core.layers import Build
-from ..lazy_core.model import LazyTransformer, store_for_few_rows
 from ..lazy_core.pipeline import fill_hole
 from ..lazy_core.positions import window_coordinates
-from ..lazy_core.text import SPECIAL, TextEncoder, Tokenizer
+from ..lazy_core.text import TextEncoder
 from ..lazy_core.throughput import step_seconds
+from ..lazy_core.tokenizer import SPECIAL, Tokenizer
 from ..lazy_core.tokens import from_strip, to_strip
+from ..lazy_core.transformer import LazyTransformer, store_for_few_rows
 from ..lazy_core.vae import TinyVAE
 from .memory import leaner
 from .patches import refuse_replaced

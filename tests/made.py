@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lazy_core.decoder import LazyDecoder, Prepared
 from lazy_core.model import initialise
 from lazy_core.tokens import HoleTokens
-from training.objective import Examples, noise_levels
+from training.examples import Examples, noise_levels
 from training.pool import Encoded
 
 Edit = tuple[Tensor, Tensor, Prepared]

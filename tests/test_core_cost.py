@@ -18,8 +18,9 @@ from lazy_core.context_encoder import ContextEncoder
 from lazy_core.cost import encoder_flops, step_flops
 from lazy_core.decoder import LazyDecoder
 from lazy_core.layers import Build
-from lazy_core.model import initialise, store_for_few_rows
+from lazy_core.model import initialise
 from lazy_core.tokens import HoleTokens
+from lazy_core.transformer import store_for_few_rows
 from memory import Written, peak_bytes
 
 TEXT = 120

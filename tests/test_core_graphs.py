@@ -15,9 +15,10 @@ from torch import Tensor
 from lazy_core import graphs
 from lazy_core.config import PRESETS
 from lazy_core.decoder import LazyDecoder, Prepared
-from lazy_core.graphs import Captured, Even, Form, Inputs, Row, StepGraphs, Text, bucket
-from lazy_core.model import LazyTransformer
+from lazy_core.graphs import Captured, StepGraphs
+from lazy_core.static_inputs import Even, Form, Inputs, Row, Text, bucket, lengths_of
 from lazy_core.tokens import Packing
+from lazy_core.transformer import LazyTransformer
 from made import Edit, edit_of, weights_for
 
 TINY = PRESETS["tiny"]
@@ -54,7 +55,7 @@ def test_rounded_up_it_computes_what_a_step_does(decoder, lengths, packed):
     for made in (first, other, first):
         if Form.of(made[0], made[2]) != inputs.form:
             continue
-        valid = torch.arange(made[0].shape[1])[None] < torch.tensor(graphs.lengths_of(made[0], made[2]))[:, None]
+        valid = torch.arange(made[0].shape[1])[None] < torch.tensor(lengths_of(made[0], made[2]))[:, None]
         expected, got = decoder.step(*made), through(inputs, made)
         assert got.shape == expected.shape
         assert torch.allclose(got[valid], expected[valid], atol=1e-5)

@@ -22,7 +22,7 @@ from lazy_core.pipeline import hole_coordinates, hole_noise, lazy_decode
 from lazy_core.sampling import dpmpp_2m, euler
 from lazy_core.schedule import shifted, sigmas
 from lazy_core.sketch import add_edges, add_sketch
-from lazy_core.text import build_tokenizer
+from lazy_core.tokenizer import build_tokenizer
 from lazy_core.tokens import patchify
 
 BLENDS = ("none", "feather", "poisson")

@@ -16,14 +16,17 @@ from lazy_core.config import PRESETS
 from lazy_core.decoder import LazyDecoder
 from lazy_core.editor import LazyEditor
 from lazy_core.geometry import Grid
-from lazy_core.graphs import StepGraphs, bucket
+from lazy_core.graphs import StepGraphs
 from lazy_core.kept import KeptKV, Split
-from lazy_core.model import LazyDiffusion, LazyTransformer, initialise
+from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.positions import grid_coordinates
+from lazy_core.static_inputs import bucket
 from lazy_core.tokens import HoleTokens
+from lazy_core.transformer import LazyTransformer
 from made import Edit, edit_of, examples, weights_for
 from training.captured import CapturedSteps
-from training.objective import Examples, Objective, optimizers
+from training.examples import Examples
+from training.objective import Objective, optimizers
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 DEVICE = torch.device("cuda")

@@ -18,16 +18,17 @@ from lazy_core.geometry import Grid
 from lazy_core.masks import latent_mask, token_mask
 from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.positions import grid_coordinates
-from lazy_core.text import build_tokenizer
+from lazy_core.tokenizer import build_tokenizer
 from lazy_core.tokens import HoleTokens
-from training import average, classifier, drawings, evaluate, few_steps, figures, naming, progressive, several_holes, sketch_study, train
+from training import average, classifier, drawings, edits, evaluate, few_steps, figures, naming, progressive, several_holes, sketch_study, train
 from training import help as help_pages
-from training.brushes import CropBox, bounds, crop_boxes, inside
 from training.captions import NOTHING, all_captions, captions_of, grow_embedding, plural, tokenizer_for
-from training.methods import METHODS, MethodEditor, cut, put_back
+from training.crop import CropBox, bounds, crop_boxes, cut, inside, put_back
+from training.extended import extended
+from training.method import METHODS
+from training.methods import MethodEditor
 from training.objective import token_loss
 from training.scenes import FAR, NEAR, OBJECTS, TWO, UNKNOWN, Draw, Recipe, SpriteSheet, cast_of, compose, pair_split
-from training.train import extended
 
 WORDS = ["dot", "bar", "box", "arch", "cross", "ring", "cone", "leaf", "star", "moon", "drop", "gate", "sun", "kite", "bell", "fan"]
 NAMES = [{"code": str(i), "en": [word], "zh": [chr(0x4E00 + i)]} for i, word in enumerate(WORDS)]
@@ -287,7 +288,7 @@ def test_bare_scenes_show_nothing_and_are_of_the_first_style():
     empty = made.empty[plain].var((2, 3)).mean()
     assert empty < made.empty[~plain].var((2, 3)).mean(), "objects stand out"
     assert bool((made.image[plain] != made.empty[plain]).flatten(1).any(1).all()), "the target is there all the same"
-    asked = evaluate.known(sheet(), 24, 5, "test", bare=True)
+    asked = edits.known(sheet(), 24, 5, "test", bare=True)
     assert bool((asked.seen == UNKNOWN).all()) and bool((asked.style == 0).all()) and not bool(asked.unseen.any())
 
 

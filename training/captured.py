@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from .objective import Examples
+from .examples import Examples
 
 EAGER = 2  # steps of each shape that run as they are: they compile, choose kernels and make the optimizers' states
 

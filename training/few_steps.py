@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from lazy_core.sampling import Solver
 
-from .evaluate import BATCH, SEEDS, Judges, Seen, digest, known, scenes_digest
+from .edits import BATCH, SEEDS, digest, known, scenes_digest
 from .figures import frechet, interval
+from .judges import Judges, Seen
 from .methods import MethodEditor
 from .scenes import FAR, Scenes
 from .study import opened, percent, study_parser

@@ -1,18 +1,12 @@
-"""LazyDiffusion and the paper's two baselines: the same networks, the same recipe, other tokens.
-
-lazy: the decoder gets the hole's tokens. image (RegenerateImage): all tokens of the canvas. crop (RegenerateCrop): all tokens of
-a tight square around the mask, brought to half the canvas's side. Canvas and mask go through the same context encoder each
-time, so parameters are equal to the last one. Both baselines start from noise everywhere and keep the hole.
-"""
+"""Edits by LazyDiffusion and by the paper's two baselines, as `method` describes them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lazy_core.checkpoint import load_model
@@ -20,40 +14,13 @@ from lazy_core.composite import Blend, composite
 from lazy_core.context import Context
 from lazy_core.editor import LazyEditor
 from lazy_core.geometry import Grid
-from lazy_core.masks import latent_mask, prefill, threshold, token_mask
+from lazy_core.masks import latent_mask, threshold, token_mask
 from lazy_core.pipeline import lazy_decode
 from lazy_core.positions import grid_coordinates
-from lazy_core.tokens import HoleTokens
+from lazy_core.prefill import prefill
 
-from .brushes import CropBox, crop_boxes
-
-Method = Literal["lazy", "image", "crop"]
-METHODS: tuple[Method, ...] = get_args(Method)
-METHOD_KEY, SIZE_KEY = "lazydiffusion.method", "lazydiffusion.canvas"  # in a checkpoint's metadata; absent: lazy, 256 px
-
-
-def everything(mask: Tensor) -> HoleTokens:
-    """All tokens of a grid [B, N] as if they were the hole's."""
-    return HoleTokens.of(torch.ones_like(mask, dtype=torch.bool), mask.shape[1])
-
-
-def cut(image: Tensor, boxes: CropBox, side: int, grow: bool = False) -> Tensor:
-    """Squares of [B, C, H, W] resized to [B, C, side, side]; `grow`: every pixel that a mask touches at all becomes 1."""
-    parts = []
-    for picture, x, y, width in zip(image, boxes.left.tolist(), boxes.top.tolist(), boxes.side.tolist(), strict=True):
-        part = picture[None, :, y : y + width, x : x + width]
-        parts.append(F.interpolate(part, (side, side), mode="bilinear", antialias=True)[0])
-    result = torch.stack(parts)
-    return (result > 0.01).float() if grow else result.clamp(0, 1)
-
-
-def put_back(canvas: Tensor, squares: Tensor, boxes: CropBox) -> Tensor:
-    """The inverse of `cut`: a new [B, 3, H, W] with each square resized into its place."""
-    result = canvas.clone()
-    for i, (x, y, width) in enumerate(zip(boxes.left.tolist(), boxes.top.tolist(), boxes.side.tolist(), strict=True)):
-        part = F.interpolate(squares[i : i + 1], (width, width), mode="bilinear", antialias=True)[0]
-        result[i, :, y : y + width, x : x + width] = part
-    return result
+from .crop import crop_boxes, cut, put_back
+from .method import METHOD_KEY, METHODS, SIZE_KEY, Method, everything
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from lazy_core.checkpoint import load_model
 from lazy_core.geometry import Grid
-from lazy_core.masks import latent_mask, prefill, threshold
+from lazy_core.masks import latent_mask, threshold
 from lazy_core.model import LazyDiffusion
 from lazy_core.positions import grid_coordinates
+from lazy_core.prefill import prefill
 
-from .evaluate import SEEDS, known, on_photographs
+from .edits import SEEDS, known, on_photographs
 from .figures import interval
 from .pool import to_latent
 from .record import summary

@@ -21,13 +21,13 @@ from lazy_core.model import LazyDiffusion
 from lazy_core.positions import grid_coordinates
 
 from .captions import CaptionTable
+from .extended import extended
 from .objective import optimizers
 from .pool import Encoded
 from .precision import mixed_precision, optimizer_for
 from .record import Record, learning_rate, summary
 from .scene_source import PoolSettings, ScenePool
 from .scenes import Recipe, SpriteSheet
-from .train import extended
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from lazy_core.config import LazyConfig
 from lazy_core.geometry import Grid
-from lazy_core.masks import latent_mask, prefill, threshold, token_mask
+from lazy_core.masks import latent_mask, threshold, token_mask
+from lazy_core.prefill import prefill
 from lazy_core.vae import TinyVAE
 
-from .brushes import crop_boxes
-from .methods import Method, cut
+from .crop import crop_boxes, cut
+from .method import Method
 from .precision import mixed_precision
 from .scenes import Recipe, SpriteSheet, compose
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from lazy_core.vae import TinyVAE
+
 
 def bfloat16_pays(device: torch.device) -> bool:
     return device.type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
@@ -21,3 +23,11 @@ def mixed_precision(device: torch.device, wanted: bool = True) -> torch.autocast
 def optimizer_for(device: torch.device) -> str:
     """Muon, or AdamW where Muon's bfloat16 would take most of a training's time; both take the same rates (`objective.optimizers`)."""
     return "muon" if bfloat16_pays(device) else "adamw"
+
+
+def channels_last(vae: TinyVAE) -> TinyVAE:
+    """Convolutions on a CPU and on tensor cores want this layout."""
+    for parameter in vae.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return vae

@@ -25,10 +25,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lazy_core.geometry import Grid
-from lazy_core.masks import latent_mask, prefill, threshold
+from lazy_core.masks import latent_mask, threshold
+from lazy_core.prefill import prefill
 
-from .brushes import bounds, user_masks
+from .brushes import user_masks
 from .codecs import T5, ImageCodec, image_codec
+from .crop import bounds
 from .draw import Draw
 from .instances import Instance, Picture, Skipped, read_pictures
 from .record import summary

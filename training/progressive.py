@@ -15,10 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .brushes import user_masks
-from .classifier import predict, style_crops
 from .draw import Draw, backgrounds
-from .evaluate import BATCH, SEEDS, Judges
+from .edits import BATCH, SEEDS
 from .figures import interval
+from .judge import predict, style_crops
+from .judges import Judges
 from .methods import MethodEditor
 from .pictures import to_picture
 from .scenes import SpriteSheet, overlap, place

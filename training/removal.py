@@ -23,12 +23,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lazy_core.composite import composite
-from lazy_core.masks import prefill, threshold
+from lazy_core.masks import threshold
+from lazy_core.prefill import prefill
 
 from .brushes import user_masks
 from .captions import NOTHING
 from .draw import Draw
-from .evaluate import BATCH, SEEDS
+from .edits import BATCH, SEEDS
 from .figures import interval, seam
 from .photographs import PhotographSheet
 from .pictures import to_picture

@@ -12,8 +12,8 @@ from lazy_core.model import LazyDiffusion
 from lazy_core.tokens import HoleTokens
 
 from .captions import CaptionTable
-from .methods import Method, everything
-from .objective import Examples, draws_for, noise_levels
+from .examples import Examples, draws_for, noise_levels
+from .method import Method, everything
 from .pool import Encoded, bucketed, cat, encode_scenes
 from .scenes import Recipe, SpriteSheet
 

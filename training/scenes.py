@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
-from .brushes import CropBox, crop_boxes, edge_masks, inside, user_masks
+from .brushes import edge_masks, user_masks
+from .crop import CropBox, crop_boxes, inside
 from .draw import Draw, backgrounds
 from .photographs import PhotographSheet, PhotographSplit
 from .surfaces import surfaces

@@ -18,11 +18,13 @@ from tqdm import tqdm
 
 from lazy_core.canvases import Canvases as KnownCanvases
 
-from .brushes import bounds, user_masks
-from .classifier import predict, style_crops
+from .brushes import user_masks
+from .crop import bounds
 from .draw import Draw, backgrounds
-from .evaluate import SEEDS, Judges
+from .edits import SEEDS
 from .figures import interval
+from .judge import predict, style_crops
+from .judges import Judges
 from .methods import MethodEditor
 from .pictures import to_picture
 from .scenes import Recipe, SpriteSheet, cast_of, lights, paint, place, tints

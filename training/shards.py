@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lazy_core.config import LazyConfig
-from lazy_core.text import Tokenizer
+from lazy_core.tokenizer import Tokenizer
 from lazy_core.tokens import HoleTokens
 
+from .examples import Examples, draws_for, noise_for, noise_levels
 from .manifest import captions_in, read_manifest
-from .objective import Examples, draws_for, noise_for, noise_levels
 from .pool import Encoded
 
 FORMAT = 1  # of what `training.precompute` writes

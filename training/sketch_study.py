@@ -17,7 +17,7 @@ from tqdm import tqdm
 from lazy_core.context import Context
 from lazy_core.sketch import KINDS, add_edges, add_sketch
 
-from .evaluate import BATCH, SEEDS, known
+from .edits import BATCH, SEEDS, known
 from .figures import interval
 from .methods import MethodEditor
 from .pictures import to_picture

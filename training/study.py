@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from .evaluate import Judges
+from .judges import Judges
 from .methods import MethodEditor
 from .record import summary
 from .scenes import SpriteSheet
