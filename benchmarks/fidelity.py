@@ -80,7 +80,7 @@ SWEEP += [(0, 0.1, 0.3, 0.6), (0, 0.1, 0.25, 0.5, 0.75)]
 
 
 def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
-    core = loaded("lazy_core.reuse")
+    core = loaded("lazy_core.kv.policy")
     model, about = load_stand_in(path, getattr(torch, args.dtype))
     everything = SpriteSheet.load(args.data)
     sheet, judges = few_objects(everything, about["objects"]), Judges.load(args.judge, everything)

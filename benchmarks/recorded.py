@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from lazy_core.records import Records
+from lazy_core.vae.autoencoder_kl.decoder import Records
 
 from .stock import load_pack, loaded
 

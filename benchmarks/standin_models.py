@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lazy_core.decoder import LazyDecoder
-from lazy_core.positions import sincos
+from lazy_core.networks.decoder import LazyDecoder
+from lazy_core.networks.positions import sincos
 
 from .stock import for_this_host, loaded
 

@@ -76,7 +76,7 @@ class Cases:
 
     def read(self, data: bytes) -> None:
         from lazy_core.checkpoint import load_model
-        from lazy_core.errors import CheckpointError
+        from lazy_core.checks.errors import CheckpointError
 
         (path := self.folder / "case.safetensors").write_bytes(data)
         try:
@@ -112,7 +112,7 @@ class Cases:
         self.read(with_header(self.good, change))
 
     def prompt(self, rng: random.Random) -> None:
-        from lazy_core.tokenizer import build_tokenizer
+        from lazy_core.text.tokenizer import build_tokenizer
 
         letters = ["red", "苹", " ", ",", "\u0301", *(chr(rng.randrange(0x110000)) for _ in range(20))]
         prompt = build_tokenizer(["red", "苹"], rng.choice((2, 16))).prompt([("".join(rng.choices(letters, k=rng.randrange(500))), 1.0)])
@@ -181,7 +181,7 @@ def small_checkpoint(folder: Path) -> bytes:
     from lazy_core.checkpoint import save_checkpoint
     from lazy_core.config import PRESETS
     from lazy_core.model import LazyDiffusion, initialise
-    from lazy_core.tokenizer import build_tokenizer
+    from lazy_core.text.tokenizer import build_tokenizer
 
     model = LazyDiffusion(PRESETS["tiny"])
     initialise(model, torch.Generator().manual_seed(0))

@@ -6,11 +6,11 @@ import torch
 import torch.nn as nn
 
 from .config import LazyConfig
-from .decoder import LazyDecoder
-from .layers import Build
-from .text import TextEncoder
-from .transformer import LazyTransformer
-from .vae import TinyVAE
+from .networks.decoder import LazyDecoder
+from .networks.layers import Build
+from .networks.text_encoder import TextEncoder
+from .networks.transformer import LazyTransformer
+from .vae.tiny import TinyVAE
 
 
 class LazyDiffusion(nn.Module):

@@ -7,20 +7,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .composite import Blend, composite
+from .blend.composite import Blend, composite
+from .blend.prefill import prefill
+from .checks.inputs import check_inputs
 from .config import LazyConfig
 from .context import Context, View
-from .differential import token_strength
+from .diffusion.differential import token_strength
 from .geometry import Box, Grid
 from .holes import hole_rows, windows_around
-from .inputs import check_inputs
-from .lazy_vae import DecodeImage, EncodeImage
+from .kv.policy import Reuse
 from .masks import boxes_of, holes_of, latent_mask, token_mask
-from .positions import grid_coordinates, window_coordinates
-from .prefill import prefill
-from .reuse import Reuse
+from .networks.positions import grid_coordinates, window_coordinates
+from .networks.transformer import LazyTransformer
 from .tokens import HoleTokens
-from .transformer import LazyTransformer
+from .vae.windows import DecodeImage, EncodeImage
 
 Sample = Callable[[Tensor, Tensor, float], Tensor]
 """Sampler over the holes: (noise [R, K, C p p], start [R, K, C p p], denoise 0..1) -> clean tokens [R, K, C p p]."""
@@ -133,7 +133,7 @@ def encode_canvas(
     reuse: Reuse,
     fill: bool = False,
 ) -> Context:
-    """`encode_context` for a stock transformer: no encoder runs, as visible tokens take part in the steps themselves (`lazy_core.reuse`).
+    """`encode_context` for a stock transformer: no encoder runs, as visible tokens take part in the steps themselves (`kv.policy`).
 
     `scale` px make a latent's side, `patch` latents a token's. With `fill` the canvas is encoded a second time with its hole
     mid-grey, as inpainting models want to see it. Raises ValueError like `encode_context`.

@@ -8,8 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from .checks.inputs import all_finite
 from .context import Context, Sketch
-from .inputs import all_finite
 from .masks import mostly_black, threshold
 
 Kind = Literal["colour", "edges"]

@@ -11,10 +11,10 @@ from torch import Tensor
 from ..lazy_core.cache import ContentCache, content_key
 from ..lazy_core.checkpoint import FIRST_STYLES, style_number
 from ..lazy_core.context import Context
-from ..lazy_core.kept import KV_DTYPES
+from ..lazy_core.kv.policy import REUSES
+from ..lazy_core.kv.store import KV_DTYPES
 from ..lazy_core.masks import FLOOR
 from ..lazy_core.pipeline import encode_canvas, encode_context, tokens_read
-from ..lazy_core.reuse import REUSES
 from . import host, messages
 from .checks import check_choice, check_socket, explains_memory
 from .images import alpha_of, painted, to_bchw, to_mask

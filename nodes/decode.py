@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..lazy_core.composite import BLENDS
+from ..lazy_core.blend.composite import BLENDS
 from ..lazy_core.pipeline import lazy_decode
 from . import host, messages
 from .checks import check_choice, check_number, check_socket, explains_memory

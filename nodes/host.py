@@ -46,19 +46,19 @@ from ..lazy_core.cache import content_key
 from ..lazy_core.checkpoint import Checkpoint, check_keys, read_checkpoint
 from ..lazy_core.config import LazyConfig
 from ..lazy_core.context import Context
-from ..lazy_core.decoder import Prepared
-from ..lazy_core.differential import joined, relative
+from ..lazy_core.diffusion.differential import joined, relative
 from ..lazy_core.geometry import Grid
-from ..lazy_core.graphs import StepGraphs
-from ..lazy_core.layers import Build
+from ..lazy_core.networks.cuda_graphs import StepGraphs
+from ..lazy_core.networks.decoder import Prepared
+from ..lazy_core.networks.layers import Build
+from ..lazy_core.networks.positions import window_coordinates
+from ..lazy_core.networks.text_encoder import TextEncoder
+from ..lazy_core.networks.transformer import LazyTransformer, store_for_few_rows
 from ..lazy_core.pipeline import fill_hole
-from ..lazy_core.positions import window_coordinates
-from ..lazy_core.text import TextEncoder
+from ..lazy_core.text.tokenizer import SPECIAL, Tokenizer
 from ..lazy_core.throughput import step_seconds
-from ..lazy_core.tokenizer import SPECIAL, Tokenizer
 from ..lazy_core.tokens import from_strip, to_strip
-from ..lazy_core.transformer import LazyTransformer, store_for_few_rows
-from ..lazy_core.vae import TinyVAE
+from ..lazy_core.vae.tiny import TinyVAE
 from .memory import leaner
 from .patches import refuse_replaced
 from .stock.families import family_of, supported
@@ -93,7 +93,7 @@ def free_memory() -> int:
 
 
 def where_there_is_room(size: int, device: torch.device) -> bool:
-    """Whether so many bytes on `device` leave enough for a model's own work (a `lazy_core.kept.Place`)."""
+    """Whether so many bytes on `device` leave enough for a model's own work (a `lazy_core.kv.store.Place`)."""
     return device.type == "cpu" or mm.get_free_memory(device) - size > mm.minimum_inference_memory()
 
 
@@ -431,7 +431,7 @@ class HostTokenizer:
         self.tokenizer = tokenizer
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, list[list[tuple]]]:
-        """`(word:1.2)` weights as everywhere in the host; long prompts in chunks, as for CLIP (`lazy_core.text.CHUNKS`)."""
+        """`(word:1.2)` weights as everywhere in the host; long prompts in chunks, as for CLIP (`lazy_core.text.tokenizer.CHUNKS`)."""
         parts = comfy.sd1_clip.token_weights(comfy.sd1_clip.escape_important(text), 1.0)
         prompt = self.tokenizer.prompt((comfy.sd1_clip.unescape_important(part), weight) for part, weight in parts)
         rows = Rows([(i, w, 0) for i, w in chunk] if return_word_ids else chunk for chunk in prompt.chunks)
@@ -686,7 +686,7 @@ def with_strength(model: Any, strength: Tensor | None) -> tuple[Any, Tensor | No
 
 
 def tokens_that_joined(sigma: Tensor, denoise_mask: Tensor, extra_options: dict[str, Any]) -> Tensor:
-    """The host's kind of function of a noise mask, called at every step: see `lazy_core.differential`."""
+    """The host's kind of function of a noise mask, called at every step: see `lazy_core.diffusion.differential`."""
     sampling, sigmas = extra_options["model"].inner_model.model_sampling, extra_options["sigmas"]
     ends = sigmas[0], max(sigmas[-1], sampling.sigma_min)
     now, first, last = (float(sampling.timestep(each)) for each in (sigma[0], *ends))

@@ -8,13 +8,13 @@ from typing import Any
 from comfy.ldm.modules.diffusionmodules.model import AttnBlock, Decoder, ResnetBlock, Upsample
 from torch import Tensor, nn
 
-from ..lazy_core.canvases import Canvases
 from ..lazy_core.geometry import Box
-from ..lazy_core.lazy_vae import DecodeImage, EncodeImage, decode_windows
 from ..lazy_core.pipeline import DecodeHole
-from ..lazy_core.record import Parts
-from ..lazy_core.records import Records
-from ..lazy_core.vae import TinyVAE
+from ..lazy_core.vae.autoencoder_kl.decoder import Records
+from ..lazy_core.vae.autoencoder_kl.record import Parts
+from ..lazy_core.vae.canvas_cache import Canvases
+from ..lazy_core.vae.tiny import TinyVAE
+from ..lazy_core.vae.windows import DecodeImage, EncodeImage, decode_windows
 from . import host
 from .images import encoder
 from .memory import forgettable, part_of_memory
@@ -43,7 +43,7 @@ def hole_decoder(vae: Any, decode: DecodeImage) -> DecodeHole | None:
 
 
 def decoded_part(vae: Any, latent: Tensor, wanted: Box) -> Tensor:
-    """A `lazy_core.lazy_vae.DecodePart` with our VAE. A host that ran out of memory decodes in tiles, and everything."""
+    """A `lazy_core.vae.windows.DecodePart` with our VAE. A host that ran out of memory decodes in tiles, and everything."""
     pixels = vae.decode(latent, vae_options={"right": wanted}).movedim(-1, 1)
     scale = vae.spacial_compression_decode()
     return pixels if pixels.shape[-2:] == wanted.times(scale).size else wanted.times(scale).cut(pixels)

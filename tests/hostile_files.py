@@ -16,7 +16,7 @@ from safetensors.torch import save
 from lazy_core.checkpoint import CONFIG_KEY, TOKENIZER_KEY, WORDS_KEY
 from lazy_core.config import PRESETS
 from lazy_core.model import LazyDiffusion, initialise
-from lazy_core.tokenizer import SPECIAL
+from lazy_core.text.tokenizer import SPECIAL
 
 GB8 = 8 << 30
 DEEP = "[" * 100_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lazy_core.decoder import LazyDecoder, Prepared
 from lazy_core.model import initialise
+from lazy_core.networks.decoder import LazyDecoder, Prepared
 from lazy_core.tokens import HoleTokens
 from training.examples import Examples, noise_levels
 from training.pool import Encoded

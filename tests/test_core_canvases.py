@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lazy_core.canvases import Canvases
 from lazy_core.checkpoint import load_model
-from lazy_core.vae import TinyVAE
+from lazy_core.vae.canvas_cache import Canvases
+from lazy_core.vae.tiny import TinyVAE
 
 SHIPPED = Path(__file__).resolve().parent.parent / "models" / "fluent-small.safetensors"
 DATA = Path(__file__).resolve().parent / "data"

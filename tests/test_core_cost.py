@@ -12,15 +12,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import beside
 from benchmarks.holes import hole
 from lazy_core import throughput
-from lazy_core.canvases import Canvases
 from lazy_core.config import PRESETS, LazyConfig
-from lazy_core.context_encoder import ContextEncoder
 from lazy_core.cost import encoder_flops, step_flops
-from lazy_core.decoder import LazyDecoder
-from lazy_core.layers import Build
 from lazy_core.model import initialise
+from lazy_core.networks.context_encoder import ContextEncoder
+from lazy_core.networks.decoder import LazyDecoder
+from lazy_core.networks.layers import Build
+from lazy_core.networks.transformer import store_for_few_rows
 from lazy_core.tokens import HoleTokens
-from lazy_core.transformer import store_for_few_rows
+from lazy_core.vae.canvas_cache import Canvases
 from memory import Written, peak_bytes
 
 TEXT = 120

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from lazy_core import graphs
 from lazy_core.config import PRESETS
-from lazy_core.decoder import LazyDecoder, Prepared
-from lazy_core.graphs import Captured, StepGraphs
-from lazy_core.static_inputs import Even, Form, Inputs, Row, Text, bucket, lengths_of
+from lazy_core.networks import cuda_graphs as graphs
+from lazy_core.networks.cuda_graphs import Captured, StepGraphs
+from lazy_core.networks.decoder import LazyDecoder, Prepared
+from lazy_core.networks.static_inputs import Even, Form, Inputs, Row, Text, bucket, lengths_of
+from lazy_core.networks.transformer import LazyTransformer
 from lazy_core.tokens import Packing
-from lazy_core.transformer import LazyTransformer
 from made import Edit, edit_of, weights_for
 
 TINY = PRESETS["tiny"]

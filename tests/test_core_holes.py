@@ -16,14 +16,14 @@ from lazy_core.context import Context, View
 from lazy_core.editor import LazyEditor
 from lazy_core.geometry import Grid
 from lazy_core.holes import MOST, hole_rows, windows_around
-from lazy_core.lazy_vae import decode_windows
 from lazy_core.masks import latent_mask, token_mask
 from lazy_core.model import LazyDiffusion, initialise
+from lazy_core.networks.positions import grid_coordinates
 from lazy_core.pipeline import encode_context, hole_coordinates, hole_noise, lazy_decode, read_holes, tokens_read
-from lazy_core.positions import grid_coordinates
 from lazy_core.sketch import add_edges, add_sketch
-from lazy_core.tokenizer import build_tokenizer
+from lazy_core.text.tokenizer import build_tokenizer
 from lazy_core.tokens import HoleTokens, patchify
+from lazy_core.vae.windows import decode_windows
 
 TOKEN = 16  # px
 CONFIG = replace(PRESETS["tiny"], window=8, edges=True, styles=3, style_guidance=2.0, fill=True)

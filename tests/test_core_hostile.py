@@ -15,8 +15,8 @@ import torch
 import hostile_files
 from hostile_files import LIBRARY_ATTACKS, REFUSED, good, library
 from lazy_core.checkpoint import load_model, read_checkpoint
+from lazy_core.checks.errors import CheckpointError
 from lazy_core.editor import LazyEditor
-from lazy_core.errors import CheckpointError
 
 SECONDS, MEMORY = 2.0, 500 << 20
 

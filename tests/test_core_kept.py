@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lazy_core.kept import FP8, Ahead, KeptKV, Split
+from lazy_core.kv.store import FP8, Ahead, KeptKV, Split
 
 SHAPES = [(2, 3, 7, 4), (2, 7, 12)]  # [B, H, L, D] and [B, L, H D]
 HOLE = torch.tensor([1, 4])

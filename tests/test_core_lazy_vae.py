@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lazy_core.checkpoint import load_model
 from lazy_core.geometry import Box
-from lazy_core.lazy_vae import HALO, decode_windows, windows
-from lazy_core.vae import TinyVAE
+from lazy_core.vae.tiny import TinyVAE
+from lazy_core.vae.windows import HALO, decode_windows, windows
 
 SHIPPED = Path(__file__).resolve().parent.parent / "models" / "fluent-small.safetensors"
 DATA = Path(__file__).resolve().parent / "data"

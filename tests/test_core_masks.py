@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from scipy import ndimage, sparse
 from scipy.sparse.linalg import spsolve
 
-from lazy_core import membrane as membrane_module
-from lazy_core.composite import composite, feather_weight
+from lazy_core.blend import membrane as membrane_module
+from lazy_core.blend.composite import composite, feather_weight
+from lazy_core.blend.membrane import membrane
+from lazy_core.blend.prefill import prefill, seen_by_push_pull
 from lazy_core.geometry import Box
 from lazy_core.masks import boxes_of, dilate, holes_of, in_cells, mostly_black, threshold
-from lazy_core.membrane import membrane
-from lazy_core.prefill import prefill, seen_by_push_pull
 
 
 def disc(size: int, radius: float) -> torch.Tensor:

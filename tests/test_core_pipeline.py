@@ -15,14 +15,14 @@ from lazy_core.cache import ContentCache, content_key
 from lazy_core.checkpoint import CONFIG_KEY, load_model, read_checkpoint, save_checkpoint
 from lazy_core.config import PRESETS, LazyConfig
 from lazy_core.context import Context
+from lazy_core.diffusion.sampling import dpmpp_2m, euler
+from lazy_core.diffusion.schedule import shifted, sigmas
 from lazy_core.editor import LazyEditor
 from lazy_core.masks import latent_mask
 from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.pipeline import hole_coordinates, hole_noise, lazy_decode
-from lazy_core.sampling import dpmpp_2m, euler
-from lazy_core.schedule import shifted, sigmas
 from lazy_core.sketch import add_edges, add_sketch
-from lazy_core.tokenizer import build_tokenizer
+from lazy_core.text.tokenizer import build_tokenizer
 from lazy_core.tokens import patchify
 
 BLENDS = ("none", "feather", "poisson")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lazy_core.reuse import EARLY, POLICIES, Policies, Policy, Whole, step_at
+from lazy_core.kv.policy import EARLY, POLICIES, Policies, Policy, Whole, step_at
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lazy_core.differential import joined, relative
+from lazy_core.diffusion.differential import joined, relative
 from lazy_core.editor import LazyEditor
 from lazy_core.masks import FLOOR
 from lazy_core.pipeline import fill_hole, lazy_decode, soft_start

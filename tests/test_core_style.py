@@ -10,9 +10,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lazy_core.checkpoint import STYLES_KEY, read_checkpoint, style_number, styles_in
+from lazy_core.checks.errors import CheckpointError
 from lazy_core.config import PRESETS
 from lazy_core.editor import LazyEditor
-from lazy_core.errors import CheckpointError
 
 SHIPPED = "models/fluent-small.safetensors"
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from host_graphs import SHIPPED, Lazy
-from lazy_core import characters
 from lazy_core.checkpoint import read_checkpoint
 from lazy_core.config import TextConfig
 from lazy_core.editor import LazyEditor
-from lazy_core.text import same_length
-from lazy_core.tokenizer import CHUNKS, Tokenizer, build_tokenizer, words_in
+from lazy_core.networks.text_encoder import same_length
+from lazy_core.text import characters
+from lazy_core.text.tokenizer import CHUNKS, Tokenizer, build_tokenizer, words_in
 
 PROMPTS = (
     *("", " ", "panda", "a red apple", "Ａpple", "RED APPLE", "a cute\tred\nballoon", "ice-cream, please!", "jack-o'-lantern"),

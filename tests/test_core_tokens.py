@@ -10,14 +10,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lazy_core.config import PRESETS
-from lazy_core.context_encoder import StyleNaming
 from lazy_core.geometry import Grid
-from lazy_core.layers import Build
 from lazy_core.masks import latent_mask, token_mask
 from lazy_core.model import initialise
-from lazy_core.positions import grid_coordinates
+from lazy_core.networks.context_encoder import StyleNaming
+from lazy_core.networks.layers import Build
+from lazy_core.networks.positions import grid_coordinates
+from lazy_core.networks.transformer import LazyTransformer
 from lazy_core.tokens import HoleTokens, Packing, from_strip, patchify, to_strip, unpatchify
-from lazy_core.transformer import LazyTransformer
 
 TINY = PRESETS["tiny"]
 

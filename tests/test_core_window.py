@@ -15,9 +15,9 @@ from lazy_core.context import Context
 from lazy_core.geometry import Grid
 from lazy_core.holes import windows_around
 from lazy_core.masks import token_mask
+from lazy_core.networks.transformer import LazyTransformer
 from lazy_core.pipeline import encode_context, hole_coordinates
 from lazy_core.tokens import HoleTokens
-from lazy_core.transformer import LazyTransformer
 
 TOKEN = 16  # px
 CONFIG = replace(PRESETS["tiny"], window=8, vae=None, text=None)

@@ -13,16 +13,16 @@ from torch import Tensor
 
 from lazy_core.attention import ragged
 from lazy_core.config import PRESETS
-from lazy_core.decoder import LazyDecoder
 from lazy_core.editor import LazyEditor
 from lazy_core.geometry import Grid
-from lazy_core.graphs import StepGraphs
-from lazy_core.kept import KeptKV, Split
+from lazy_core.kv.store import KeptKV, Split
 from lazy_core.model import LazyDiffusion, initialise
-from lazy_core.positions import grid_coordinates
-from lazy_core.static_inputs import bucket
+from lazy_core.networks.cuda_graphs import StepGraphs
+from lazy_core.networks.decoder import LazyDecoder
+from lazy_core.networks.positions import grid_coordinates
+from lazy_core.networks.static_inputs import bucket
+from lazy_core.networks.transformer import LazyTransformer
 from lazy_core.tokens import HoleTokens
-from lazy_core.transformer import LazyTransformer
 from made import Edit, edit_of, examples, weights_for
 from training.captured import CapturedSteps
 from training.examples import Examples

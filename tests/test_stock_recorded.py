@@ -13,11 +13,11 @@ from torch import Tensor
 
 from benchmarks.recorded import random_vae, sequence
 from benchmarks.stock import load_pack
-from lazy_core.lazy_vae import windows
-from lazy_core.record import Parts, decode_and_record
-from lazy_core.recorded import HALOS, decode_holes, with_patches
-from lazy_core.records import Records
-from lazy_core.strip import NotWholeError, Strip
+from lazy_core.vae.autoencoder_kl.atlas import NotWholeError, Strip
+from lazy_core.vae.autoencoder_kl.decoder import Records
+from lazy_core.vae.autoencoder_kl.hole_pass import HALOS, decode_holes, with_patches
+from lazy_core.vae.autoencoder_kl.record import Parts, decode_and_record
+from lazy_core.vae.windows import windows
 
 SIDE = 32  # latents: a canvas of 256 px
 
@@ -94,7 +94,7 @@ def test_other_content_is_near_and_nearer_than_without_patches(vae: Any, pack: A
 
     result, after = decoded()
     with monkeypatch.context() as patched:
-        patched.setattr("lazy_core.patches.spread", lambda canvas: [])
+        patched.setattr("lazy_core.vae.autoencoder_kl.witnesses.spread", lambda canvas: [])
         without, _ = decoded()
     print(f"{quality(result, full, cells):.1f} dB, without patches {quality(without, full, cells):.1f} dB")
     assert quality(result, full, cells) > quality(without, full, cells) + 3
@@ -230,7 +230,7 @@ def test_a_batch_goes_image_by_image(sdxl: Any, pack: Any):
 def test_a_host_that_went_over_to_tiles_is_left_to_it(sdxl: Any, pack: Any, monkeypatch: pytest.MonkeyPatch):
     parts, records, latent = parts_of(sdxl, pack), Records(limit=256 << 20), content(sdxl, 0)
     canvas, calls, cells = decode(sdxl, latent), [], box_at(3, 5)
-    monkeypatch.setattr("lazy_core.records.REST", 3)
+    monkeypatch.setattr("lazy_core.vae.autoencoder_kl.decoder.REST", 3)
 
     def tiled(x: Tensor) -> Tensor:
         calls.append(x.shape)
@@ -255,7 +255,7 @@ def test_no_edit_fails_for_the_sake_of_time(sdxl: Any, pack: Any, monkeypatch: p
     def fails(*given: Any) -> Any:
         raise wrong("on purpose")
 
-    monkeypatch.setattr("lazy_core.patches.shares", fails)
+    monkeypatch.setattr("lazy_core.vae.autoencoder_kl.witnesses.shares", fails)
     assert torch.equal(records.decode("a", parts, Counted(sdxl), other, canvas, cells[None]), decode(sdxl, other))
 
     class CancelledError(Exception):

@@ -11,7 +11,7 @@ from torch import nn
 from lazy_core.config import PRESETS
 from lazy_core.geometry import Grid
 from lazy_core.model import LazyDiffusion
-from lazy_core.positions import grid_coordinates
+from lazy_core.networks.positions import grid_coordinates
 from lazy_core.tokens import HoleTokens
 from made import examples, weights_for
 from training.captured import copied

@@ -365,7 +365,7 @@ def test_an_earlier_manifest_lives_until_the_new_one_is_whole(tmp_path: Path, mo
     import torch
 
     from lazy_core.config import PRESETS
-    from lazy_core.vae import TinyVAE
+    from lazy_core.vae.tiny import TinyVAE
 
     vae, folder, out = tmp_path / "vae.safetensors", tmp_path / "data", tmp_path / "out"
     assert PRESETS["tiny"].vae is not None

@@ -23,9 +23,9 @@ from safetensors.torch import load_file, save_file
 
 from lazy_core.checkpoint import read_checkpoint, save_checkpoint
 from lazy_core.config import PRESETS
+from lazy_core.diffusion.schedule import ddpm_sigmas
 from lazy_core.model import LazyDiffusion, initialise
-from lazy_core.schedule import ddpm_sigmas
-from lazy_core.vae import TinyVAE
+from lazy_core.vae.tiny import TinyVAE
 from training import precompute, train
 from training.instances import Skipped, read_pictures
 from training.objective import noised

@@ -17,10 +17,23 @@ from lazy_core.config import PRESETS
 from lazy_core.geometry import Grid
 from lazy_core.masks import latent_mask, token_mask
 from lazy_core.model import LazyDiffusion, initialise
-from lazy_core.positions import grid_coordinates
-from lazy_core.tokenizer import build_tokenizer
+from lazy_core.networks.positions import grid_coordinates
+from lazy_core.text.tokenizer import build_tokenizer
 from lazy_core.tokens import HoleTokens
-from training import average, classifier, drawings, edits, evaluate, few_steps, figures, naming, progressive, several_holes, sketch_study, train
+from training import (
+    average,
+    classifier,
+    drawings,
+    edits,
+    evaluate,
+    few_steps,
+    figures,
+    naming,
+    progressive,
+    several_holes,
+    sketch_study,
+    train,
+)
 from training import help as help_pages
 from training.captions import NOTHING, all_captions, captions_of, grow_embedding, plural, tokenizer_for
 from training.crop import CropBox, bounds, crop_boxes, cut, inside, put_back

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from lazy_core.checkpoint import load_model, save_checkpoint
 from lazy_core.config import PRESETS
-from lazy_core.vae import TinyVAE
+from lazy_core.vae.tiny import TinyVAE
 
 from .precision import channels_last, mixed_precision
 from .record import Record, learning_rate, progress_fraction, summary

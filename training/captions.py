@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 
 from lazy_core.model import LazyDiffusion
-from lazy_core.tokenizer import SPECIAL, Tokenizer, build_tokenizer, words_of
+from lazy_core.text.tokenizer import SPECIAL, Tokenizer, build_tokenizer, words_of
 
 from .scenes import BIG, PLAIN, SMALL, TWO
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lazy_core.checkpoint import load_model
 from lazy_core.config import PRESETS
-from lazy_core.vae import TinyVAE
+from lazy_core.vae.tiny import TinyVAE
 
 
 class ImageCodec(Protocol):

@@ -8,8 +8,8 @@ import torch
 
 from lazy_core.config import PRESETS, LazyConfig
 from lazy_core.cost import encoder_flops, step_flops
-from lazy_core.layers import Build
-from lazy_core.transformer import LazyTransformer
+from lazy_core.networks.layers import Build
+from lazy_core.networks.transformer import LazyTransformer
 
 from .record import summary
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lazy_core.composite import composite
+from lazy_core.blend.composite import composite
 from lazy_core.masks import threshold
 
 from .edits import BATCH, BATCH_GPU, REFERENCE, SEEDS, digest, enlarged, known, on_photographs, scenes_digest

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lazy_core.config import Prediction
-from lazy_core.schedule import ddpm_sigmas
+from lazy_core.diffusion.schedule import ddpm_sigmas
 from lazy_core.tokens import HoleTokens
 
 from .pool import Encoded

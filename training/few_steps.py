@@ -13,7 +13,7 @@ from typing import Any, get_args
 import torch
 from tqdm import tqdm
 
-from lazy_core.sampling import Solver
+from lazy_core.diffusion.sampling import Solver
 
 from .edits import BATCH, SEEDS, digest, known, scenes_digest
 from .figures import frechet, interval

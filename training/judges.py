@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lazy_core.composite import composite
+from lazy_core.blend.composite import composite
 from lazy_core.masks import threshold
 
 from .edits import BATCH

@@ -8,9 +8,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from lazy_core.config_check import Rule, choice, whole
-from lazy_core.errors import shown
-from lazy_core.plain_json import parse
+from lazy_core.checks.errors import shown
+from lazy_core.checks.plain_json import parse
+from lazy_core.checks.rules import Rule, choice, whole
 
 from .decoding import regular
 

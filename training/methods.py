@@ -9,15 +9,15 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from lazy_core.blend.composite import Blend, composite
+from lazy_core.blend.prefill import prefill
 from lazy_core.checkpoint import load_model
-from lazy_core.composite import Blend, composite
 from lazy_core.context import Context
 from lazy_core.editor import LazyEditor
 from lazy_core.geometry import Grid
 from lazy_core.masks import latent_mask, threshold, token_mask
+from lazy_core.networks.positions import grid_coordinates
 from lazy_core.pipeline import lazy_decode
-from lazy_core.positions import grid_coordinates
-from lazy_core.prefill import prefill
 
 from .crop import crop_boxes, cut, put_back
 from .method import METHOD_KEY, METHODS, SIZE_KEY, Method, everything

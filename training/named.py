@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lazy_core.blend.prefill import prefill
 from lazy_core.checkpoint import load_model
 from lazy_core.geometry import Grid
 from lazy_core.masks import latent_mask, threshold
 from lazy_core.model import LazyDiffusion
-from lazy_core.positions import grid_coordinates
-from lazy_core.prefill import prefill
+from lazy_core.networks.positions import grid_coordinates
 
 from .edits import SEEDS, known, on_photographs
 from .figures import interval

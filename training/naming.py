@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from lazy_core.checkpoint import load_model, save_checkpoint
-from lazy_core.context_encoder import ContextEncoder
 from lazy_core.geometry import Grid
 from lazy_core.model import LazyDiffusion
-from lazy_core.positions import grid_coordinates
+from lazy_core.networks.context_encoder import ContextEncoder
+from lazy_core.networks.positions import grid_coordinates
 
 from .captions import CaptionTable
 from .extended import extended

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from lazy_core.config import Prediction
+from lazy_core.diffusion.parametrisation import add_noise, timestep_of
 from lazy_core.geometry import Grid
 from lazy_core.model import LazyDiffusion
-from lazy_core.parametrisation import add_noise, timestep_of
 from lazy_core.tokens import patchify
 
 from .examples import Examples

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lazy_core.blend.prefill import prefill
 from lazy_core.config import LazyConfig
 from lazy_core.geometry import Grid
 from lazy_core.masks import latent_mask, threshold, token_mask
-from lazy_core.prefill import prefill
-from lazy_core.vae import TinyVAE
+from lazy_core.vae.tiny import TinyVAE
 
 from .crop import crop_boxes, cut
 from .method import Method

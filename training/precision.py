@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from lazy_core.vae import TinyVAE
+from lazy_core.vae.tiny import TinyVAE
 
 
 def bfloat16_pays(device: torch.device) -> bool:

@@ -24,9 +24,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from lazy_core.blend.prefill import prefill
 from lazy_core.geometry import Grid
 from lazy_core.masks import latent_mask, threshold
-from lazy_core.prefill import prefill
 
 from .brushes import user_masks
 from .codecs import T5, ImageCodec, image_codec

@@ -22,9 +22,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from lazy_core.composite import composite
+from lazy_core.blend.composite import composite
+from lazy_core.blend.prefill import prefill
 from lazy_core.masks import threshold
-from lazy_core.prefill import prefill
 
 from .brushes import user_masks
 from .captions import NOTHING

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from lazy_core.canvases import Canvases as KnownCanvases
+from lazy_core.vae.canvas_cache import Canvases as KnownCanvases
 
 from .brushes import user_masks
 from .crop import bounds
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=["validation", "test"], default="test")
     args = parser.parse_args(argv)
     sheet, editor, judges = opened(args)
-    # A canvas is encoded once, then what another mask changes: the same latents (lazy_core.canvases).
+    # A canvas is encoded once, then what another mask changes: the same latents (lazy_core.vae.canvas_cache).
     editor.editor.to_latent = partial(KnownCanvases(limit=256 << 20).encode, "", editor.editor.to_latent)  # type: ignore[method-assign]
     print(f"{'canvas':>8}{'holes':>7}{'prompt, one by one':>28}{'prompt, together':>28}{'ratio':>8}{'style':>8}{'together':>10}")
     rows, shown = [], []

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lazy_core.config import LazyConfig
-from lazy_core.tokenizer import Tokenizer
+from lazy_core.text.tokenizer import Tokenizer
 from lazy_core.tokens import HoleTokens
 
 from .examples import Examples, draws_for, noise_for, noise_levels

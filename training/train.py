@@ -26,9 +26,9 @@ from lazy_core.checkpoint import from_pixart, load_model, save_checkpoint
 from lazy_core.config import PRESETS, LazyConfig
 from lazy_core.geometry import Grid
 from lazy_core.model import LazyDiffusion, initialise
-from lazy_core.positions import grid_coordinates
-from lazy_core.tokenizer import Tokenizer
-from lazy_core.vae import TinyVAE
+from lazy_core.networks.positions import grid_coordinates
+from lazy_core.text.tokenizer import Tokenizer
+from lazy_core.vae.tiny import TinyVAE
 
 from .captions import CaptionTable, all_captions, grow_embedding, tokenizer_of
 from .captured import CapturedSteps

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ...lazy_core.context import Context
-from ...lazy_core.kept import KeptKV, Place
+from ...lazy_core.kv.policy import Policy, Whole
+from ...lazy_core.kv.store import KeptKV, Place
 from ...lazy_core.pipeline import Sample, fill_hole, grid_noise
-from ...lazy_core.reuse import Policy, Whole
 from ...lazy_core.tokens import to_strip
 from .. import host
 from ..memory import leaner

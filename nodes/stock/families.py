@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ...lazy_core.reuse import EARLY, POLICIES, Policies
+from ...lazy_core.kv.policy import EARLY, POLICIES, Policies
 
 Role = Literal["joint", "image", "text"]
 """What an attention call sees: text and image tokens in one sequence (text first), image tokens alone, or something else."""
