@@ -150,10 +150,11 @@ class Bench:
 
     @torch.inference_mode()
     def edit(self, image: Tensor, mask: Tensor, prompt: str, seed: int, kv_dtype: Any) -> tuple[Tensor, float, float]:
-        host, stock, pipeline = loaded("nodes.host"), loaded("nodes.stock.edit"), loaded("lazy_core.pipeline")
+        timings, sampling = loaded("nodes.host.timing"), loaded("nodes.host.sampling")
+        stock, pipeline = loaded("nodes.stock.edit"), loaded("lazy_core.pipeline")
         context = pipeline.encode_canvas(self.editor.to_latent, image, mask[:, 0], "stand-in", 8, 2, 8, "measured").with_(kv_dtype=kv_dtype)
         conds = [self.conditioning(text, context) for text in (prompt, "")]
-        timing, settings = host.Timing(), host.Settings(seed, self.args.steps, self.args.cfg, "euler", "simple")
+        timing, settings = timings.Timing(), sampling.Settings(seed, self.args.steps, self.args.cfg, "euler", "simple")
         sample, begun = stock.hole_sampler(self.model, context, *conds, settings, timing), time.monotonic()
         edited, _ = pipeline.lazy_decode(context, sample, self.editor.to_latent, self.editor.to_image, seed, blend="none")
         took, passes, hole = time.monotonic() - begun, timing.passes, context.hole.count / context.hole.total

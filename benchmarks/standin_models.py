@@ -92,7 +92,7 @@ def build(family: str, dtype: torch.dtype = torch.float32) -> Any:
     config = getattr(comfy.supported_models, kind.config)(for_this_host(kind.transformer))
     config.set_inference_dtype(dtype, None)
     base = config.get_model({}, device=torch.device("cpu"))
-    base.latent_format = loaded("nodes.host").TinyLatent()
+    base.latent_format = loaded("nodes.host.model").TinyLatent()
     base.latent_format.latent_channels = CHANNELS
     if kind.clean:
         base.model_sampling = clean_flow(config)

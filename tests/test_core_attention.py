@@ -55,7 +55,7 @@ def with_host(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
     """`with_host("attention_split")` -> our attention with this choice of the host's, as its command line flag makes it."""
 
     def choose(name: str) -> Attention:
-        host = importlib.import_module(f"{pack.__name__}.nodes.host")
+        host = importlib.import_module(f"{pack.__name__}.nodes.host.attention")
         monkeypatch.setattr(host, "optimized_attention", getattr(importlib.import_module("comfy.ldm.modules.attention"), name))
         monkeypatch.setattr(host, "chosen_attention", lambda: True)
         return host.host_attention

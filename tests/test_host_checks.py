@@ -113,7 +113,7 @@ def test_what_was_refused_leaves_no_trace(lazy: Lazy, context: Any):
 def test_the_log_names_the_versions(
     lazy: Lazy, version: str, known: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    host = importlib.import_module(f"{lazy.pack.__name__}.nodes.host")
+    host = importlib.import_module(f"{lazy.pack.__name__}.nodes.host.version")
     monkeypatch.setattr(host.comfyui_version, "__version__", version)
     with caplog.at_level("INFO"):
         host.report_version()

@@ -62,7 +62,7 @@ def test_the_text_encoder_is_tried_again(lazy: Lazy, monkeypatch: pytest.MonkeyP
 def test_sampling_is_tried_again(lazy: Lazy, monkeypatch: pytest.MonkeyPatch, kind: str):
     context = lazy.encode(CANVAS, HOLE)[0]
     expected = lazy.decode(context)[0]
-    reuse = lazy.pack.nodes.host.Reuse
+    reuse = lazy.pack.nodes.host.model.Reuse
     monkeypatch.setattr(reuse, "__init__", Once(reuse.__init__, KINDS[kind]))
     assert torch.equal(lazy.decode(context)[0], expected)
 
@@ -78,7 +78,7 @@ def test_another_error_is_not_tried_again(lazy: Lazy, monkeypatch: pytest.Monkey
 
 
 def test_caches_take_a_part_of_the_machines_memory_and_are_forgotten_together(lazy: Lazy):
-    memory, context, vae = (getattr(lazy.pack.nodes, name) for name in ("memory", "context", "vae"))
+    memory, context, vae = (lazy.node_module(name) for name in ("memory", "context", "host.vae"))
     gigabyte = 1 << 30
     sizes = {total: memory.part_of_memory(512 << 20, total * gigabyte) >> 20 for total in (1, 4, 8, 16, 256)}
     assert sizes == {1: 64, 4: 128, 8: 256, 16: 512, 256: 512}
@@ -130,7 +130,7 @@ def used_in(path: Path) -> set[str]:
 
 
 def test_every_symbol_of_the_host_is_in_the_table_and_there(lazy: Lazy):
-    symbols = importlib.import_module(f"{lazy.pack.__name__}.nodes.symbols")
+    symbols = importlib.import_module(f"{lazy.pack.__name__}.nodes.host.symbols")
     used = {name for path in (ROOT / "nodes").rglob("*.py") for name in used_in(path)}
     longest = {name for name in used if not any(other.startswith(name + ".") for other in used)}
     assert sorted(longest - symbols.SEEN.keys()) == [] and sorted(symbols.SEEN.keys() - longest) == []
@@ -139,7 +139,7 @@ def test_every_symbol_of_the_host_is_in_the_table_and_there(lazy: Lazy):
 
 
 def test_a_host_without_a_symbol_is_told_so(lazy: Lazy, monkeypatch: pytest.MonkeyPatch):
-    symbols = importlib.import_module(f"{lazy.pack.__name__}.nodes.symbols")
+    symbols = importlib.import_module(f"{lazy.pack.__name__}.nodes.host.symbols")
     gone = {"comfy.samplers.KSampler.WINGS": "0.33.0", "comfy.wings": "0.3.75", "comfy.wings.flap": "0.3.75", "feathers": "0.3.75"}
     monkeypatch.setattr(symbols, "SEEN", {**symbols.SEEN, **gone})
     says = (

@@ -223,7 +223,7 @@ def test_without_patches_the_node_says_nothing(lazy: Lazy, context: Any):
 
 # -- what a function does, by its code ----------------------------------------------------------------------------------
 def test_names_are_found_in_closures_and_helpers(lazy: Lazy):
-    table = importlib.import_module(f"{lazy.pack.__name__}.nodes.functions")
+    table = importlib.import_module(f"{lazy.pack.__name__}.nodes.host.functions")
 
     def inner(x: Tensor) -> Tensor:
         return torch.nn.functional.conv2d(x, x)

@@ -61,14 +61,14 @@ def test_eight_strengths_as_the_host_s_differential_diffusion(lazy: Lazy, sample
     """
     import comfy.sample
 
-    host, side = lazy.pack.nodes.host, LEVELS * TOKEN
+    host, side = lazy.pack.nodes.host.conditioning, LEVELS * TOKEN
     image, mask = canvas(1, 2 * TOKEN, side), stripes(2 * TOKEN, side)
     context, _ = lazy.encode(image, mask)
     assert sorted(set(context.strength.flatten().tolist())) == [(i + 1) / LEVELS for i in range(LEVELS)]
     _, ours = lazy.decode(context, steps=16, sampler_name=sampler, seed=5)
     _, under_theirs = lazy.decode(context, steps=16, sampler_name=sampler, seed=5, model=differential(lazy.model))
     pipeline, tokens = lazy.core("pipeline"), lazy.core("tokens")
-    start = pipeline.soft_start(context, lazy.pack.nodes.vae.canvas_encoder(lazy.vae))
+    start = pipeline.soft_start(context, lazy.pack.nodes.host.vae.canvas_encoder(lazy.vae))
     conds = [
         host.with_context(each, context, t, None)
         for each, t in ((lazy.text("panda"), context.tokens), (lazy.negative, context.negative_tokens))
@@ -101,7 +101,7 @@ def test_stock_models_take_soft_masks(lazy: Lazy, name: str):
     given = {"model": model, "vae": vae, "positive": positive, "negative": negative}
     _, ours = lazy.decode(context, **given, seed=7, steps=steps, cfg=2.0)
     pipeline = lazy.core("pipeline")
-    start = pipeline.soft_start(context, lazy.pack.nodes.vae.canvas_encoder(vae))
+    start = pipeline.soft_start(context, lazy.pack.nodes.host.vae.canvas_encoder(vae))
     start = torch.where((context.strength < 1)[..., None], start, context.hole.cut(context.latent, context.grid.patch))
     latent, scale = pipeline.fill_hole(context, start), context.grid.scale
     noise_mask = context.weight[:, None, ::scale, ::scale]
@@ -126,7 +126,7 @@ def test_few_steps_leave_no_token_out(lazy: Lazy, steps: int):
     side = LEVELS * TOKEN
     context, _ = lazy.encode(canvas(3, 2 * TOKEN, side), stripes(2 * TOKEN, side))
     _, latent = lazy.decode(context, steps=steps)
-    start = lazy.core("pipeline").soft_start(context, lazy.pack.nodes.vae.canvas_encoder(lazy.vae))
+    start = lazy.core("pipeline").soft_start(context, lazy.pack.nodes.host.vae.canvas_encoder(lazy.vae))
     kept = lazy.core("pipeline").fill_hole(context, start)
     assert all(float((a - b).abs().mean()) > 1e-3 for a, b in zip(columns(latent)[:-1], columns(kept)[:-1], strict=True))
 
@@ -169,7 +169,7 @@ def test_a_blurred_stroke_of_4_px_does_not_vanish(lazy: Lazy):
 
 def test_hard_masks_are_sampled_as_ever(lazy: Lazy, monkeypatch: pytest.MonkeyPatch):
     """No noise mask, no function on the model: not one bit can differ."""
-    host, asked = lazy.pack.nodes.host, []
+    host, asked = lazy.pack.nodes.host.sampling, []
     monkeypatch.setattr(
         host.comfy.sample,
         "sample",

@@ -107,7 +107,7 @@ def test_wrappers_that_may_change_the_prompt_see_every_step(lazy: Lazy, context:
 def test_out_of_memory_is_tried_again_in_a_leaner_way(lazy: Lazy, context: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any):
     """With the text's keys and values kept there is no room; without them there is, and the picture is the same."""
     expected = lazy.decode(context)[0]
-    reuse = lazy.pack.nodes.host.Reuse
+    reuse = lazy.pack.nodes.host.model.Reuse
     monkeypatch.setattr(reuse, "__init__", no_room)
     with caplog.at_level("WARNING"):
         assert torch.equal(lazy.decode(context)[0], expected)
@@ -162,7 +162,7 @@ def shapes(module: torch.nn.Module) -> Iterator[list[tuple[int, ...]]]:
 
 def test_attention_on_a_cpu_is_pytorchs_unless_the_user_chose_one(lazy: Lazy, context: Any, monkeypatch: pytest.MonkeyPatch):
     """`--use-split-cross-attention` and its kin are honoured; the results agree."""
-    host = lazy.pack.nodes.host
+    host = lazy.pack.nodes.host.attention
     chosen: list[int] = []
     original = host.optimized_attention
     monkeypatch.setattr(host, "optimized_attention", lambda *args, **kwargs: chosen.append(1) or original(*args, **kwargs))

@@ -153,7 +153,7 @@ def test_decode_names_the_input_that_is_wrong(lazy: Lazy, context: Any, name: st
     """Before anything is sampled, but for `image`, which no result depends on."""
     value, says = WRONG[name]
     if name != "image":
-        host = lazy.node_module("host")
+        host = lazy.node_module("host.sampling")
         monkeypatch.setattr(host.comfy.sample, "sample", lambda *_, **__: pytest.fail("it was sampled"))
     with pytest.raises(ValueError, match=says):
         decoded(lazy, **{"context": context, name: value})

@@ -99,7 +99,7 @@ def test_cancel_in_the_middle_leaves_nothing(lazy: Lazy, name: str, monkeypatch:
 
     edits = importlib.import_module(f"{lazy.pack.__name__}.nodes.stock.edit")
     runs: list[Any] = []
-    make, progress = edits.Run, edits.host.progress
+    make, progress = edits.Run, edits.progress
 
     def cancelled(*args: Any) -> Any:
         def callback(step: int, *_: Any) -> None:
@@ -116,10 +116,10 @@ def test_cancel_in_the_middle_leaves_nothing(lazy: Lazy, name: str, monkeypatch:
     model = make_stock(name)
     with monkeypatch.context() as patch:
         patch.setattr(edits, "Run", noted)
-        patch.setattr(edits.host, "progress", cancelled)
+        patch.setattr(edits, "progress", cancelled)
         with pytest.raises(mm.InterruptProcessingException):
             edit(lazy, name, model)
-    assert edits.host.progress is progress
+    assert edits.progress is progress
     context, _, _ = edit(lazy, name, model, "exact")
     assert torch.equal(sample(name, model, context), sample(name, make_stock(name), context))
     del model
@@ -239,11 +239,11 @@ def test_out_of_memory_tries_again_with_keys_in_main_memory(lazy: Lazy, monkeypa
     monkeypatch.setattr(edits, "run_once", short)
     _, _, latent = edit(lazy, "flux", make_stock("flux"))
     assert torch.equal(latent, expected)
-    assert places == [edits.host.where_there_is_room, edits.host.in_main_memory]
+    assert places == [edits.where_there_is_room, edits.in_main_memory]
 
 
 def test_keys_go_to_main_memory_when_the_device_is_full(lazy: Lazy, monkeypatch: pytest.MonkeyPatch):
-    host = importlib.import_module(f"{lazy.pack.__name__}.nodes.host")
+    host = importlib.import_module(f"{lazy.pack.__name__}.nodes.host.memory")
     device = torch.device("cuda")
     monkeypatch.setattr(host.mm, "minimum_inference_memory", lambda: 1000)
     monkeypatch.setattr(host.mm, "get_free_memory", lambda _: 5000)
@@ -258,7 +258,7 @@ def test_what_lies_in_main_memory_gives_the_same_bits(lazy: Lazy, name: str, mon
     """Fetched ahead of each call, for every family's order of calls, with and without guidance."""
     edits = importlib.import_module(f"{lazy.pack.__name__}.nodes.stock.edit")
     expected = [edit(lazy, name, make_stock(name), cfg=cfg)[2] for cfg in (1.0, 3.0)]
-    monkeypatch.setattr(edits.host, "where_there_is_room", lambda size, device: False)
+    monkeypatch.setattr(edits, "where_there_is_room", lambda size, device: False)
     assert all(torch.equal(edit(lazy, name, make_stock(name), cfg=cfg)[2], e) for cfg, e in zip((1.0, 3.0), expected, strict=True))
 
 
@@ -296,7 +296,7 @@ def test_the_host_is_told_the_bytes_that_are_kept(lazy: Lazy, name: str, monkeyp
 
 
 def test_room_is_made_beside_the_model_and_not_in_its_place(lazy: Lazy, monkeypatch: pytest.MonkeyPatch):
-    host = importlib.import_module(f"{lazy.pack.__name__}.nodes.host")
+    host = importlib.import_module(f"{lazy.pack.__name__}.nodes.host.memory")
     monkeypatch.setattr(host.mm, "minimum_inference_memory", lambda: 1000)
     loaded = [SimpleNamespace(device=torch.device(kind), model_loaded_memory=lambda: 5000) for kind in ("cuda", "cpu")]
     monkeypatch.setattr(host.mm, "current_loaded_models", loaded)  # others on the card can go, what other programs hold cannot

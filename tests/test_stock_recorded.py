@@ -58,7 +58,7 @@ def quality(result: Tensor, full: Tensor, cells: Tensor) -> float:
 
 
 def parts_of(vae: Any, pack: Any) -> Parts:
-    return importlib.import_module(f"{pack.__name__}.nodes.vae").parts_of(vae.decoder)
+    return importlib.import_module(f"{pack.__name__}.nodes.host.kl_decoder").parts_of(vae.decoder)
 
 
 def boxes_of(cells: Tensor) -> list[Any]:
@@ -343,7 +343,7 @@ def test_lazy_decode_with_a_stock_vae(vae: Any, lazy: Any, comfy: Any):
 
 
 def test_what_a_record_cannot_know_decodes_in_full(lazy: Any, pack: Any, vae: Any):
-    stock = importlib.import_module(f"{pack.__name__}.nodes.vae")
+    stock = importlib.import_module(f"{pack.__name__}.nodes.host.vae")
     import comfy.sd
 
     assert stock.hole_decoder(lazy.vae, lambda x: x) is not None

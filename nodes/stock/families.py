@@ -163,5 +163,10 @@ def family_of(model: Any) -> Family | None:
     return next((family for family in FAMILIES if name in family.models), None)
 
 
+def is_stock(model: Any) -> bool:
+    """Whether a MODEL is of a family that `nodes.stock` makes lazy."""
+    return family_of(model) is not None
+
+
 def supported() -> str:
     return ", ".join(family.name for family in FAMILIES)

@@ -16,9 +16,9 @@ from typing import Any, Literal
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 
+from ..messages import Message, message
+from ..stock.families import Family, family_of
 from .functions import name_of, names_used
-from .messages import Message, message
-from .stock.families import Family, family_of
 
 
 # -- verdicts ---------------------------------------------------------------------------------------------------------
