@@ -19,12 +19,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lazy_core.editor import LazyEditor
-from training.crop import crop_boxes, cut, put_back
-from training.edits import SEEDS, digest, known, scenes_digest
-from training.figures import interval
-from training.judges import Judges
-from training.scenes import Scenes, SpriteSheet
-from training.study import percent
+from training.evaluation.edits import SEEDS, digest, known, scenes_digest
+from training.evaluation.figures import interval
+from training.evaluation.judges import Judges
+from training.evaluation.study import percent
+from training.scenery.crop import crop_boxes, cut, put_back
+from training.scenery.scenes import Scenes, SpriteSheet
 
 from .standin_models import FAMILIES, load_stand_in
 from .standins import SHIPPED, aligned, few_objects

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from lazy_core.model import initialise
 from lazy_core.networks.decoder import LazyDecoder, Prepared
 from lazy_core.tokens import HoleTokens
-from training.examples import Examples, noise_levels
-from training.pool import Encoded
+from training.loop.examples import Examples, noise_levels
+from training.loop.pool import Encoded
 
 Edit = tuple[Tensor, Tensor, Prepared]
 """Tokens, timestep and what is prepared: what a step takes."""

@@ -24,9 +24,9 @@ from lazy_core.networks.static_inputs import bucket
 from lazy_core.networks.transformer import LazyTransformer
 from lazy_core.tokens import HoleTokens
 from made import Edit, edit_of, examples, weights_for
-from training.captured import CapturedSteps
-from training.examples import Examples
-from training.objective import Objective, optimizers
+from training.loop.captured import CapturedSteps
+from training.loop.examples import Examples
+from training.loop.objective import Objective, optimizers
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 DEVICE = torch.device("cuda")

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from lazy_core.config import PRESETS
 from lazy_core.editor import LazyEditor
 from training import autoencoder, classifier, evaluate, plot, prepare, train
-from training.captions import CaptionTable, captions_of, tokenizer_for
-from training.objects import CODE_POINTS, SYNONYMS
-from training.scenes import SpriteSheet, compose
+from training.scenery.captions import CaptionTable, captions_of, tokenizer_for
+from training.scenery.objects import CODE_POINTS, SYNONYMS
+from training.scenery.scenes import SpriteSheet, compose
 
 NAMES = [{"code": str(i), "en": [word], "zh": [sign]} for i, (word, sign) in enumerate([("dot", "点"), ("bar", "条"), ("box", "箱")])]
 

@@ -14,10 +14,10 @@ from lazy_core.model import LazyDiffusion
 from lazy_core.networks.positions import grid_coordinates
 from lazy_core.tokens import HoleTokens
 from made import examples, weights_for
-from training.captured import copied
-from training.objective import BatchedMuon, Objective, optimizers
-from training.pool import bucketed
-from training.scene_source import padded
+from training.loop.captured import copied
+from training.loop.objective import BatchedMuon, Objective, optimizers
+from training.loop.pool import bucketed
+from training.loop.scene_source import padded
 
 CONFIG = replace(PRESETS["tiny"], vae=None, styles=3, fill=True, edges=True)
 

@@ -19,12 +19,13 @@ from PIL import Image
 from pycocotools import mask as coco
 from safetensors.torch import save_file
 
-from training import decoding, precompute
-from training.decoding import Decoder, Skipped
-from training.instances import read_pictures
-from training.manifest import captions_in, read_manifest
-from training.segments import mask_of, runs_of
-from training.shards import Shards
+from training import precompute
+from training.corpus import decoding
+from training.corpus.decoding import Decoder, Skipped
+from training.corpus.instances import read_pictures
+from training.corpus.manifest import captions_in, read_manifest
+from training.corpus.segments import mask_of, runs_of
+from training.loop.shards import Shards
 
 HEIGHT, WIDTH = 24, 32
 BOX = [[4, 4, 20, 4, 20, 16, 4, 16]]

@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from PIL import Image
 
 from test_training_styles import sheet
-from training import photographs as source
 from training import removal
-from training.archives import deb_files, rcc_files
-from training.brushes import edge_masks
-from training.draw import Draw
 from training.evaluate import edits_of, parse
-from training.photographs import GCOMPRIS, LOMIRI, Photograph, PhotographSheet, in_jpeg_blocks, read_package, save
-from training.scenes import UNKNOWN, Recipe, compose
-from training.surfaces import surfaces
+from training.scenery import photographs as source
+from training.scenery.archives import deb_files, rcc_files
+from training.scenery.brushes import edge_masks
+from training.scenery.draw import Draw
+from training.scenery.photographs import GCOMPRIS, LOMIRI, Photograph, PhotographSheet, in_jpeg_blocks, read_package, save
+from training.scenery.scenes import UNKNOWN, Recipe, compose
+from training.scenery.surfaces import surfaces
 
 COPYRIGHT = """Format: 1.0
 

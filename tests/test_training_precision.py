@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.precision import bfloat16_pays, mixed_precision, optimizer_for
+from training.loop.precision import bfloat16_pays, mixed_precision, optimizer_for
 
 CPU = torch.device("cpu")
 

@@ -27,9 +27,9 @@ from lazy_core.diffusion.schedule import ddpm_sigmas
 from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.vae.tiny import TinyVAE
 from training import precompute, train
-from training.instances import Skipped, read_pictures
-from training.objective import noised
-from training.shards import Shards, Share, Steps
+from training.corpus.instances import Skipped, read_pictures
+from training.loop.objective import noised
+from training.loop.shards import Shards, Share, Steps
 
 ROOT = Path(__file__).resolve().parent.parent
 COLOURS = {"red box": (220, 40, 30), "green disc": (30, 200, 60), "蓝色方块": (40, 60, 220)}

@@ -20,28 +20,17 @@ from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.networks.positions import grid_coordinates
 from lazy_core.text.tokenizer import build_tokenizer
 from lazy_core.tokens import HoleTokens
-from training import (
-    average,
-    classifier,
-    drawings,
-    edits,
-    evaluate,
-    few_steps,
-    figures,
-    naming,
-    progressive,
-    several_holes,
-    sketch_study,
-    train,
-)
+from training import average, classifier, evaluate, few_steps, naming, progressive, several_holes, sketch_study, train
 from training import help as help_pages
-from training.captions import NOTHING, all_captions, captions_of, grow_embedding, plural, tokenizer_for
-from training.crop import CropBox, bounds, crop_boxes, cut, inside, put_back
-from training.extended import extended
-from training.method import METHODS
-from training.methods import MethodEditor
-from training.objective import token_loss
-from training.scenes import FAR, NEAR, OBJECTS, TWO, UNKNOWN, Draw, Recipe, SpriteSheet, cast_of, compose, pair_split
+from training.evaluation import edits, figures
+from training.evaluation.methods import MethodEditor
+from training.loop.extended import extended
+from training.loop.method import METHODS
+from training.loop.objective import token_loss
+from training.scenery import drawings
+from training.scenery.captions import NOTHING, all_captions, captions_of, grow_embedding, plural, tokenizer_for
+from training.scenery.crop import CropBox, bounds, crop_boxes, cut, inside, put_back
+from training.scenery.scenes import FAR, NEAR, OBJECTS, TWO, UNKNOWN, Draw, Recipe, SpriteSheet, cast_of, compose, pair_split
 
 WORDS = ["dot", "bar", "box", "arch", "cross", "ring", "cone", "leaf", "star", "moon", "drop", "gate", "sun", "kite", "bell", "fan"]
 NAMES = [{"code": str(i), "en": [word], "zh": [chr(0x4E00 + i)]} for i, word in enumerate(WORDS)]

@@ -20,9 +20,9 @@ from lazy_core.checkpoint import load_model, save_checkpoint
 from lazy_core.config import PRESETS
 from lazy_core.vae.tiny import TinyVAE
 
-from .precision import channels_last, mixed_precision
-from .record import Record, learning_rate, progress_fraction, summary
-from .scenes import SpriteSheet, compose
+from .loop.precision import channels_last, mixed_precision
+from .loop.record import Record, learning_rate, progress_fraction, summary
+from .scenery.scenes import SpriteSheet, compose
 
 LATENT_NOISE = 0.1  # on latents bounded to +-3: small errors of the diffusion model must decode to small errors
 

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from .judge import Classifier, accuracy, crops, style_crops, style_path
-from .record import learning_rate, progress_fraction, summary
-from .scenes import OBJECTS, Scenes, SpriteSheet, compose
+from .evaluation.judge import Classifier, accuracy, crops, style_crops, style_path
+from .loop.record import learning_rate, progress_fraction, summary
+from .scenery.scenes import OBJECTS, Scenes, SpriteSheet, compose
 
 
 def main(argv: list[str] | None = None) -> int:

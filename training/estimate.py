@@ -11,7 +11,7 @@ from lazy_core.cost import encoder_flops, step_flops
 from lazy_core.networks.layers import Build
 from lazy_core.networks.transformer import LazyTransformer
 
-from .record import summary
+from .loop.record import summary
 
 PASSES = 3  # forward, and a backward pass of twice its products
 STATE = 4 + 4 + 4 + 4 + 8  # bytes a parameter: weight, gradient and its bucket, average, AdamW's two moments, all float32

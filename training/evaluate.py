@@ -19,12 +19,12 @@ from tqdm import tqdm
 from lazy_core.blend.composite import composite
 from lazy_core.masks import threshold
 
-from .edits import BATCH, BATCH_GPU, REFERENCE, SEEDS, digest, enlarged, known, on_photographs, scenes_digest
-from .judges import Judges, Run
-from .methods import MethodEditor
-from .pictures import grid_picture
-from .record import summary
-from .scenes import FAR, NEAR, Scenes, SpriteSheet
+from .evaluation.edits import BATCH, BATCH_GPU, REFERENCE, SEEDS, digest, enlarged, known, on_photographs, scenes_digest
+from .evaluation.judges import Judges, Run
+from .evaluation.methods import MethodEditor
+from .evaluation.pictures import grid_picture
+from .loop.record import summary
+from .scenery.scenes import FAR, NEAR, Scenes, SpriteSheet
 
 FIGURES = ("prompt_accuracy", "style_agreement_near", "style_agreement_far")
 FIGURES += ("frechet", "frechet_joint", "recall", "seam", "seam_blended", "colour_shift", "ms")

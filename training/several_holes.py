@@ -18,17 +18,17 @@ from tqdm import tqdm
 
 from lazy_core.vae.canvas_cache import Canvases as KnownCanvases
 
-from .brushes import user_masks
-from .crop import bounds
-from .draw import Draw, backgrounds
-from .edits import SEEDS
-from .figures import interval
-from .judge import predict, style_crops
-from .judges import Judges
-from .methods import MethodEditor
-from .pictures import to_picture
-from .scenes import Recipe, SpriteSheet, cast_of, lights, paint, place, tints
-from .study import opened, percent, study_parser
+from .evaluation.edits import SEEDS
+from .evaluation.figures import interval
+from .evaluation.judge import predict, style_crops
+from .evaluation.judges import Judges
+from .evaluation.methods import MethodEditor
+from .evaluation.pictures import to_picture
+from .evaluation.study import opened, percent, study_parser
+from .scenery.brushes import user_masks
+from .scenery.crop import bounds
+from .scenery.draw import Draw, backgrounds
+from .scenery.scenes import Recipe, SpriteSheet, cast_of, lights, paint, place, tints
 
 LOCAL = 256  # px a side of what a hole is drawn in before it is put on its canvas
 APART = 32  # px between two holes, at least: they are edits of their own wherever tokens begin

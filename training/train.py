@@ -30,19 +30,19 @@ from lazy_core.networks.positions import grid_coordinates
 from lazy_core.text.tokenizer import Tokenizer
 from lazy_core.vae.tiny import TinyVAE
 
-from .captions import CaptionTable, all_captions, grow_embedding, tokenizer_of
-from .captured import CapturedSteps
-from .examples import Examples
-from .extended import extended
-from .method import METHOD_KEY, METHODS, SIZE_KEY
-from .objective import Objective, optimizers
-from .pool import to_latent
-from .precision import channels_last, mixed_precision, optimizer_for
-from .record import Record, learning_rate, progress_fraction, summary
-from .scene_source import PoolSettings, ScenePool
-from .scenes import Recipe, SpriteSheet, compose
-from .shards import Shards, Share, Steps
-from .team import Team
+from .loop.captured import CapturedSteps
+from .loop.examples import Examples
+from .loop.extended import extended
+from .loop.method import METHOD_KEY, METHODS, SIZE_KEY
+from .loop.objective import Objective, optimizers
+from .loop.pool import to_latent
+from .loop.precision import channels_last, mixed_precision, optimizer_for
+from .loop.record import Record, learning_rate, progress_fraction, summary
+from .loop.scene_source import PoolSettings, ScenePool
+from .loop.shards import Shards, Share, Steps
+from .loop.team import Team
+from .scenery.captions import CaptionTable, all_captions, grow_embedding, tokenizer_of
+from .scenery.scenes import Recipe, SpriteSheet, compose
 
 LICENCE = "MIT"
 PROVENANCE = "Trained from scratch by this project's training/ on scenes composed of Microsoft's Fluent emoji (MIT)."

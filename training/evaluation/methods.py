@@ -19,8 +19,8 @@ from lazy_core.masks import latent_mask, threshold, token_mask
 from lazy_core.networks.positions import grid_coordinates
 from lazy_core.pipeline import lazy_decode
 
-from .crop import crop_boxes, cut, put_back
-from .method import METHOD_KEY, METHODS, SIZE_KEY, Method, everything
+from ..loop.method import METHOD_KEY, METHODS, SIZE_KEY, Method, everything
+from ..scenery.crop import crop_boxes, cut, put_back
 
 
 @dataclass(frozen=True)

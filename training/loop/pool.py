@@ -13,10 +13,10 @@ from lazy_core.geometry import Grid
 from lazy_core.masks import latent_mask, threshold, token_mask
 from lazy_core.vae.tiny import TinyVAE
 
-from .crop import crop_boxes, cut
+from ..scenery.crop import crop_boxes, cut
+from ..scenery.scenes import Recipe, SpriteSheet, compose
 from .method import Method
 from .precision import mixed_precision
-from .scenes import Recipe, SpriteSheet, compose
 
 
 @dataclass(frozen=True)

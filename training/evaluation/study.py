@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
+from ..loop.record import summary
+from ..scenery.scenes import SpriteSheet
 from .judges import Judges
 from .methods import MethodEditor
-from .record import summary
-from .scenes import SpriteSheet
 
 
 def study_parser(name: str, docstring: str | None) -> argparse.ArgumentParser:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from .scenes import Scenes
+from ..scenery.scenes import Scenes
 
 SIDE, TEXT = 144, 14
 

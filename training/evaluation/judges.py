@@ -13,11 +13,11 @@ from torch import Tensor
 from lazy_core.blend.composite import composite
 from lazy_core.masks import threshold
 
+from ..scenery.scenes import FAR, NEAR, UNKNOWN, Scenes, SpriteSheet
 from .edits import BATCH
 from .figures import Figure, colour_shift, frechet, interval, joint, ratio, recall, seam
 from .judge import Classifier, features, load_judge, style_crops, style_path, verdict
 from .methods import MethodEditor
-from .scenes import FAR, NEAR, UNKNOWN, Scenes, SpriteSheet
 
 
 @dataclass

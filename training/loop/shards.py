@@ -21,8 +21,8 @@ from lazy_core.config import LazyConfig
 from lazy_core.text.tokenizer import Tokenizer
 from lazy_core.tokens import HoleTokens
 
+from ..corpus.manifest import captions_in, read_manifest
 from .examples import Examples, draws_for, noise_for, noise_levels
-from .manifest import captions_in, read_manifest
 from .pool import Encoded
 
 FORMAT = 1  # of what `training.precompute` writes

@@ -11,11 +11,11 @@ from tqdm import tqdm
 from lazy_core.model import LazyDiffusion
 from lazy_core.tokens import HoleTokens
 
-from .captions import CaptionTable
+from ..scenery.captions import CaptionTable
+from ..scenery.scenes import Recipe, SpriteSheet
 from .examples import Examples, draws_for, noise_levels
 from .method import Method, everything
 from .pool import Encoded, bucketed, cat, encode_scenes
-from .scenes import Recipe, SpriteSheet
 
 
 @dataclass(frozen=True)
