@@ -51,13 +51,30 @@ def mostly_black(image: Tensor, hole: Tensor) -> bool:
     return 2 * black > total
 
 
+LEVELS = 16  # that a soft mask is grown at, where it has more values than these
+
+
 def dilate(mask: Tensor, pixels: int, shape: Shape = "circle", fill: bool = False) -> Tensor:
-    """Grow every hole of a mask [B, H, W] by `pixels` px, and `fill` what a hole encloses. Returns float 0/1, a new tensor."""
-    holes = threshold(mask).cpu().numpy()
-    grown = np.stack([_dilate(hole, pixels, shape) for hole in holes])
-    if fill:
-        grown = np.stack([np.asarray(ndimage.binary_fill_holes(hole)) for hole in grown])
-    return torch.from_numpy(grown).to(mask.device, torch.float32)
+    """Grow every hole of a mask [B, H, W] by `pixels` px, and `fill` what a hole encloses. Returns float in 0..1, a new tensor.
+
+    A soft mask grows at each of its values (greyscale dilation by threshold decomposition): a pixel gets the highest
+    value within reach. Of more than `LEVELS` values the grown part takes the next lower of that many.
+    """
+    hole, weight = holes_of(mask)
+    soft = hole.float() if weight is None else weight
+    return torch.stack([_grown(own.cpu().numpy(), pixels, shape, fill) for own in soft]).to(mask.device)
+
+
+def _grown(weight: np.ndarray, pixels: int, shape: Shape, fill: bool) -> Tensor:
+    result, levels = weight.copy(), np.unique(weight[weight > 0])
+    if len(levels) > LEVELS:
+        levels = np.arange(1, LEVELS + 1, dtype=weight.dtype) / LEVELS
+    for level in levels:
+        grown = _dilate(weight >= level, pixels, shape)
+        if fill:
+            grown = np.asarray(ndimage.binary_fill_holes(grown))
+        result[grown & (result < level)] = level
+    return torch.from_numpy(result)
 
 
 def _dilate(hole: np.ndarray, pixels: int, shape: Shape) -> np.ndarray:

@@ -47,6 +47,24 @@ def test_fill_holes_closes_a_ring():
     assert torch.equal(dilate(ring, 0, "circle", fill=True), disc(61, 20))
 
 
+def test_soft_masks_grow_at_each_of_their_values():
+    soft = torch.zeros(1, 41, 41)
+    soft[:, 20, 20], soft[:, 20, 12] = 0.3, 0.8  # all below one half was lost once
+    grown = dilate(soft, 5, "square")
+    assert grown[0, 20, 25] == soft[0, 20, 20] and grown[0, 20, 17] == grown[0, 15, 17] == soft[0, 20, 12]
+    assert int((grown > 0).sum()) == 11 * 19 and grown.dtype == torch.float32
+    assert torch.equal(dilate(soft, 0, "circle"), soft)
+
+
+def test_a_blurred_mask_stays_blurred_and_never_shrinks():
+    ramp = torch.linspace(0, 1, 101).expand(1, 9, 101).contiguous()
+    grown = dilate(ramp, 4, "square")
+    assert (grown >= dilate(ramp, 0, "square")).all() and len(grown.unique()) > 15
+    assert (grown[0, 4, 20:96] - ramp[0, 4, 24:100]).abs().max() <= 1 / 16 + 1e-6
+    ring = (((torch.arange(41) - 20).square()[:, None] + (torch.arange(41) - 20).square()).sqrt() - 12).abs() < 2
+    assert dilate(ring[None] * 0.4, 0, "circle", fill=True)[0, 20, 20] == pytest.approx(0.4)
+
+
 def test_prefill_forgets_the_hole():
     image, hole = torch.rand(2, 3, 64, 48), torch.zeros(2, 64, 48, dtype=torch.bool)
     hole[:, 10:40, 5:30] = True

@@ -181,7 +181,8 @@ class WebPage:
         self.page.wait_for_function("sel => window.runEnd || document.querySelector(sel)", arg=f"{ERROR_DIALOG}, {OVERLAY}", timeout=RUN_MS)
         end = self.evaluate("window.runEnd")
         assert end == "execution_success", f"the run ended with {end}: {self.error_text()}"
-        self.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")  # the page loads a picture when its node is in view
+        # The page loads a picture when its node is in view, and fits what is selected, if anything is.
+        self.evaluate("() => { app.canvas.deselectAll(); app.extensionManager.command.execute('Comfy.Canvas.FitView'); }")
         self.page.wait_for_function(f"({PICTURES})().every(width => width > 0)")
         return self.evaluate(PICTURES)
 

@@ -62,6 +62,7 @@ class Run:
         in the holes.
         """
         self.model_calls += 1
+        conds = without_idle_mask(conds)
         batch = (tuple(options.get("uuids") or options.get("cond_or_uncond") or ()), replaced_blocks(options))
         sigmas = [float(sigma) for sigma in options.get("sample_sigmas", t[:1])]
         call = (execute, concat, text, options, batch, conds)
@@ -278,6 +279,14 @@ class Run:
         if key not in self.splits:
             self.splits[key] = Split.of(self.groups[group].whole.index.to(device), total, offset)
         return self.splits[key]
+
+
+def without_idle_mask(conds: dict[str, Any]) -> dict[str, Any]:
+    """Conditions without an attention mask of ones: newer hosts hand it to the transformer, though it hides nothing."""
+    mask = conds.get("attention_mask")
+    if mask is None or bool((mask != 1).any()):
+        return conds
+    return {name: value for name, value in conds.items() if name != "attention_mask"}
 
 
 def clock() -> float:
