@@ -13,7 +13,7 @@ import pytest
 from comfy_client import ComfyClient
 from templates import COMPLETE, NEED_FILES, PAINTED, TEMPLATES, files_of, graph_of
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "web" / "docs"
 LANGUAGES = {"en": ".md", "zh": "/zh.md"}
 POLARITY = {"en": r"1 (\(white\) )?= hole", "zh": r"1(（白）)? ?= ?空洞"}

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from host_graphs import Lazy
+from stock_edits import SEED, canvas_and_holes, filling
 from stock_models import STOCK, conditioning, make_stock, vae_of
-from test_stock_exact import SEED, canvas_and_holes, filling
 
 SIZE = (256, 320)  # the host's PixArt divides by zero below
 STEPS = 3

@@ -1,4 +1,4 @@
-"""Model files of every wrong kind, and one good one, for tests/test_host_errors.py."""
+"""Model files of every wrong kind, and one good one, for tests/nodes/test_errors.py."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from scipy import ndimage
 
-from test_training_styles import sheet
+from sprites import sheet
 from training.several_holes import APART, canvases
 
 

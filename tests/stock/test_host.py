@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from host_graphs import Lazy
+from stock_edits import SEED, canvas_and_holes, hole_of, host_run
 from stock_models import STOCK, conditioning, make_stock, vae_of
-from test_stock_exact import SEED, canvas_and_holes, hole_of, host_run
 
 SIZE = (256, 320)
 ONE_OF_EACH_HOOK = ("flux", "z-image", "sd3", "pixart")

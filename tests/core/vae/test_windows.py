@@ -18,8 +18,8 @@ from lazy_core.geometry import Box
 from lazy_core.vae.tiny import TinyVAE
 from lazy_core.vae.windows import HALO, decode_windows, windows
 
-SHIPPED = Path(__file__).resolve().parent.parent / "models" / "fluent-small.safetensors"
-DATA = Path(__file__).resolve().parent / "data"
+SHIPPED = Path(__file__).resolve().parents[3] / "models" / "fluent-small.safetensors"
+DATA = Path(__file__).resolve().parents[2] / "data"
 SIDE = 64  # latents: a canvas of 512 px
 LEVEL = 1 / 255
 

@@ -1,4 +1,4 @@
-"""Somebody else's node pack, for tests/test_host_errors.py: a CONTEXT and a CONDITIONING of another kind, a bad pixel."""
+"""Somebody else's node pack, for tests/nodes/test_errors.py: a CONTEXT and a CONDITIONING of another kind, a bad pixel."""
 
 from __future__ import annotations
 

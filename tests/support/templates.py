@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 NEED_FILES = ("5_flux_fill", "6_z_image", "7_qwen_image")
 """These use checkpoints of many gigabytes: tests open them, and do not run them."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from test_training_styles import sheet
+from sprites import sheet
 from training import removal
 from training.evaluate import edits_of, parse
 from training.scenery import photographs as source

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 OpenPage = Callable[..., AbstractContextManager[WebPage]]
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = 768  # px a side of the host's example.png
 
 # [type, left, top, right, bottom] of every node as the page draws it, in the graph's units.

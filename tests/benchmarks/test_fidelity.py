@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from training import classifier
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 WORDS = ("apple", "panda", "pizza", "rocket", "star", "fish", "tree", "robot")
 
 

@@ -31,7 +31,7 @@ from training.corpus.instances import Skipped, read_pictures
 from training.loop.objective import noised
 from training.loop.shards import Shards, Share, Steps
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 COLOURS = {"red box": (220, 40, 30), "green disc": (30, 200, 60), "蓝色方块": (40, 60, 220)}
 PIXART = replace(
     PRESETS["pixart-xl"], width=48, depth=2, heads=4, caption_width=32, encoder_width=32, encoder_depth=1, encoder_heads=2, window=None

@@ -15,8 +15,8 @@ from lazy_core.checkpoint import load_model
 from lazy_core.vae.canvas_cache import Canvases
 from lazy_core.vae.tiny import TinyVAE
 
-SHIPPED = Path(__file__).resolve().parent.parent / "models" / "fluent-small.safetensors"
-DATA = Path(__file__).resolve().parent / "data"
+SHIPPED = Path(__file__).resolve().parents[3] / "models" / "fluent-small.safetensors"
+DATA = Path(__file__).resolve().parents[2] / "data"
 SIDE = 640  # px
 
 

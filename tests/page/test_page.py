@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 OpenPage = Callable[..., AbstractContextManager[WebPage]]
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NODES = ("LazyModelLoader", "LazyMaskDilate", "LazyEncodeContext", "LazySketchCondition", "LazyDecode", "LazyCanvas", "LazyResult")
 TOKENS = r"\d+ of 256 tokens"
 TIME = r"\d+(\.\d)? m?s"

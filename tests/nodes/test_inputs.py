@@ -162,7 +162,7 @@ def test_black_under_alpha_is_told_where_it_is_started_from(lazy: Lazy):
 
 
 def test_messages_have_a_sentence_in_both_languages(lazy: Lazy):
-    text = (Path(__file__).resolve().parent.parent / "web" / "js" / "messages.js").read_text(encoding="utf-8")
+    text = (Path(__file__).resolve().parents[2] / "web" / "js" / "messages.js").read_text(encoding="utf-8")
     english, chinese = text.split("  zh: {")
     for code in ("no_mask_painted", "black_under_alpha"):
         assert code in lazy.pack.nodes.messages.CODES and f"{code}:" in english and f"{code}:" in chinese

@@ -22,7 +22,7 @@ from host_graphs import SHIPPED, box_mask, edit_graph, figures, node, random_can
 
 HEIGHT, WIDTH = 80, 96
 SEEDS = itertools.count(1000)  # never the same workflow twice: the graph's cache must not answer for a server that is broken
-FOREIGN = Path(__file__).with_name("foreign_pack.py")
+FOREIGN = Path(__file__).parents[1] / "support" / "foreign_pack.py"
 
 
 # -- the server and its pictures --------------------------------------------------------------------------------

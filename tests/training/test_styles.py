@@ -20,6 +20,7 @@ from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.networks.positions import grid_coordinates
 from lazy_core.text.tokenizer import build_tokenizer
 from lazy_core.tokens import HoleTokens
+from sprites import NAMES, STYLES, WORDS, sheet
 from training import average, classifier, evaluate, few_steps, naming, progressive, several_holes, sketch_study, train
 from training import help as help_pages
 from training.evaluation import edits, figures
@@ -31,18 +32,6 @@ from training.scenery import drawings
 from training.scenery.captions import NOTHING, all_captions, captions_of, grow_embedding, plural, tokenizer_for
 from training.scenery.crop import CropBox, bounds, crop_boxes, cut, inside, put_back
 from training.scenery.scenes import FAR, NEAR, OBJECTS, TWO, UNKNOWN, Draw, Recipe, SpriteSheet, cast_of, compose, pair_split
-
-WORDS = ["dot", "bar", "box", "arch", "cross", "ring", "cone", "leaf", "star", "moon", "drop", "gate", "sun", "kite", "bell", "fan"]
-NAMES = [{"code": str(i), "en": [word], "zh": [chr(0x4E00 + i)]} for i, word in enumerate(WORDS)]
-STYLES = ("3d", "flat", "ink")
-
-
-def sheet(colours=((0.9, 0.1, 0.1), (0.1, 0.9, 0.1), (0.1, 0.1, 0.9))) -> SpriteSheet:
-    """16 squares of different widths in three styles, which are colours here."""
-    x = torch.linspace(-1, 1, 32).abs()
-    alpha = torch.stack([(x < 0.5 + 0.03 * i).float().expand(32, 32) for i in range(16)])
-    sprites = [torch.cat([torch.tensor(c).view(1, 3, 1, 1) * alpha[:, None], alpha[:, None]], 1) for c in colours]
-    return SpriteSheet(torch.stack(sprites), NAMES, STYLES)
 
 
 @pytest.fixture(scope="module")

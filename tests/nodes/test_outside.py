@@ -112,7 +112,7 @@ def test_batch_in_which_one_image_has_no_hole(lazy: Lazy):
 
 
 def test_soft_mask_leaves_all_that_is_not_masked(lazy: Lazy):
-    """A blurred brush: where the mask is 0 nothing moves, where it is 1 everything does. See tests/test_host_soft.py."""
+    """A blurred brush: where the mask is 0 nothing moves, where it is 1 everything does. See tests/nodes/test_soft.py."""
     rng = np.random.default_rng(4)
     ramp = torch.linspace(-0.5, 1.5, 90).clamp(0, 1).expand(1, 70, 90)
     image = image_of(random_canvas(rng, 70, 90))

@@ -1,6 +1,6 @@
 """Soft masks, canvases of any range and size, in plain Python with the shipped model.
 
-See tests/test_host_soft.py for the host's samplers.
+See tests/nodes/test_soft.py for the host's samplers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lazy_core.editor import LazyEditor
 from lazy_core.masks import FLOOR
 from lazy_core.pipeline import fill_hole, lazy_decode, soft_start
 
-SHIPPED = Path(__file__).resolve().parent.parent / "models" / "fluent-small.safetensors"
+SHIPPED = Path(__file__).resolve().parents[2] / "models" / "fluent-small.safetensors"
 BLENDS = ("none", "feather", "poisson")
 
 

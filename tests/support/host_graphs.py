@@ -15,7 +15,7 @@ from torch import Tensor
 from comfy_client import ComfyClient, Prompt, Result
 
 MODEL = "fluent-small.safetensors"
-SHIPPED = Path(__file__).resolve().parent.parent / "models" / MODEL
+SHIPPED = Path(__file__).resolve().parents[2] / "models" / MODEL
 TOKEN = 16  # px, of the shipped model
 WIDGETS = {"seed": 1, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0, "blend": "feather"}
 MASKS = ("ring", "disjoint", "border", "one pixel", "full")

@@ -15,7 +15,7 @@ import torch
 from comfy_client import ComfyClient
 from host_graphs import Lazy, box_mask, edit_graph, figures, image_of, mask_of, random_canvas, upload
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CANVAS = image_of(random_canvas(np.random.default_rng(31), 48, 64))
 HOLE = mask_of(box_mask(48, 64, 8, 8, 40, 40))
 CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes."

@@ -17,7 +17,7 @@ from webpage import WebPage
 if TYPE_CHECKING:
     from playwright.sync_api import Locator
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 Points = list[tuple[float, float]]
 
 
