@@ -1,5 +1,8 @@
 """Random damage to what strangers may bring: `python dev.py run -- python -m devtools.fuzz [--seconds 60] [--seed 0] [--only NAME]`.
 
+With `--guided` atheris looks for inputs that reach new lines, target by target, from the inputs in tests/data/fuzz on
+(devtools/guided.py); without, cases follow from the seed alone.
+
 Checkpoints (bytes and config), words, annotations, shards of pictures, manifests and prompts are changed at random,
 by structure and by byte. Each case has to load, or to be refused with the error that is documented; it fails on any
 other exception, after 5 seconds, and where the process has grown by more than 2 GB. A failing case prints its target
@@ -245,7 +248,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=TARGETS)
+    parser.add_argument("--guided", action="store_true", help="coverage-guided, with atheris, which is fetched the first time")
+    parser.add_argument("--keep", action="store_true", help="with --guided: add inputs that reached new lines to tests/data/fuzz")
     args = parser.parse_args(argv)
+    if args.guided:
+        from .guided import run_guided
+
+        return run_guided((args.only,) if args.only else TARGETS, args.seconds, args.seed, args.keep)
     failures = run((args.only,) if args.only else TARGETS, args.seed, args.seconds)
     print("\n".join(failures), file=sys.stderr, end="\n" if failures else "")
     return 1 if failures else 0
