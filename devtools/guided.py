@@ -23,7 +23,7 @@ from .places import ROOT, home
 
 ATHERIS = "atheris==3.0.0"
 CORPUS = ROOT / "tests" / "data" / "fuzz"
-WATCHED = ["lazy_core", "training.segments", "training.instances", "training.manifest", "training.decoding"]
+WATCHED = ["lazy_core", "training.corpus"]
 LARGEST = 1024  # bytes of an input
 SEEDS = 6  # random inputs of 16 to 512 bytes that a run begins with, beside the corpus
 
@@ -73,7 +73,10 @@ def run_guided(targets: Sequence[str], seconds: float, seed: int, keep: bool = F
         lines = [line for line in done.stderr.splitlines() if line.startswith(("Done", "#"))]
         failed = done.returncode != 0 or bool(artefacts)
         found += failed
-        print(f"{name}: {lines[-1] if lines else 'no run'}; {time.monotonic() - begin:.0f} s; {', '.join(artefacts) or 'nothing found'}", flush=True)
+        print(
+            f"{name}: {lines[-1] if lines else 'no run'}; {time.monotonic() - begin:.0f} s; {', '.join(artefacts) or 'nothing found'}",
+            flush=True,
+        )
         if failed:
             print(done.stderr[-3000:], file=sys.stderr)
     return 1 if found else 0
@@ -109,11 +112,11 @@ def main(argv: list[str]) -> None:
 
     with atheris.instrument_imports(include=WATCHED):
         import lazy_core.checkpoint
-        import lazy_core.text
-        import training.decoding
-        import training.instances
-        import training.manifest
-        import training.segments  # noqa: F401
+        import lazy_core.text.tokenizer  # noqa: F401
+        import training.corpus.decoding
+        import training.corpus.instances
+        import training.corpus.manifest
+        import training.corpus.segments  # noqa: F401
     with tempfile.TemporaryDirectory() as folder:
         one = target(name, Cases(Path(folder)))
         one(b"")  # the first tensor takes PyTorch a second, and is nobody's fault

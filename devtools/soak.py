@@ -22,10 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .client import Client, Prompt, PromptError, failure_of
+from .client import Prompt, PromptError, failure_of
 from .host import find_host
 from .places import ROOT, output
-from .problem import Problem
 from .server import Server, throwaway
 
 SHIPPED = "fluent-small.safetensors"
@@ -225,7 +224,9 @@ def random_canvas(rng: random.Random, height: int, width: int) -> Any:
     import numpy as np
 
     noise = np.random.default_rng(rng.randrange(2**32))
-    ramp = np.linspace(0, 1, height)[:, None, None] * noise.uniform(0, 255, 3) + np.linspace(0, 1, width)[:, None] * noise.uniform(0, 120, 3)
+    ramp = np.linspace(0, 1, height)[:, None, None] * noise.uniform(0, 255, 3) + np.linspace(0, 1, width)[:, None] * noise.uniform(
+        0, 120, 3
+    )
     for _ in range(rng.randrange(6)):
         y, x = rng.randrange(height), rng.randrange(width)
         ramp[y : y + rng.randrange(1, height), x : x + rng.randrange(1, width)] = noise.uniform(0, 255, 3)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Literal
 
-from ...lazy_core.reuse import EARLY, POLICIES, Policies
+from ...lazy_core.kv.policy import EARLY, POLICIES, Policies
 
 Role = Literal["joint", "image", "text"]
 """What an attention call sees: text and image tokens in one sequence (text first), image tokens alone, or something else."""
@@ -238,6 +238,11 @@ def family_of(model: Any) -> Family | None:
     base = getattr(model, "model", None)
     found = (family for family in FAMILIES if type(base).__name__ in family.models and family.host_fits(base.diffusion_model))
     return next(found, None)
+
+
+def is_stock(model: Any) -> bool:
+    """Whether a MODEL is of a family that `nodes.stock` makes lazy."""
+    return family_of(model) is not None
 
 
 def supported() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...lazy_core.reuse import Whole
+from ...lazy_core.kv.policy import Whole
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...lazy_core.kept import KeptKV, Split
-from ...lazy_core.reuse import Policy, step_at
+from ...lazy_core.kv.policy import Policy, step_at
+from ...lazy_core.kv.store import KeptKV, Split
 from .families import Family, Role
 from .passes import Between, Canvas, Group, Pass, flat, like, picked, replaced_blocks, without_idle_mask
 
