@@ -76,7 +76,7 @@ class CanvasPage:
         self.ready()
 
     def ready(self) -> None:
-        given = "index => app.graph?.findNodesByType('LazyCanvas')[index]?.properties.lazydiffusion?.id"
+        given = "index => window.app?.graph?.findNodesByType('LazyCanvas')[index]?.properties.lazydiffusion?.id"
         self.page.wait_for_function(given, arg=self.index)
         self.root.wait_for()
         self.page.wait_for_timeout(600)  # the page settles, and Nodes 2.0 mounts its elements

@@ -12,7 +12,7 @@ NEED_FILES = ("5_flux_fill", "6_z_image", "7_qwen_image")
 """These use checkpoints of many gigabytes: tests open them, and do not run them."""
 LOOPS = ("8_lazy_canvas",)
 """Driven from the canvas in the page, not by a run of the whole graph."""
-PAINTED = ("8_paint_and_paint_again",)
+PAINTED = ("11_paint_and_paint_again",)
 """These edit nothing before somebody paints a mask."""
 COMPLETE = [name for name in TEMPLATES if name not in (*NEED_FILES, *LOOPS, *PAINTED)]
 

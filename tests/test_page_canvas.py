@@ -100,7 +100,7 @@ def test_five_edits_in_a_row_as_a_new_user_makes_them(web: WebPage, canvas: Canv
     web.page.wait_for_timeout(1500)  # the page stores its draft
     web.page.reload()
     canvas.ready()
-    canvas.page.wait_for_function("file => app.graph.findNodesByType('LazyCanvas')[0]?.widgets[0].value === file", arg=before_file)
+    canvas.page.wait_for_function("file => window.app?.graph?.findNodesByType('LazyCanvas')[0]?.widgets[0].value === file", arg=before_file)
     canvas.page.wait_for_timeout(1000)
     assert np.array_equal(canvas.layer("base")[..., :3], after)
     assert canvas.state()["edits"] == state["edits"]

@@ -224,7 +224,7 @@ def test_the_readmes_steps_with_pictures_of_ones_own(open_page: OpenPage) -> Non
         assert EXAMPLE in page.run()
         assert re.fullmatch(r"\d+ of 2304 tokens · .*", page.notes("LazyDecode")[0])
 
-        page.open_template("8_paint_and_paint_again")  # 5
+        page.open_template("11_paint_and_paint_again")  # 5
         paint(page, 0, (0.83, 0.35), 60)
         paint(page, 1, (0.17, 0.8), 60)
         assert page.run() == [EXAMPLE, EXAMPLE]
