@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 Points = list[tuple[float, float]]
+# The page moves a node that is clicked to the end of its list: canvases are counted by their nodes' ids.
+NODE = "window.app?.graph?.findNodesByType('LazyCanvas').sort((a, b) => a.id - b.id)[index]"
+WAIT_MS = 40_000
 
 
 def quick_graph(width: int = 256, height: int = 256, canvases: int = 1) -> dict[str, Any]:
@@ -76,8 +79,7 @@ class CanvasPage:
         self.ready()
 
     def ready(self) -> None:
-        given = "index => window.app?.graph?.findNodesByType('LazyCanvas')[index]?.properties.lazydiffusion?.id"
-        self.page.wait_for_function(given, arg=self.index)
+        self.page.wait_for_function(f"index => {NODE}?.properties.lazydiffusion?.id", arg=self.index)
         self.root.wait_for()
         self.page.wait_for_timeout(600)  # the page settles, and Nodes 2.0 mounts its elements
 
@@ -119,14 +121,12 @@ class CanvasPage:
         self.part("frame").dispatch_event("drop", {"dataTransfer": data})
 
     def widget(self, name: str) -> Any:
-        return self.page.evaluate(
-            "([index, name]) => app.graph.findNodesByType('LazyCanvas')[index].widgets.find(w => w.name === name).value", [self.index, name]
-        )
+        return self.page.evaluate(f"([index, name]) => {NODE}.widgets.find(w => w.name === name).value", [self.index, name])
 
     def wait_saved(self, name: str = "mask_file", other_than: str = "") -> str:
         """-> the file's name, once it is another one; none (an upload on its way) is not."""
-        widget = "app.graph.findNodesByType('LazyCanvas')[index].widgets.find(w => w.name === name)"
-        self.page.wait_for_function(f"([index, name, old]) => !['', old].includes({widget}.value)", arg=[self.index, name, other_than])
+        saved = f"([index, name, old]) => !['', old].includes({NODE}.widgets.find(w => w.name === name).value)"
+        self.page.wait_for_function(saved, arg=[self.index, name, other_than], timeout=WAIT_MS)
         return self.widget(name)
 
     def wait_results(self, count: int = 1) -> None:
@@ -152,5 +152,4 @@ class CanvasPage:
 
     def state(self) -> dict[str, Any]:
         """What the workflow keeps of the canvas."""
-        script = "index => JSON.stringify(app.graph.findNodesByType('LazyCanvas')[index].properties.lazydiffusion)"
-        return json.loads(self.page.evaluate(script, self.index))
+        return json.loads(self.page.evaluate(f"index => JSON.stringify({NODE}.properties.lazydiffusion)", self.index))

@@ -1,6 +1,6 @@
 // Generate: what is needed for one canvas's results is queued, and what the server says of it finds its way back.
 import { controlsOf, canvasOf, part, resultsOf } from "./graph.js";
-import { Trouble } from "./files.js";
+import { forgetUploads, Trouble } from "./files.js";
 import { addResult, preview, show } from "./loop.js";
 import { showLinked } from "./picture.js";
 import { seedsFor } from "./state.js";
@@ -150,7 +150,10 @@ const ENDS = ["execution_success", "execution_error", "execution_interrupted"];
 /** Listen to the server, once for the whole page. `find` gives the session of a node. */
 export function listen(/** @type {import("./host.js").Host} */ host, /** @type {(node: any) => Session | undefined} */ find) {
   for (const name of [...EVENTS, ...ENDS]) host.api.addEventListener(name, (/** @type {any} */ event) => receive(host, name, event.detail, find));
-  host.api.addEventListener("reconnected", () => recover(host));
+  host.api.addEventListener("reconnected", () => {
+    forgetUploads();
+    recover(host);
+  });
 }
 
 function receive(/** @type {import("./host.js").Host} */ host, /** @type {string} */ name, /** @type {any} */ detail, /** @type {any} */ find = null) {
