@@ -198,7 +198,7 @@ def test_what_cannot_be_stored_is_said_kept_and_stored_later(status: int, words:
     def refuse(route: Route) -> None:
         route.fulfill(status=status, body="no") if status else route.abort()
 
-    stroke = [(x, y + status / 4000) for x, y in SQUARE]  # another one for each status: what the server has is not sent again
+    stroke = [(x, y + (status + 7) / 4000) for x, y in SQUARE]  # another one for each status: what the server has is not sent again
     web.page.route("**/upload/image", refuse)
     try:
         canvas.stroke(stroke)

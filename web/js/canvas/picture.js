@@ -1,6 +1,6 @@
 // From one picture to the next: opened, blank, accepted, or gone back to; each can be taken back by undo.
-import { download, encodePng, newCanvas, openPicture, pen, upload } from "./files.js";
-import { blankPicture, FILES } from "./session.js";
+import { blankPicture, download, encodePng, newCanvas, openPicture, pen, upload } from "./files.js";
+import { FILES } from "./session.js";
 import { addEdit, parseFile } from "./state.js";
 
 /** @typedef {import("./session.js").Session} Session */
@@ -20,7 +20,12 @@ export async function open(/** @type {Session} */ session, /** @type {Blob} */ b
   }
 }
 
-export function blank(/** @type {Session} */ session, /** @type {number} */ width, /** @type {number} */ height, /** @type {string} */ color) {
+export function blank(
+  /** @type {Session} */ session,
+  /** @type {number} */ width,
+  /** @type {number} */ height,
+  /** @type {string} */ color,
+) {
   begin(session, { picture: blankPicture(width, height, color), width, height, color });
 }
 
