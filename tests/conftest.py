@@ -33,6 +33,7 @@ def arrange_path() -> Path | None:
 HOST = arrange_path()
 
 from comfy_client import ComfyClient  # noqa: E402  (needs the path above)
+from devtools import frontend  # noqa: E402
 from devtools.server import Server  # noqa: E402
 from host_graphs import Lazy  # noqa: E402
 
@@ -87,7 +88,7 @@ def lazy(pack: ModuleType) -> Lazy:
 def server(host: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyClient]:
     """One ComfyUI with the pack for the whole session."""
     folder = tmp_path_factory.mktemp("comfyui")
-    with Server(host, folder, folder / "server.log", python=Path(sys.executable)) as running:
+    with Server(host, folder, folder / "server.log", frontend.flags(), python=Path(sys.executable)) as running:
         yield ComfyClient(running)
 
 
@@ -98,7 +99,8 @@ def start_server(host: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
         def start(*flags: str) -> ComfyClient:
             folder = tmp_path_factory.mktemp("comfyui")
-            return ComfyClient(stack.enter_context(Server(host, folder, folder / "server.log", flags, python=Path(sys.executable))))
+            server = Server(host, folder, folder / "server.log", [*flags, *frontend.flags()], python=Path(sys.executable))
+            return ComfyClient(stack.enter_context(server))
 
         yield start
 

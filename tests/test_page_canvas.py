@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +23,6 @@ pytestmark = pytest.mark.browser
 DATA = Path(__file__).resolve().parent / "data"
 SQUARE = [(0.3, 0.3), (0.6, 0.3), (0.6, 0.6), (0.3, 0.6), (0.3, 0.45), (0.6, 0.45)]
 MOST_CLICKS = 4
-UNPROVEN = pytest.mark.skipif(
-    os.environ.get("LAZYDIFFUSION_TEST_CANVAS") != "1",
-    reason="never seen passing yet (written on a machine too busy to load the page); LAZYDIFFUSION_TEST_CANVAS=1 runs it",
-)
 BOTH = pytest.mark.parametrize("canvas", [False, True], ids=["classic", "nodes_2"], indirect=True)
 
 
@@ -66,7 +61,6 @@ def photograph(side: int = 256) -> bytes:
     return buffer.getvalue()
 
 
-@UNPROVEN
 def test_five_edits_in_a_row_as_a_new_user_makes_them(web: WebPage, canvas: CanvasPage) -> None:
     """At most four clicks and a sentence for each; outside the mask the accepted one is the canvas; a reload loses nothing."""
     places = [(0.25, 0.3), (0.7, 0.3), (0.3, 0.7), (0.7, 0.7), (0.5, 0.5)]
@@ -84,9 +78,12 @@ def test_five_edits_in_a_row_as_a_new_user_makes_them(web: WebPage, canvas: Canv
         canvas.wait_results()
         assert int(canvas.root.locator(".lazy-stage").get_attribute("data-previews") or 0) > 0
         before, hole = canvas.stored(before_file), canvas.stored(mask_file)[..., 0] > 0
+        [result] = canvas.state()["results"]
+        made = canvas.stored_bytes(f"{result['subfolder']}/{result['filename']} [temp]")
         canvas.click("result")
         after_file = canvas.wait_saved("canvas_file", before_file)
         after = canvas.stored(after_file)
+        assert canvas.stored_bytes(after_file) == made
         assert np.array_equal(before[~hole], after[~hole])
         assert (before[hole] != after[hole]).any(-1).mean() > 0.5
         assert np.array_equal(canvas.layer("base")[..., :3], after)
@@ -157,7 +154,6 @@ def test_generate_right_after_a_stroke_queues_what_is_seen(web: WebPage, canvas:
     canvas.wait_results()
 
 
-@UNPROVEN
 def test_results_find_their_canvas_and_a_copy_is_a_canvas_of_its_own(web: WebPage, canvas: CanvasPage) -> None:
     left, right = CanvasPage(web, 0), CanvasPage(web, 1)
     left.load(quick_graph(canvases=2))
@@ -189,7 +185,6 @@ def test_results_find_their_canvas_and_a_copy_is_a_canvas_of_its_own(web: WebPag
     assert copy.widget("canvas_file") == left.widget("canvas_file")
 
 
-@UNPROVEN
 @pytest.mark.parametrize(
     ("status", "words"),
     [(500, "could not store"), (413, "more than the server accepts"), (507, "disk may be full"), (0, "does not answer")],
@@ -216,7 +211,6 @@ def test_what_cannot_be_stored_is_said_kept_and_stored_later(status: int, words:
     web.faults.clear()  # the page itself logs failed requests
 
 
-@UNPROVEN
 def test_pictures_of_all_kinds_and_broken_ones(web: WebPage, canvas: CanvasPage) -> None:
     ramp = np.arange(64 * 48, dtype=np.uint16).reshape(48, 64) * 21
     alpha = np.zeros((48, 64, 4), np.uint8)

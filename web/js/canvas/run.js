@@ -3,7 +3,7 @@ import { apply } from "./controls.js";
 import { canvasOf, controlsOf, part, resultsOf } from "./graph.js";
 import { forgetUploads, Trouble } from "./files.js";
 import { addResult, preview, show } from "./loop.js";
-import { showLinked } from "./picture.js";
+import { sendAgain, showLinked } from "./picture.js";
 import { seedsFor } from "./state.js";
 
 /** @typedef {import("./session.js").Session} Session */
@@ -27,12 +27,23 @@ export async function generate(/** @type {Session} */ session) {
     return;
   }
   queueing++;
+  const { random, seeds } = session.state;
+  const wanted = seedsFor(seeds, random ? null : session.wishes.seed);
+  const queue = async () => {
+    await session.flush();
+    while (wanted.length) {
+      await queueOne(session, wanted[0]);
+      wanted.shift();
+    }
+  };
   try {
     session.say(null);
-    await session.flush();
     await show(session, null);
-    const { random, seeds } = session.state;
-    for (const seed of seedsFor(seeds, random ? null : session.wishes.seed)) await queueOne(session, seed);
+    await queue().catch((trouble) => {
+      if (!trouble.values?.gone) throw trouble;
+      sendAgain(session);
+      return queue();
+    });
   } catch (trouble) {
     session.failed(trouble);
   } finally {
@@ -74,7 +85,8 @@ async function send(/** @type {import("./host.js").Host} */ host, /** @type {any
     if (!refusal?.response) throw new Trouble("noServer");
     const [node] = Object.values(refusal.response.node_errors ?? {});
     const error = /** @type {any} */ (node)?.errors?.[0] ?? refusal.response.error ?? {};
-    throw new Trouble("refused", { text: [error.message, error.details].filter(Boolean).join(": ") });
+    const text = [error.message, error.details].filter(Boolean).join(": ");
+    throw new Trouble("refused", { text, gone: text.includes("is not on this server") });
   }
 }
 
