@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 Points = list[tuple[float, float]]
 # The page moves a node that is clicked to the end of its list: canvases are counted by their nodes' ids.
-NODE = "window.app?.graph?.findNodesByType('LazyCanvas').sort((a, b) => a.id - b.id)[index]"
+ROOT_GRAPH = "(window.app?.rootGraph ?? window.app?.graph?.rootGraph ?? window.app?.graph)"
+GRAPHS = f"[{ROOT_GRAPH}, ...({ROOT_GRAPH}?.subgraphs?.values() ?? [])]"
+NODE = f"{GRAPHS}.flatMap(graph => graph?.findNodesByType('LazyCanvas') ?? []).sort((a, b) => a.id - b.id)[index]"
 WAIT_MS = 40_000
 
 
@@ -53,6 +55,16 @@ def node(number: int, kind: str, place: tuple[int, int], size: tuple[int, int], 
         "inputs": [{"name": name, "type": of, "link": link} for name, of, link in inputs],
         "outputs": [{"name": name, "type": of, "links": links} for name, of, links in outputs],
     }
+
+
+def carried(page: Any, content: bytes, name: str, kind: str) -> Any:
+    """A file as it is dragged over the page."""
+    return page.evaluate_handle(
+        """([text, name, type]) => { const data = new DataTransfer();
+            data.items.add(new File([Uint8Array.from(atob(text), c => c.charCodeAt(0))], name, {type}));
+            return data; }""",
+        [base64.b64encode(content).decode(), name, kind],
+    )
 
 
 @dataclass
@@ -112,13 +124,7 @@ class CanvasPage:
         self.page.keyboard.type(text)
 
     def drop(self, content: bytes, name: str, kind: str = "image/png") -> None:
-        data = self.page.evaluate_handle(
-            """([text, name, type]) => { const data = new DataTransfer();
-                data.items.add(new File([Uint8Array.from(atob(text), c => c.charCodeAt(0))], name, {type}));
-                return data; }""",
-            [base64.b64encode(content).decode(), name, kind],
-        )
-        self.part("frame").dispatch_event("drop", {"dataTransfer": data})
+        self.part("frame").dispatch_event("drop", {"dataTransfer": carried(self.page, content, name, kind)})
 
     def widget(self, name: str) -> Any:
         return self.page.evaluate(f"([index, name]) => {NODE}.widgets.find(w => w.name === name).value", [self.index, name])
@@ -146,9 +152,28 @@ class CanvasPage:
         folder, file = path.rsplit("/", 1)
         return self.page.request.get(f"{self.page.url.split('#')[0]}api/view?filename={file}&subfolder={folder}&type={kind}").body()
 
+    def download(self, name: str) -> bytes:
+        """What a button saves."""
+        with self.page.expect_download() as download:
+            self.part(name).click()
+        return Path(download.value.path()).read_bytes()
+
     def message(self) -> str:
         self.part("message").wait_for()
         return self.part("message").inner_text()
+
+    def message_text(self) -> str:
+        """What is said now, perhaps nothing."""
+        return self.part("message").inner_text() if self.part("message").is_visible() else ""
+
+    def generate(self) -> dict[str, Any]:
+        """Press Ctrl+Enter -> what the page sends to be queued."""
+        with self.page.expect_request("**/prompt") as asked:
+            self.page.keyboard.press("Control+Enter")
+        return dict(asked.value.post_data_json or {})
+
+    def prompt(self) -> dict[str, Any]:
+        return self.web.prompt()
 
     def state(self) -> dict[str, Any]:
         """What the workflow keeps of the canvas."""

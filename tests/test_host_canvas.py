@@ -96,9 +96,7 @@ def test_result_is_written_rounded_once_for_each_image(nodes: Any, tmp_path: Pat
     assert len(list((tmp_path / "temp" / "lazydiffusion").iterdir())) == 2
 
 
-def test_a_full_disk_is_said_in_words_and_leaves_no_half_of_a_picture(
-    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_said_in_words_and_leaves_no_half_of_a_picture(nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Path, content: bytes) -> int:
         with self.open("wb") as file:
             file.write(content[:10])

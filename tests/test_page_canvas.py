@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from canvas_page import WAIT_MS, CanvasPage, quick_graph
+from canvas_page import WAIT_MS, CanvasPage, carried, quick_graph
 from comfy_client import ComfyClient
-from webpage import WebPage, chromium_browser
+from devtools import frontend
+from devtools.server import Server
+from webpage import TEMPLATES_DIALOG, WebPage, chromium_browser
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Route
@@ -40,6 +43,31 @@ def web(browser: Browser, server: ComfyClient) -> Iterator[WebPage]:
         yield page
 
 
+@pytest.fixture(scope="module")
+def noise_without_the_pack(browser: Browser, start_quiet_server: ComfyClient) -> set[str]:
+    """Errors and failed requests of the page itself, while it opens a workflow, runs it and is loaded anew."""
+    with WebPage.open(browser, start_quiet_server) as page:
+        for node in ("EmptyImage", "PreviewImage"):
+            page.evaluate("type => { app.graph.add(LiteGraph.createNode(type)); app.canvas.selectNode(app.graph.nodes.at(-1)); }", node)
+        page.page.locator(".templates-tab-button").click()
+        page.page.locator(f"{TEMPLATES_DIALOG} [data-testid^=template-workflow-]").first.wait_for()
+        page.page.wait_for_timeout(1500)
+        page.page.reload()
+        page.page.wait_for_function("window.app?.extensionManager && app.graph?.nodes.length > 0")
+        page.evaluate("() => { app.canvas.selectNode(app.graph.nodes.at(-1)); }")
+        page.page.wait_for_timeout(1500)
+        return page.kinds_of_noise()
+
+
+@pytest.fixture(scope="module")
+def start_quiet_server(host: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyClient]:
+    """A ComfyUI without any pack."""
+    folder = tmp_path_factory.mktemp("comfyui")
+    flags = ["--disable-all-custom-nodes", *frontend.flags()]
+    with Server(host, folder, folder / "server.log", flags, python=Path(sys.executable)) as running:
+        yield ComfyClient(running)
+
+
 @pytest.fixture
 def canvas(web: WebPage, request: pytest.FixtureRequest) -> CanvasPage:
     """The quick workflow in the classic page; in Nodes 2.0 where a test says so (BOTH)."""
@@ -61,7 +89,9 @@ def photograph(side: int = 256) -> bytes:
     return buffer.getvalue()
 
 
-def test_five_edits_in_a_row_as_a_new_user_makes_them(web: WebPage, canvas: CanvasPage) -> None:
+def test_five_edits_in_a_row_as_a_new_user_makes_them(
+    web: WebPage, canvas: CanvasPage, browser: Browser, server: ComfyClient, noise_without_the_pack: set[str]
+) -> None:
     """At most four clicks and a sentence for each; outside the mask the accepted one is the canvas; a reload loses nothing."""
     places = [(0.25, 0.3), (0.7, 0.3), (0.3, 0.7), (0.7, 0.7), (0.5, 0.5)]
     web.open_template("8_lazy_canvas")
@@ -102,6 +132,40 @@ def test_five_edits_in_a_row_as_a_new_user_makes_them(web: WebPage, canvas: Canv
     canvas.page.wait_for_timeout(1000)
     assert np.array_equal(canvas.layer("base")[..., :3], after)
     assert canvas.state()["edits"] == state["edits"]
+    saved = canvas.download("png")
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(saved)).convert("RGB")), after)
+    assert canvas.download("webp")[:4] == b"RIFF"
+    with WebPage.open(browser, server) as fresh:
+        fresh.page.dispatch_event("#graph-canvas", "drop", {"dataTransfer": carried(fresh.page, saved, "canvas_5.png", "image/png")})
+        opened = CanvasPage(fresh)
+        opened.ready()
+        fresh.page.wait_for_timeout(1000)
+        assert opened.prompt() == canvas.prompt()
+        assert np.array_equal(opened.layer("base")[..., :3], after)
+    new = web.kinds_of_noise() - noise_without_the_pack
+    assert new == set(), "errors and failed requests that the page lacks without the pack"
+
+
+def test_the_encoder_runs_once_for_ten_seeds_on_one_mask(web: WebPage, canvas: CanvasPage) -> None:
+    web.open_template("8_lazy_canvas")
+    canvas.ready()
+    canvas.stroke(SQUARE[:2])
+    canvas.wait_saved()
+    encode = web.evaluate(
+        """() => { window.ran = []; app.api.addEventListener("executing", event => window.ran.push(String(event.detail)));
+            return String(app.graph.findNodesByType("LazyEncodeContext")[0].id); }"""
+    )
+    for seeds, sum_of_results in ((8, 8), (2, 10)):
+        canvas.part("seeds").fill(str(seeds))
+        canvas.click("generate")
+        canvas.wait_results(sum_of_results)
+    results = canvas.state()["results"]
+    assert len({result["seed"] for result in results}) == len({result["filename"] for result in results}) == 10
+    ran = web.evaluate("window.ran")
+    decode = web.evaluate("String(app.graph.findNodesByType('LazyDecode')[0].id)")
+    print(f"Encode Context ran {ran.count(encode)} time, Lazy Decode {ran.count(decode)} times")
+    assert ran.count(encode) == 1
+    assert ran.count(decode) == 10
 
 
 @BOTH
@@ -138,12 +202,10 @@ def test_painting_is_undone_by_its_own_undo_and_survives_the_pages(web: WebPage,
 
 def test_generate_right_after_a_stroke_queues_what_is_seen(web: WebPage, canvas: CanvasPage) -> None:
     canvas.stroke(SQUARE)
-    with web.page.expect_request("**/prompt") as asked:
-        canvas.page.keyboard.press("Control+Enter")
-    body = asked.value.post_data_json
-    assert set(body["prompt"]) == {"1", "2", "3"}
-    mask = body["prompt"]["1"]["inputs"]["mask_file"]
-    [saved] = [node for node in body["extra_data"]["extra_pnginfo"]["workflow"]["nodes"] if node["type"] == "LazyCanvas"]
+    asked = canvas.generate()
+    assert set(asked["prompt"]) == {"1", "2", "3"}
+    mask = asked["prompt"]["1"]["inputs"]["mask_file"]
+    [saved] = [node for node in asked["extra_data"]["extra_pnginfo"]["workflow"]["nodes"] if node["type"] == "LazyCanvas"]
     assert mask == saved["widgets_values"][1] != ""
     assert np.array_equal(canvas.stored(mask)[..., 0] > 127, canvas.layer("mask")[..., 3] > 127)
     canvas.wait_results()
