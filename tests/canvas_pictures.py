@@ -23,7 +23,7 @@ from devtools.server import throwaway
 from webpage import WebPage, chromium_browser
 
 PHOTOGRAPH = ROOT / "tests" / "data" / "coffee.jpg"
-SIDE = 512  # px of the canvas
+SIDE = 384  # px of the canvas
 ANIMATION, WIDTH = ROOT / "docs" / "lazy_canvas.webp", 640
 THUMBNAIL = 512
 # Middle and radius of the hole, shares of the canvas; what goes there; seed.
