@@ -100,7 +100,7 @@ def test_a_canvas_in_a_subgraph_is_painted_on_and_gets_its_results(web: WebPage,
 def test_a_copy_by_alt_drag_is_a_canvas_of_its_own(web: WebPage, canvas: CanvasPage) -> None:
     canvas.stroke(SQUARE)
     first = canvas.wait_saved()
-    web.evaluate("() => { app.canvas.ds.scale = 0.5; app.canvas.ds.offset = [150, 250]; app.canvas.setDirty(true, true); }")
+    web.evaluate("() => { app.canvas.ds.scale = 0.5; app.canvas.ds.offset = [500, 400]; app.canvas.setDirty(true, true); }")
     web.page.wait_for_timeout(500)
     x, y = web.evaluate(
         f"""() => {{ const index = 0, node = {NODE}, {{ds, canvas}} = app.canvas, frame = canvas.getBoundingClientRect();
