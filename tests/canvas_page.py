@@ -86,8 +86,9 @@ class CanvasPage:
     def part(self, name: str) -> Locator:
         return self.root.get_by_test_id(f"lazy-{name}")
 
-    def load(self, graph: dict[str, Any]) -> None:
-        self.page.evaluate("async graph => { await app.loadGraphData(graph); }", graph)
+    def load(self, graph: dict[str, Any], name: str | None = None) -> None:
+        """Open a workflow in a tab of this name. (A template opened twice gets another name, which `open_template` does not expect.)"""
+        self.page.evaluate("async ([graph, name]) => { await app.loadGraphData(graph, true, true, name); }", [graph, name])
         self.ready()
 
     def ready(self) -> None:

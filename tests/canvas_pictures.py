@@ -20,6 +20,7 @@ from canvas_page import CanvasPage
 from devtools.host import find_host
 from devtools.places import ROOT, output
 from devtools.server import throwaway
+from templates import graph_of
 from webpage import WebPage, chromium_browser
 
 PHOTOGRAPH = ROOT / "tests" / "data" / "coffee.jpg"
@@ -119,10 +120,9 @@ def five_edits(canvas: CanvasPage) -> Image.Image:
     return waiting
 
 
-def help_pictures(page: WebPage, canvas: CanvasPage) -> None:
+def help_pictures(canvas: CanvasPage) -> None:
     """The painted mask with its tokens; the strip of three results; both in the help pages."""
-    page.open_template("8_lazy_canvas")
-    canvas.ready()
+    canvas.load(graph_of("8_lazy_canvas"))
     open_photograph(canvas)
     set_value(canvas, "size", 0.72)
     canvas.stroke(zigzag((0.47, 0.33), 0.12))
@@ -187,7 +187,7 @@ def main() -> None:
                 open_photograph(canvas)
                 thumbnail(five_edits(canvas), "8_lazy_canvas")
             if "help" in wanted:
-                help_pictures(page, canvas)
+                help_pictures(canvas)
         if "thumbnails" in wanted:
             with WebPage.open(browser, server.client, nodes_2=True) as page:
                 painted_thumbnail(page, "9_lazy_canvas_flux_fill", (0.47, 0.33), 0.15, "a red apple")

@@ -16,6 +16,7 @@ from canvas_page import WAIT_MS, CanvasPage, carried, quick_graph
 from comfy_client import ComfyClient
 from devtools import frontend
 from devtools.server import Server
+from templates import graph_of
 from webpage import TEMPLATES_DIALOG, WebPage, chromium_browser
 
 if TYPE_CHECKING:
@@ -147,8 +148,7 @@ def test_five_edits_in_a_row_as_a_new_user_makes_them(
 
 
 def test_the_encoder_runs_once_for_ten_seeds_on_one_mask(web: WebPage, canvas: CanvasPage) -> None:
-    web.open_template("8_lazy_canvas")
-    canvas.ready()
+    canvas.load(graph_of("8_lazy_canvas"))
     canvas.stroke(SQUARE[:2])
     canvas.wait_saved()
     encode = web.evaluate(

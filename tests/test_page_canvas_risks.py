@@ -13,6 +13,7 @@ from PIL import Image
 from canvas_page import GRAPHS, NODE, WAIT_MS, CanvasPage, node, quick_graph
 from canvas_timing import frame_times
 from comfy_client import ComfyClient
+from templates import graph_of
 from test_page_canvas import SQUARE, png
 from webpage import WebPage, chromium_browser
 
@@ -67,8 +68,7 @@ def test_a_run_leaves_other_outputs_and_other_seeds_alone(web: WebPage, canvas: 
 
 @BOTH
 def test_three_queued_seeds_come_back_as_three_results(web: WebPage, canvas: CanvasPage) -> None:
-    web.open_template("8_lazy_canvas")
-    canvas.ready()
+    canvas.load(graph_of("8_lazy_canvas"))
     canvas.stroke([(0.4, 0.4), (0.45, 0.4)])
     canvas.part("seeds").fill("3")
     canvas.click("generate")
@@ -123,8 +123,7 @@ def test_a_copy_by_alt_drag_is_a_canvas_of_its_own(web: WebPage, canvas: CanvasP
 
 
 def test_a_result_that_comes_while_another_tab_is_open_is_there_when_one_comes_back(web: WebPage, canvas: CanvasPage) -> None:
-    web.open_template("8_lazy_canvas")
-    canvas.ready()
+    canvas.load(graph_of("8_lazy_canvas"), "painted")
     canvas.stroke([(0.4, 0.4), (0.45, 0.4)])
     canvas.wait_saved()
     web.evaluate(
@@ -135,7 +134,7 @@ def test_a_result_that_comes_while_another_tab_is_open_is_there_when_one_comes_b
     web.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
     web.page.wait_for_function("window.ended", timeout=240_000)
     web.page.wait_for_timeout(1000)
-    web.switch_tab("8_lazy_canvas")
+    web.switch_tab("painted")
     canvas.ready()
     canvas.wait_results()
     assert len(canvas.state()["results"]) == 1
