@@ -24,7 +24,7 @@ PAINTED_AT, PAINTED_RADIUS = ((640, 270), (130, 610)), 90  # px, in the host's e
 
 def main() -> int:
     makers = {"1_first_edit": first_edit, "2_edit_after_edit": edit_after_edit, "3_sketch": sketch, "4_one_context_many_edits": many_edits}
-    makers["8_paint_and_paint_again"] = painted
+    makers["11_paint_and_paint_again"] = painted
     wanted = sys.argv[1:] or list(makers)
     with throwaway(find_host(Path(sys.executable)), "thumbnails", output("thumbnails") / "server.log") as server:
         for name, make in ((name, makers[name]) for name in wanted):

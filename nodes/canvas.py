@@ -8,6 +8,7 @@ from torch import Tensor
 from ..lazy_core.edit import Edit, blank_image, join_masks, keep_outside, paint_over
 from .host import files
 from .images import to_bchw, to_bhwc, to_mask
+from .schema import schema
 
 EditType = io.Custom("LAZY_EDIT")
 
@@ -15,7 +16,8 @@ EditType = io.Custom("LAZY_EDIT")
 class LazyCanvas(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
+            ["inpaint", "mask", "paint", "edit", "local edit", "canvas", "painter", "局部重绘", "修补", "涂抹", "画布", "编辑"],
             node_id="LazyCanvas",
             display_name="Lazy Canvas",
             category="lazydiffusion",
@@ -81,7 +83,8 @@ FILES = {
 class LazyResult(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
+            ["inpaint", "mask", "paint", "edit", "local edit", "canvas result", "accept", "局部重绘", "修补", "编辑"],
             node_id="LazyResult",
             display_name="Lazy Result",
             category="lazydiffusion",

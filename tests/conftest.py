@@ -20,19 +20,21 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 def arrange_path() -> Path | None:
     """Put ComfyUI before the repository: `import nodes` must mean ComfyUI's nodes.py, not our folder -> ComfyUI's folder, if any."""
     sys.path[:] = [entry for entry in sys.path if entry and Path(entry).resolve() != ROOT]
-    sys.path.insert(0, str(ROOT))
+    for folder in (ROOT / "tests" / "support", ROOT):  # the helpers: scripts that are no tests import them, too
+        sys.path.insert(0, str(folder))
     from devtools.host import pinned_folder
 
-    folder = Path(os.environ.get("COMFYUI_PATH") or pinned_folder())
-    if not folder.is_dir():
+    host = Path(os.environ.get("COMFYUI_PATH") or pinned_folder())
+    if not host.is_dir():
         return None
-    sys.path.insert(0, str(folder))
-    return folder
+    sys.path.insert(0, str(host))
+    return host
 
 
 HOST = arrange_path()
 
 from comfy_client import ComfyClient  # noqa: E402  (needs the path above)
+from devtools import frontend  # noqa: E402
 from devtools.server import Server  # noqa: E402
 from host_graphs import Lazy  # noqa: E402
 
@@ -87,7 +89,7 @@ def lazy(pack: ModuleType) -> Lazy:
 def server(host: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyClient]:
     """One ComfyUI with the pack for the whole session."""
     folder = tmp_path_factory.mktemp("comfyui")
-    with Server(host, folder, folder / "server.log", python=Path(sys.executable)) as running:
+    with Server(host, folder, folder / "server.log", frontend.flags(), python=Path(sys.executable)) as running:
         yield ComfyClient(running)
 
 
@@ -98,7 +100,8 @@ def start_server(host: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
         def start(*flags: str) -> ComfyClient:
             folder = tmp_path_factory.mktemp("comfyui")
-            return ComfyClient(stack.enter_context(Server(host, folder, folder / "server.log", flags, python=Path(sys.executable))))
+            server = Server(host, folder, folder / "server.log", [*flags, *frontend.flags()], python=Path(sys.executable))
+            return ComfyClient(stack.enter_context(server))
 
         yield start
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import uuid
 from pathlib import Path
 
 import folder_paths
@@ -41,5 +42,17 @@ def write_temp(image: Tensor) -> dict[str, str | int]:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{hashlib.sha256(buffer.getvalue()).hexdigest()[:32]}.png"
     if not file.exists():
-        file.write_bytes(buffer.getvalue())
+        write_whole(file, buffer.getvalue())
     return {"filename": file.name, "subfolder": FOLDER, "type": "temp", "width": pixels.shape[1], "height": pixels.shape[0]}
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """All of the content, or no file: what a full disk cut off must not be taken for the picture of this name."""
+    partial = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(file)
+    except OSError as error:
+        raise OSError(f"The picture could not be written into {file.parent}: {error.strerror}. Make room there, then try again.") from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -92,6 +94,23 @@ def test_result_is_written_rounded_once_for_each_image(nodes: Any, tmp_path: Pat
     again = nodes.LazyResult.execute(made, edit).ui["lazydiffusion_result"]
     assert again == files
     assert len(list((tmp_path / "temp" / "lazydiffusion").iterdir())) == 2
+
+
+def test_a_full_disk_is_said_in_words_and_leaves_no_half_of_a_picture(nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, content: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(content[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    image = torch.rand(1, 8, 8, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match=r"could not be written into .*: No space left on device. Make room there"):
+            nodes.LazyResult.execute(image)
+    assert list((tmp_path / "temp" / "lazydiffusion").iterdir()) == []
+    nodes.LazyResult.execute(image)
+    [file] = (tmp_path / "temp" / "lazydiffusion").iterdir()
+    assert Image.open(file).size == (8, 8)
 
 
 def test_an_edit_of_another_pack_is_refused_in_words(nodes: Any) -> None:

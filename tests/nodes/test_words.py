@@ -229,6 +229,8 @@ def test_search_words_are_given_where_the_host_knows_them(lazy: Lazy, monkeypatc
     assert all(known) or not any(known)
     if all(known):
         assert {"inpaint", "local edit", "paint", "局部重绘"} <= set(words["LazyDecode"].search_aliases)
+        for node in ("LazyCanvas", "LazyResult"):
+            assert {"inpaint", "mask", "paint", "edit", "local edit", "局部重绘"} <= set(words[node].search_aliases)
     assert re.search(r"[Ii]npaint.*hole.*local edit", words["LazyDecode"].description)
     assert module.Options(["a"]) == "COMBO" and "COMBO" == module.Options(["a"]) and module.Options(["a"]) == ["a"]
     assert module.Options(["a"]) != "INT" and module.Options(["a"]) != ["b"]

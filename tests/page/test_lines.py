@@ -88,7 +88,7 @@ def report(page: WebPage, node_type: str, **run: Any) -> None:
 @pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "nodes 2"])
 def test_nodes_lie_apart_and_lines_are_readable_at_the_templates_widths(nodes_2: bool, open_page: OpenPage) -> None:
     with open_page(nodes_2=nodes_2) as page:
-        for name in [*COMPLETE, *PAINTED]:
+        for name in [*COMPLETE, *PAINTED, "8_lazy_canvas"]:
             page.open_template(name)
             page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
             page.page.wait_for_timeout(1500)
@@ -224,7 +224,7 @@ def test_the_readmes_steps_with_pictures_of_ones_own(open_page: OpenPage) -> Non
         assert EXAMPLE in page.run()
         assert re.fullmatch(r"\d+ of 2304 tokens · .*", page.notes("LazyDecode")[0])
 
-        page.open_template("8_paint_and_paint_again")  # 5
+        page.open_template("11_paint_and_paint_again")  # 5
         paint(page, 0, (0.83, 0.35), 60)
         paint(page, 1, (0.17, 0.8), 60)
         assert page.run() == [EXAMPLE, EXAMPLE]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from comfy_client import ComfyClient
-from templates import COMPLETE, NEED_FILES, PAINTED, TEMPLATES, files_of, graph_of
+from templates import COMPLETE, LOADING, NEED_FILES, TEMPLATES, files_of, graph_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "web" / "docs"
@@ -117,7 +117,7 @@ def test_template_runs_where_nothing_was_uploaded(name: str) -> None:
     assert not {kind for kind in types_of(name) if kind.startswith("Load")}
 
 
-@pytest.mark.parametrize("name", [*NEED_FILES, *PAINTED])
+@pytest.mark.parametrize("name", LOADING)
 def test_template_for_other_checkpoints_or_masks_starts_from_the_hosts_own_picture(name: str, host: Path) -> None:
     [picture] = {node["widgets_values"][0] for node in graph_of(name)["nodes"] if node["type"] == "LoadImage"}
     assert (host / "input" / picture).is_file()

@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 Points = list[tuple[float, float]]
+# The page moves a node that is clicked to the end of its list: canvases are counted by their nodes' ids.
+ROOT_GRAPH = "(window.app?.rootGraph ?? window.app?.graph?.rootGraph ?? window.app?.graph)"
+GRAPHS = f"[{ROOT_GRAPH}, ...({ROOT_GRAPH}?.subgraphs?.values() ?? [])]"
+NODE = f"{GRAPHS}.flatMap(graph => graph?.findNodesByType('LazyCanvas') ?? []).sort((a, b) => a.id - b.id)[index]"
+WAIT_MS = 40_000
+SQUARE = [(0.3, 0.3), (0.6, 0.3), (0.6, 0.6), (0.3, 0.6), (0.3, 0.45), (0.6, 0.45)]
+
+
+def png(pixels: Any) -> bytes:
+    buffer = io.BytesIO()
+    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def quick_graph(width: int = 256, height: int = 256, canvases: int = 1) -> dict[str, Any]:
@@ -52,6 +64,16 @@ def node(number: int, kind: str, place: tuple[int, int], size: tuple[int, int], 
     }
 
 
+def carried(page: Any, content: bytes, name: str, kind: str) -> Any:
+    """A file as it is dragged over the page."""
+    return page.evaluate_handle(
+        """([text, name, type]) => { const data = new DataTransfer();
+            data.items.add(new File([Uint8Array.from(atob(text), c => c.charCodeAt(0))], name, {type}));
+            return data; }""",
+        [base64.b64encode(content).decode(), name, kind],
+    )
+
+
 @dataclass
 class CanvasPage:
     """One canvas of the page: that of the workflow's `index`-th Lazy Canvas."""
@@ -71,13 +93,13 @@ class CanvasPage:
     def part(self, name: str) -> Locator:
         return self.root.get_by_test_id(f"lazy-{name}")
 
-    def load(self, graph: dict[str, Any]) -> None:
-        self.page.evaluate("async graph => { await app.loadGraphData(graph); }", graph)
+    def load(self, graph: dict[str, Any], name: str | None = None) -> None:
+        """Open a workflow in a tab of this name. (A template opened twice gets another name, which `open_template` does not expect.)"""
+        self.page.evaluate("async ([graph, name]) => { await app.loadGraphData(graph, true, true, name); }", [graph, name])
         self.ready()
 
     def ready(self) -> None:
-        given = "index => app.graph?.findNodesByType('LazyCanvas')[index]?.properties.lazydiffusion?.id"
-        self.page.wait_for_function(given, arg=self.index)
+        self.page.wait_for_function(f"index => {NODE}?.properties.lazydiffusion?.id", arg=self.index)
         self.root.wait_for()
         self.page.wait_for_timeout(600)  # the page settles, and Nodes 2.0 mounts its elements
 
@@ -110,23 +132,15 @@ class CanvasPage:
         self.page.keyboard.type(text)
 
     def drop(self, content: bytes, name: str, kind: str = "image/png") -> None:
-        data = self.page.evaluate_handle(
-            """([text, name, type]) => { const data = new DataTransfer();
-                data.items.add(new File([Uint8Array.from(atob(text), c => c.charCodeAt(0))], name, {type}));
-                return data; }""",
-            [base64.b64encode(content).decode(), name, kind],
-        )
-        self.part("frame").dispatch_event("drop", {"dataTransfer": data})
+        self.part("frame").dispatch_event("drop", {"dataTransfer": carried(self.page, content, name, kind)})
 
     def widget(self, name: str) -> Any:
-        return self.page.evaluate(
-            "([index, name]) => app.graph.findNodesByType('LazyCanvas')[index].widgets.find(w => w.name === name).value", [self.index, name]
-        )
+        return self.page.evaluate(f"([index, name]) => {NODE}.widgets.find(w => w.name === name).value", [self.index, name])
 
     def wait_saved(self, name: str = "mask_file", other_than: str = "") -> str:
         """-> the file's name, once it is another one; none (an upload on its way) is not."""
-        widget = "app.graph.findNodesByType('LazyCanvas')[index].widgets.find(w => w.name === name)"
-        self.page.wait_for_function(f"([index, name, old]) => !['', old].includes({widget}.value)", arg=[self.index, name, other_than])
+        saved = f"([index, name, old]) => !['', old].includes({NODE}.widgets.find(w => w.name === name).value)"
+        self.page.wait_for_function(saved, arg=[self.index, name, other_than], timeout=WAIT_MS)
         return self.widget(name)
 
     def wait_results(self, count: int = 1) -> None:
@@ -146,11 +160,29 @@ class CanvasPage:
         folder, file = path.rsplit("/", 1)
         return self.page.request.get(f"{self.page.url.split('#')[0]}api/view?filename={file}&subfolder={folder}&type={kind}").body()
 
+    def download(self, name: str) -> bytes:
+        """What a button saves."""
+        with self.page.expect_download() as download:
+            self.part(name).click()
+        return Path(download.value.path()).read_bytes()
+
     def message(self) -> str:
         self.part("message").wait_for()
         return self.part("message").inner_text()
 
+    def message_text(self) -> str:
+        """What is said now, perhaps nothing."""
+        return self.part("message").inner_text() if self.part("message").is_visible() else ""
+
+    def generate(self) -> dict[str, Any]:
+        """Press Ctrl+Enter -> what the page sends to be queued."""
+        with self.page.expect_request("**/prompt") as asked:
+            self.page.keyboard.press("Control+Enter")
+        return dict(asked.value.post_data_json or {})
+
+    def prompt(self) -> dict[str, Any]:
+        return self.web.prompt()
+
     def state(self) -> dict[str, Any]:
         """What the workflow keeps of the canvas."""
-        script = "index => JSON.stringify(app.graph.findNodesByType('LazyCanvas')[index].properties.lazydiffusion)"
-        return json.loads(self.page.evaluate(script, self.index))
+        return json.loads(self.page.evaluate(f"index => JSON.stringify({NODE}.properties.lazydiffusion)", self.index))

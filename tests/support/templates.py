@@ -8,13 +8,15 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
-NEED_FILES = ("5_flux_fill", "6_z_image", "7_qwen_image")
+NEED_FILES = ("5_flux_fill", "6_z_image", "7_qwen_image", "9_lazy_canvas_flux_fill", "10_lazy_canvas_qwen_edit")
 """These use checkpoints of many gigabytes: tests open them, and do not run them."""
-LOOPS = ("8_lazy_canvas",)
+LOOPS = ("8_lazy_canvas", "9_lazy_canvas_flux_fill", "10_lazy_canvas_qwen_edit")
 """Driven from the canvas in the page, not by a run of the whole graph."""
-PAINTED = ("8_paint_and_paint_again",)
+PAINTED = ("11_paint_and_paint_again",)
 """These edit nothing before somebody paints a mask."""
 COMPLETE = [name for name in TEMPLATES if name not in (*NEED_FILES, *LOOPS, *PAINTED)]
+LOADING = [name for name in (*NEED_FILES, *PAINTED) if name not in LOOPS]
+"""These start from the picture that comes with every ComfyUI."""
 
 
 def graph_of(name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from comfy_client import ComfyClient
+from devtools.client import Client
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Locator, Page
@@ -43,14 +43,15 @@ def chromium_browser(program: str) -> Iterator[Browser]:
 
 @dataclass
 class WebPage:
-    """One tab. `faults` are the errors that our own scripts raised or logged."""
+    """One tab. `faults` are the errors that our own scripts raised or logged, `noise` all errors and failed requests of the page."""
 
     page: Page
     faults: list[str] = field(default_factory=list)
+    noise: list[str] = field(default_factory=list)
 
     @classmethod
     @contextmanager
-    def open(cls, browser: Browser, server: ComfyClient, locale: str = "en", nodes_2: bool = False) -> Iterator[WebPage]:
+    def open(cls, browser: Browser, server: Client, locale: str = "en", nodes_2: bool = False) -> Iterator[WebPage]:
         """The page of `server`, ready for use; `faults` are checked at the end.
 
         `locale` is the page's language setting, `nodes_2` its newer way to draw nodes.
@@ -62,6 +63,8 @@ class WebPage:
         tab.page.set_default_timeout(PAGE_MS)
         tab.page.on("pageerror", lambda error: tab.note_fault(f"{error}\n{error.stack}"))
         tab.page.on("console", tab.note_console)
+        tab.page.on("requestfailed", lambda request: tab.noise.append(f"{request.failure}: {request.url}"))
+        tab.page.on("response", lambda answer: tab.noise.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None)
         tab.page.goto(server.address)
         tab.page.wait_for_function(
             "window.app?.extensionManager && app.graph?.nodes.length > 0 && !document.querySelector('.p-progressspinner')"
@@ -76,7 +79,13 @@ class WebPage:
         if message.type == "error":
             self.note_fault(f"{message.text} {message.location.get('url')}")
 
+    def kinds_of_noise(self) -> set[str]:
+        """`noise` without ports and queries, and without the page's own questions to Comfy's registry, one for each foreign node."""
+        lines = [line.splitlines()[0] for line in self.noise if "https://api.comfy.org/" not in line]
+        return {re.sub(r"127\.0\.0\.1:\d+|\?\S*|:\d+:\d+", "", line) for line in lines}
+
     def note_fault(self, text: str) -> None:
+        self.noise.append(text)
         if f"/extensions/{PACK}" in text and "404" not in text:  # 404: the page asks for <node>/en.md before <node>.md
             self.faults.append(text)
 

@@ -49,7 +49,13 @@ function crc32(bytes) {
 }
 
 test("stills become the frames of an animation", () => {
-  const still = (data) => Buffer.concat([Buffer.from("RIFF\0\0\0\0WEBPVP8 "), Buffer.from([data.length, 0, 0, 0]), Buffer.from(data), Buffer.alloc(data.length & 1)]);
+  const still = (data) =>
+    Buffer.concat([
+      Buffer.from("RIFF\0\0\0\0WEBPVP8 "),
+      Buffer.from([data.length, 0, 0, 0]),
+      Buffer.from(data),
+      Buffer.alloc(data.length & 1),
+    ]);
   const bytes = Buffer.from(animate([still([1, 2, 3]), still([4, 5])], 300, 200, 700));
   assert.equal(bytes.readUInt32LE(4), bytes.length - 8);
   assert.equal(bytes.toString("latin1", 8, 16), "WEBPVP8X");
@@ -64,12 +70,16 @@ test("stills become the frames of an animation", () => {
 /** A server that answers uploads with what `next` says. */
 function server(next) {
   const sent = [];
-  const fetchApi = async (path, { body }) => {
+  const fetchApi = async (_path, { body }) => {
     const answer = next(sent.length);
     if (answer instanceof Error) throw answer;
     const file = body.get("image");
     if (answer === 200) sent.push(file.name);
-    return { ok: answer === 200, status: answer, json: async () => ({ name: file.name, subfolder: body.get("subfolder"), type: body.get("type") }) };
+    return {
+      ok: answer === 200,
+      status: answer,
+      json: async () => ({ name: file.name, subfolder: body.get("subfolder"), type: body.get("type") }),
+    };
   };
   return { sent, fetchApi };
 }
@@ -99,12 +109,21 @@ test("an empty mask has no file", async () => {
   assert.deepEqual(saved, [["mask_file", ""]]);
 });
 
-for (const [answer, code] of [[500, "uploadRefused"], [413, "uploadTooLarge"], [507, "uploadRefused"], [new TypeError("gone"), "noServer"]]) {
+for (const [answer, code] of [
+  [500, "uploadRefused"],
+  [413, "uploadTooLarge"],
+  [507, "uploadRefused"],
+  [new TypeError("gone"), "noServer"],
+]) {
   test(`an upload that fails (${answer}) is said, kept, and sent later`, async () => {
     let broken = true;
     const api = server(() => (broken ? answer : 200));
     const troubles = [];
-    const saver = new Saver(api, () => {}, (trouble) => troubles.push(trouble.code));
+    const saver = new Saver(
+      api,
+      () => {},
+      (trouble) => troubles.push(trouble.code),
+    );
     saver.mark("mask_file", async () => bytes());
     await assert.rejects(saver.flush(), (trouble) => trouble instanceof Trouble && trouble.code === code);
     assert.ok(saver.pending);
@@ -118,9 +137,15 @@ for (const [answer, code] of [[500, "uploadRefused"], [413, "uploadTooLarge"], [
 test("a stroke made while an older one is on its way replaces it", async () => {
   const api = server(() => 200);
   const saved = [];
-  const saver = new Saver(api, (name, value) => saved.push(value), assert.fail);
+  const saver = new Saver(api, (_name, value) => saved.push(value), assert.fail);
   let finish;
-  saver.mark("mask_file", () => new Promise((resolve) => (finish = () => resolve(bytes()))));
+  saver.mark(
+    "mask_file",
+    () =>
+      new Promise((resolve) => {
+        finish = () => resolve(bytes());
+      }),
+  );
   const last = bytes();
   await Promise.resolve();
   saver.mark("mask_file", async () => last);

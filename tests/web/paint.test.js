@@ -10,7 +10,10 @@ function mask(...rows) {
   return [bytes, rows[0].length, rows.length];
 }
 
-const drawn = (bytes, width) => Array.from(bytes, (value) => (value ? "#" : ".")).join("").match(new RegExp(`.{${width}}`, "g"));
+const drawn = (bytes, width) =>
+  Array.from(bytes, (value) => (value ? "#" : "."))
+    .join("")
+    .match(new RegExp(`.{${width}}`, "g"));
 
 test("a rectangle is clipped to whole pixels of the canvas", () => {
   assert.deepEqual(clip({ x: -3.5, y: 1.2, width: 5, height: 2 }, 10, 3), { x: 0, y: 1, width: 2, height: 2 });
@@ -21,7 +24,16 @@ test("a union holds both rectangles, and an empty one adds nothing", () => {
   const a = { x: 1, y: 2, width: 3, height: 4 };
   assert.deepEqual(union(a, { x: 0, y: 5, width: 1, height: 5 }), { x: 0, y: 2, width: 4, height: 8 });
   assert.equal(union(null, a), a);
-  assert.deepEqual(around([[2, 3], [4, 1]], 1), { x: 1, y: 0, width: 4, height: 4 });
+  assert.deepEqual(
+    around(
+      [
+        [2, 3],
+        [4, 1],
+      ],
+      1,
+    ),
+    { x: 1, y: 0, width: 4, height: 4 },
+  );
 });
 
 test("only a pen's pressure changes the width of a stroke", () => {
@@ -32,12 +44,24 @@ test("only a pen's pressure changes the width of a stroke", () => {
 
 test("a fill stays inside a ring", () => {
   const [ring, width, height] = mask(".....", ".###.", ".#.#.", ".###.", ".....");
-  assert.deepEqual(drawn(flood(width, height, 2, 2, (i) => !ring[i]), width), [".....", ".....", "..#..", ".....", "....."]);
+  assert.deepEqual(
+    drawn(
+      flood(width, height, 2, 2, (i) => !ring[i]),
+      width,
+    ),
+    [".....", ".....", "..#..", ".....", "....."],
+  );
 });
 
 test("a fill reaches around corners and not across diagonals", () => {
   const [wall, width, height] = mask("..#.", ".##.", "...#", "##.#");
-  assert.deepEqual(drawn(flood(width, height, 0, 0, (i) => !wall[i]), width), ["##..", "#...", "###.", "..#."]);
+  assert.deepEqual(
+    drawn(
+      flood(width, height, 0, 0, (i) => !wall[i]),
+      width,
+    ),
+    ["##..", "#...", "###.", "..#."],
+  );
 });
 
 test("a grown mask is round, a shrunk one loses its edge", () => {
@@ -93,5 +117,16 @@ test("undo and redo go back and forth, and a new change ends the redo", () => {
 test("the oldest changes go where there are too many bytes, never the newest", () => {
   const stack = new UndoStack(100);
   for (const bytes of [40, 40, 40, 500]) stack.push({ bytes, undo() {}, redo() {} });
-  assert.deepEqual(stack.done.map((one) => one.bytes), [500]);
+  assert.deepEqual(
+    stack.done.map((one) => one.bytes),
+    [500],
+  );
+});
+
+test("it is known how low the hole lies", () => {
+  const grid = new TokenGrid(32, 64, 16);
+  assert.equal(grid.middle, 0);
+  const rgba = new Uint8Array(4 * 16 * 16).fill(255);
+  grid.update({ x: 0, y: 48, width: 16, height: 16 }, rgba);
+  assert.equal(grid.middle, 0.875);
 });

@@ -1,7 +1,18 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { actionOf } from "../../web/js/canvas/keys.js";
-import { MOST_EDITS, addEdit, annotate, currentEdit, emptyState, parseFile, pathTo, readState, seedsFor, viewPath } from "../../web/js/canvas/state.js";
+import {
+  MOST_EDITS,
+  addEdit,
+  annotate,
+  currentEdit,
+  emptyState,
+  parseFile,
+  pathTo,
+  readState,
+  seedsFor,
+  viewPath,
+} from "../../web/js/canvas/state.js";
 import { WORDS } from "../../web/js/canvas/words.js";
 
 const edit = (canvas) => ({ canvas, width: 64, height: 64 });
@@ -21,8 +32,14 @@ test("edits that begin at the same one are branches", () => {
   addEdit(state, edit("2"));
   state.at = first.n;
   addEdit(state, edit("3"));
-  assert.deepEqual(pathTo(state).map((one) => one.canvas), ["0", "1", "3"]);
-  assert.deepEqual(pathTo(state, 3).map((one) => one.canvas), ["0", "1", "2"]);
+  assert.deepEqual(
+    pathTo(state).map((one) => one.canvas),
+    ["0", "1", "3"],
+  );
+  assert.deepEqual(
+    pathTo(state, 3).map((one) => one.canvas),
+    ["0", "1", "2"],
+  );
   assert.equal(root.parent, -1);
   assert.equal(currentEdit(state).canvas, "3");
 });
@@ -62,6 +79,7 @@ test("keys stand for actions, and those of the page stay the page's", () => {
 });
 
 test("Chinese says all that English says", () => {
-  const shape = (words) => Object.fromEntries(Object.entries(words).map(([key, value]) => [key, typeof value === "object" ? shape(value) : typeof value]));
+  const shape = (words) =>
+    Object.fromEntries(Object.entries(words).map(([key, value]) => [key, typeof value === "object" ? shape(value) : typeof value]));
   assert.deepEqual(shape(WORDS.zh), shape(WORDS.en));
 });

@@ -3,7 +3,8 @@ import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { Host } from "./canvas/host.js";
 import { Panel } from "./canvas/panel.js";
-import { listen, pull, takePreview } from "./canvas/run.js";
+import { pull } from "./canvas/controls.js";
+import { listen, takePreview } from "./canvas/run.js";
 import { WIDGETS } from "./canvas/session.js";
 import { newId } from "./canvas/state.js";
 import { addStyle } from "./canvas/style.js";
@@ -46,13 +47,17 @@ function attach(node) {
     const mounted = document.querySelector(`[data-node-id="${node.id}"] .lazy-canvas`);
     const home = mounted ?? node.lazyCanvas;
     if (panel.root.parentElement !== home) home.replaceChildren(panel.root);
-    panel.session.view.fitted && panel.session.view.fit();
+    if (panel.session.view.fitted) panel.session.view.fit();
   };
   panel.session.attach(node);
   panel.root.dataset.canvas = panel.session.state.id;
   place();
   requestAnimationFrame(() => requestAnimationFrame(place));
-  setTimeout(() => host.isLive(node) && (place(), pull(panel.session)), 250);
+  setTimeout(() => {
+    if (!host.isLive(node)) return;
+    place();
+    pull(panel.session);
+  }, 250);
 }
 
 function chain(object, name, after) {
@@ -102,7 +107,7 @@ app.registerExtension({
     listen(host, (node) => panels.get(node?.properties?.lazydiffusion?.id)?.session);
   },
 
-  nodeCreated(node) {
+  nodeCreated(/** @type {any} */ node) {
     if (node.comfyClass === "LazyCanvas" && node.addDOMWidget) addCanvas(node);
   },
 });

@@ -56,7 +56,7 @@ function refresh(node) {
 }
 
 /** All of our nodes that carry a line, those inside subgraphs too. */
-function* noted(graph = app.graph) {
+function* noted(graph = /** @type {any} */ (app.graph)) {
   for (const node of graph?.nodes ?? []) {
     if (node.comfyClass in DESCRIBE) yield node;
     if (node.subgraph) yield* noted(node.subgraph);
@@ -65,7 +65,7 @@ function* noted(graph = app.graph) {
 
 /** Node of an execution id: "7", or "3:7" inside the subgraph node 3. */
 function nodeOfExecution(id) {
-  let graph = app.graph;
+  let graph = /** @type {any} */ (app.graph);
   let node;
   for (const part of String(id).split(":")) {
     node = graph?.getNodeById(Number(part));
@@ -101,12 +101,12 @@ app.registerExtension({
     });
   },
 
-  nodeCreated(node) {
+  nodeCreated(/** @type {any} */ node) {
     if (!(node.comfyClass in DESCRIBE) || !node.addDOMWidget) return;
     addNote(node);
     const { onExecuted } = node;
-    node.onExecuted = function (output) {
-      onExecuted?.apply(this, arguments);
+    node.onExecuted = function (output, ...more) {
+      onExecuted?.call(this, output, ...more);
       const run = output?.lazydiffusion?.[0];
       if (run) show(this, run, keptNodes.has(this));
     };

@@ -10,7 +10,8 @@ export const MESSAGES = {
       `The hole is ${side} px long, the model knows holes up to ${trained} px: mask less, or scale the canvas down.`,
     other_image: () => "“image” is not the canvas that Encode Context got and was not used: connect the same picture to both.",
     no_mask_painted: () => "No mask is painted: right-click Load Image, Open in Mask Editor.",
-    black_under_alpha: () => "The hole starts from black, as pictures are where they are transparent: set denoise to 1, or sketch over all of it.",
+    black_under_alpha: () =>
+      "The hole starts from black, as pictures are where they are transparent: set denoise to 1, or sketch over all of it.",
   },
   zh: {
     approximate_patch: ({ patch }) => `${patch} 的作用与 ComfyUI 自身的采样相近，但不完全相同；把“复用”设为 exact 则相同。`,

@@ -12,7 +12,7 @@ const PAUSE = 10; // ms
 
 /** The page's vue-i18n, which is provided under a symbol that vue-i18n leaves on the Vue app. */
 function pageTexts() {
-  const page = document.getElementById("vue-app")?.__vue_app__;
+  const page = /** @type {any} */ (document.getElementById("vue-app"))?.__vue_app__;
   return page?._context?.provides?.[page.__VUE_I18N_SYMBOL__]?.global;
 }
 
@@ -45,7 +45,7 @@ app.registerExtension({
 
   // Before the page reads the node definitions.
   async init() {
-    app.ui.settings.addEventListener("Comfy.Locale.change", ({ detail }) => tryRestore(detail?.value));
+    app.ui.settings.addEventListener("Comfy.Locale.change", (/** @type {any} */ { detail }) => tryRestore(detail?.value));
     await tryRestore(app.extensionManager?.setting?.get("Comfy.Locale"));
   },
 });

@@ -1,10 +1,9 @@
 // What leaves the page: the canvas as a PNG with its workflow, the sequence of edits as an animated WebP.
-import { download, encodePng, newCanvas, pen } from "./files.js";
+import { blankPicture, download, encodePng, newCanvas, pen } from "./files.js";
 import { h } from "./dom.js";
 import { withText } from "./png.js";
 import { currentEdit, parseFile, pathTo } from "./state.js";
 import { animate } from "./webp.js";
-import { blankPicture } from "./session.js";
 
 /** @typedef {import("./session.js").Session} Session */
 
@@ -22,7 +21,11 @@ export async function savePng(/** @type {Session} */ session) {
     await session.flush();
     const { output, workflow } = await session.host.prompt();
     const bytes = await encodePng(session.layers.base);
-    offer(withText(bytes, { workflow: JSON.stringify(workflow), prompt: JSON.stringify(output) }), "image/png", `canvas_${currentEdit(session.state)?.n ?? 0}.png`);
+    offer(
+      withText(bytes, { workflow: JSON.stringify(workflow), prompt: JSON.stringify(output) }),
+      "image/png",
+      `canvas_${currentEdit(session.state)?.n ?? 0}.png`,
+    );
   } catch (trouble) {
     session.failed(trouble);
   }
@@ -36,7 +39,9 @@ export async function saveWebp(/** @type {Session} */ session) {
     const frames = [];
     for (const edit of pathTo(session.state)) {
       const file = parseFile(edit.canvas);
-      const picture = file ? await createImageBitmap(await download(session.host.api, file)) : blankPicture(edit.width, edit.height, edit.color ?? "#888888");
+      const picture = file
+        ? await createImageBitmap(await download(session.host.api, file))
+        : blankPicture(edit.width, edit.height, edit.color ?? "#888888");
       const canvas = newCanvas(width, height);
       pen(canvas).drawImage(picture, 0, 0, width, height);
       const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/webp", 0.9));

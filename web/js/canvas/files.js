@@ -32,6 +32,15 @@ export function pen(/** @type {HTMLCanvasElement} */ canvas, read = false) {
   return /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", { willReadFrequently: read }));
 }
 
+/** A picture of one colour. */
+export function blankPicture(/** @type {number} */ width, /** @type {number} */ height, /** @type {string} */ color) {
+  const picture = newCanvas(width, height);
+  const context = pen(picture);
+  context.fillStyle = color;
+  context.fillRect(0, 0, width, height);
+  return picture;
+}
+
 /**
  * A picture file upright, without alpha (on white), at most MOST_PIXELS large. Raises Trouble.
  * @param {Blob} blob @returns {Promise<{ canvas: HTMLCanvasElement, scaledFrom: [number, number] | null }>}

@@ -16,7 +16,7 @@ const LETTERS = {
   w: "grow",
   t: "grid",
   o: "open",
-  "0": "fit",
+  0: "fit",
   "[": "smaller",
   "]": "larger",
   "+": "zoomIn",
@@ -48,7 +48,8 @@ export function takeKeys(root, keys, actions) {
   root.addEventListener("keydown", (event) => {
     event.stopPropagation();
     const action = actionOf(event);
-    const typing = event.target instanceof HTMLElement && event.target !== keys && event.target.matches("textarea, input:not([type=range])");
+    const typing =
+      event.target instanceof HTMLElement && event.target !== keys && event.target.matches("textarea, input:not([type=range])");
     if (!action || !actions[action]) return;
     if (typing && action !== "generate") return;
     if (action === "accept" && event.target !== keys) return; // Enter presses the button that has the focus

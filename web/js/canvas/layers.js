@@ -109,8 +109,12 @@ export class Layers {
     return {
       bytes,
       layers: new Set(tiles.map((tile) => tile.layer)),
-      undo: () => tiles.forEach(({ layer, rect, before }) => this.write(layer, rect, before)),
-      redo: () => tiles.forEach(({ layer, rect, after }) => this.write(layer, rect, after)),
+      undo: () => {
+        for (const { layer, rect, before } of tiles) this.write(layer, rect, before);
+      },
+      redo: () => {
+        for (const { layer, rect, after } of tiles) this.write(layer, rect, after);
+      },
     };
   }
 

@@ -57,7 +57,7 @@ export async function preview(/** @type {Session} */ session, /** @type {Blob} *
   const guess = await createImageBitmap(blob);
   cover(session, guess, session.hasMask);
   guess.close();
-  session.previews = (session.previews ?? 0) + 1;
+  session.previews++;
   session.view.stage.dataset.previews = String(session.previews);
 }
 
@@ -68,7 +68,7 @@ export async function addResult(/** @type {Session} */ session, /** @type {Resul
     const picture = await pictureOf(session, result);
     if (!state.results.some((one) => one.filename === result.filename)) state.results = [...state.results, result].slice(-MOST_RESULTS);
     session.tell();
-    if (session.shown === null || session.shown === undefined) show(session, result.filename);
+    if (session.shown === null) show(session, result.filename);
     else if (session.shown === result.filename) cover(session, picture);
   } catch (trouble) {
     session.failed(trouble);
@@ -84,7 +84,7 @@ export async function show(/** @type {Session} */ session, /** @type {string | n
 }
 
 /** The same for as long as a pointer is over its thumbnail. */
-export async function look(/** @type {Session} */ session, /** @type {string | null | undefined} */ filename) {
+export async function look(/** @type {Session} */ session, /** @type {string | null} */ filename) {
   session.looked = filename;
   const result = session.state.results.find((one) => one.filename === filename);
   if (!result) return cover(session, null);
@@ -126,7 +126,7 @@ export function reject(/** @type {Session} */ session) {
 /** The next or the previous one is shown; past the ends lies the canvas itself. */
 export function step(/** @type {Session} */ session, /** @type {number} */ by) {
   const names = [null, ...session.state.results.map((one) => one.filename)];
-  const at = names.indexOf(session.shown ?? null);
+  const at = names.indexOf(session.shown);
   show(session, names[(at + by + names.length) % names.length]);
 }
 

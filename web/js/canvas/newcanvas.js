@@ -6,12 +6,35 @@ export class NewCanvas {
   constructor(/** @type {import("./session.js").Session} */ session, /** @type {any} */ words) {
     this.session = session;
     const number = (/** @type {string} */ id, /** @type {string} */ label) =>
-      h("input", { class: "lazy-number", type: "number", min: 16, max: 4096, step: 8, "aria-label": label, "data-testid": `lazy-new-${id}` });
+      h("input", {
+        class: "lazy-number",
+        type: "number",
+        min: 16,
+        max: 4096,
+        step: 8,
+        "aria-label": label,
+        "data-testid": `lazy-new-${id}`,
+      });
     this.width = number("width", words.width);
     this.height = number("height", words.height);
     this.color = h("input", { type: "color", class: "lazy-color", "aria-label": words.color, "data-testid": "lazy-new-color" });
-    const create = h("button", { class: "lazy-text", type: "button", onclick: () => this.create(), "data-testid": "lazy-new-create" }, words.create);
-    this.element = h("div", { class: "lazy-new", hidden: true }, words.width, this.width, words.height, this.height, words.color, this.color, h("span"), create);
+    const create = h(
+      "button",
+      { class: "lazy-text", type: "button", onclick: () => this.create(), "data-testid": "lazy-new-create" },
+      words.create,
+    );
+    this.element = h(
+      "div",
+      { class: "lazy-new", hidden: true },
+      words.width,
+      this.width,
+      words.height,
+      this.height,
+      words.color,
+      this.color,
+      h("span"),
+      create,
+    );
   }
 
   toggle() {

@@ -80,11 +80,21 @@ function distances(/** @type {Float32Array} */ field, /** @type {number} */ star
 }
 
 /** The mask grown by `pixels` on every side, with round corners; shrunk where `pixels` is negative. @returns {Uint8Array} */
-export function grow(/** @type {Uint8Array} */ mask, /** @type {number} */ width, /** @type {number} */ height, /** @type {number} */ pixels) {
+export function grow(
+  /** @type {Uint8Array} */ mask,
+  /** @type {number} */ width,
+  /** @type {number} */ height,
+  /** @type {number} */ pixels,
+) {
   const wanted = pixels > 0;
   const far = 1e9;
   const field = Float32Array.from(mask, (value) => (value >= 128 === wanted ? 0 : far));
-  const room = (/** @type {number} */ count) => ({ f: new Float64Array(count), v: new Int32Array(count), z: new Float64Array(count + 1), count });
+  const room = (/** @type {number} */ count) => ({
+    f: new Float64Array(count),
+    v: new Int32Array(count),
+    z: new Float64Array(count + 1),
+    count,
+  });
   const [column, line] = [room(height), room(width)];
   for (let x = 0; x < width; x++) distances(field, x, width, column);
   for (let y = 0; y < height; y++) distances(field, y * width, 1, line);

@@ -1,18 +1,21 @@
 // Everything that a canvas shows in its node: bar, window, read-outs, prompt, results, history.
 import { Bar, SIZES, slider } from "./bar.js";
+import { pull, push } from "./controls.js";
 import { h } from "./dom.js";
+import { choose, takeFiles } from "./drop.js";
 import { savePng, saveWebp } from "./export.js";
 import { icon } from "./icons.js";
 import { takeKeys } from "./keys.js";
 import { accept, follow, reject, step } from "./loop.js";
 import { NewCanvas } from "./newcanvas.js";
-import { open, useLinked } from "./picture.js";
+import { useLinked } from "./picture.js";
 import { Pointer } from "./pointer.js";
-import { cancel, fetchLinked, generate, jobsOf, pull, push } from "./run.js";
+import { cancel, fetchLinked, generate, jobsOf } from "./run.js";
 import { Session } from "./session.js";
 import { HistoryStrip, ResultStrip } from "./strip.js";
 import { expected } from "./tokens.js";
 import { TOOLS } from "./tools.js";
+import { clear, coverAll, growMask, invert } from "./whole.js";
 import { wordsOf } from "./words.js";
 
 /** @typedef {import("./host.js").Host} Host */
@@ -22,7 +25,13 @@ export class Panel {
     this.words = wordsOf(host.locale);
     const { words } = this;
     this.frame = h("div", { class: "lazy-frame", role: "img", "aria-label": words.canvas, "data-testid": "lazy-frame" });
-    this.keys = h("textarea", { class: "lazy-keys", "aria-label": words.canvas, "data-testid": "lazy-keys", autocomplete: "off", spellcheck: "false" });
+    this.keys = h("textarea", {
+      class: "lazy-keys",
+      "aria-label": words.canvas,
+      "data-testid": "lazy-keys",
+      autocomplete: "off",
+      spellcheck: "false",
+    });
     this.session = new Session(host, this.frame);
     const { session } = this;
     this.newCanvas = new NewCanvas(session, words);
@@ -43,7 +52,7 @@ export class Panel {
     for (const name of ["pointerdown", "pointermove", "pointerup", "mousedown", "dblclick", "wheel", "copy", "cut"]) {
       this.root.addEventListener(name, (event) => event.stopPropagation());
     }
-    this.takeFiles();
+    takeFiles(session, this.root, this.frame, this.keys);
     this.root.addEventListener("focusin", () => this.typing() || pull(session));
     follow(session);
     session.addEventListener("change", () => this.later());
@@ -54,22 +63,23 @@ export class Panel {
   actionsOf() {
     const { session } = this;
     const tools = Object.fromEntries(TOOLS.map((tool) => [tool, () => session.set({ tool })]));
-    const sized = (/** @type {number} */ factor) => session.set({ size: Math.min(SIZES.most, Math.max(SIZES.least, session.size * factor)) });
+    const sized = (/** @type {number} */ factor) =>
+      session.set({ size: Math.min(SIZES.most, Math.max(SIZES.least, session.size * factor)) });
     return {
       ...tools,
       undo: () => session.undo(),
       redo: () => session.redo(),
-      invert: () => session.invert(),
-      grow: (shift) => session.grow(shift ? -8 : 8),
-      clear: () => session.clear(),
-      all: () => session.remake((mask) => mask.fill(255)),
+      invert: () => invert(session),
+      grow: (shift) => growMask(session, shift ? -8 : 8),
+      clear: () => clear(session),
+      all: () => coverAll(session),
       grid: () => session.set({ grid: !session.grid }),
       fit: () => session.view.fit(),
       smaller: () => sized(1 / 1.15),
       larger: () => sized(1.15),
       zoomIn: () => session.view.zoomBy(1.25),
       zoomOut: () => session.view.zoomBy(0.8),
-      open: () => this.choose(),
+      open: () => choose(session),
       blank: () => this.newCanvas.toggle(),
       linked: () => (session.names?.canvas_file ? useLinked(session) : fetchLinked(session)),
       png: () => savePng(session),
@@ -89,14 +99,26 @@ export class Panel {
     const attributes = { class: "lazy-prompt", placeholder: words.prompt, "aria-label": words.prompt, "data-testid": "lazy-prompt" };
     this.prompt = h("textarea", { ...attributes, oninput: type, onchange: () => push(session) });
     const press = () => (jobsOf(session).length ? cancel(session) : generate(session));
-    this.go = h("button", { class: "lazy-go", type: "button", title: words.generateTip, onclick: press, "data-testid": "lazy-generate" }, words.generate);
+    this.go = h(
+      "button",
+      { class: "lazy-go", type: "button", title: words.generateTip, onclick: press, "data-testid": "lazy-generate" },
+      words.generate,
+    );
     return h("div", { class: "lazy-row", style: "flex-wrap:nowrap" }, this.prompt, this.go);
   }
 
   /** Seed, number of results, strengths. */
   settings() {
     const { session, words } = this;
-    const number = { class: "lazy-number", type: "number", min: 0, step: 1, "aria-label": words.seed, title: words.seed, "data-testid": "lazy-seed" };
+    const number = {
+      class: "lazy-number",
+      type: "number",
+      min: 0,
+      step: 1,
+      "aria-label": words.seed,
+      title: words.seed,
+      "data-testid": "lazy-seed",
+    };
     this.seed = h("input", {
       ...number,
       onchange: () => {
@@ -110,17 +132,43 @@ export class Panel {
       session.tell();
       session.changed();
     };
-    this.random = h("button", { class: "lazy-tool", type: "button", title: words.random, "aria-label": words.random, onclick: toggle, "data-testid": "lazy-random" }, icon("random"));
-    this.seeds = slider("seeds", words.seedsTip, { min: 1, max: 8, step: 1 }, (seeds) => {
-      session.state.seeds = seeds;
-      session.tell();
-      session.changed();
-    }, words.seeds);
+    this.random = h(
+      "button",
+      {
+        class: "lazy-tool",
+        type: "button",
+        title: words.random,
+        "aria-label": words.random,
+        onclick: toggle,
+        "data-testid": "lazy-random",
+      },
+      icon("random"),
+    );
+    this.seeds = slider(
+      "seeds",
+      words.seedsTip,
+      { min: 1, max: 8, step: 1 },
+      (seeds) => {
+        session.state.seeds = seeds;
+        session.tell();
+        session.changed();
+      },
+      words.seeds,
+    );
     const part = { min: 0, max: 1, step: 0.05 };
     this.denoise = slider("denoise", words.denoiseTip, part, (denoise) => session.wish({ denoise }), words.denoise);
     this.strength = slider("strength", words.strengthTip, part, (strength) => session.wish({ strength }), words.strength);
     for (const { input } of [this.denoise, this.strength]) input.addEventListener("change", () => push(session));
-    return h("div", { class: "lazy-row" }, words.seed, this.random, this.seed, this.seeds.element, this.denoise.element, this.strength.element);
+    return h(
+      "div",
+      { class: "lazy-row" },
+      words.seed,
+      this.random,
+      this.seed,
+      this.seeds.element,
+      this.denoise.element,
+      this.strength.element,
+    );
   }
 
   typing() {
@@ -132,33 +180,6 @@ export class Panel {
     if (event.key !== " " || event.target !== this.keys) return;
     event.preventDefault();
     this.pointer.space = down;
-  }
-
-  choose() {
-    const input = h("input", { type: "file", accept: "image/*", onchange: () => input.files[0] && open(this.session, input.files[0]) });
-    input.click();
-  }
-
-  /** Dropped and pasted pictures. */
-  takeFiles() {
-    const first = (/** @type {DataTransfer | null} */ data) => [...(data?.files ?? [])][0];
-    const stop = (/** @type {Event} */ event) => (event.preventDefault(), event.stopPropagation());
-    this.root.addEventListener("dragover", (event) => (stop(event), this.frame.classList.add("lazy-drop")));
-    this.root.addEventListener("dragleave", () => this.frame.classList.remove("lazy-drop"));
-    this.root.addEventListener("drop", (event) => {
-      stop(event);
-      this.frame.classList.remove("lazy-drop");
-      const file = first(event.dataTransfer);
-      if (file) open(this.session, file);
-    });
-    this.root.addEventListener("paste", (event) => {
-      event.stopPropagation();
-      const file = first(event.clipboardData);
-      if (!file && event.target !== this.keys) return; // text for the prompt
-      event.preventDefault();
-      if (file) open(this.session, file);
-      else this.session.say("noClipboard");
-    });
   }
 
   /** Show it anew once in the next frame, however much changes until then. */

@@ -1,7 +1,7 @@
 // From one picture to the next: opened, blank, accepted, or gone back to; each can be taken back by undo.
-import { download, encodePng, newCanvas, openPicture, pen, upload } from "./files.js";
-import { blankPicture, FILES } from "./session.js";
-import { addEdit, parseFile } from "./state.js";
+import { blankPicture, download, encodePng, forgetUploads, newCanvas, openPicture, pen, upload } from "./files.js";
+import { FILES } from "./session.js";
+import { addEdit, currentEdit, parseFile } from "./state.js";
 
 /** @typedef {import("./session.js").Session} Session */
 /** @typedef {import("./session.js").Names} Names */
@@ -20,7 +20,12 @@ export async function open(/** @type {Session} */ session, /** @type {Blob} */ b
   }
 }
 
-export function blank(/** @type {Session} */ session, /** @type {number} */ width, /** @type {number} */ height, /** @type {string} */ color) {
+export function blank(
+  /** @type {Session} */ session,
+  /** @type {number} */ width,
+  /** @type {number} */ height,
+  /** @type {string} */ color,
+) {
   begin(session, { picture: blankPicture(width, height, color), width, height, color });
 }
 
@@ -75,6 +80,14 @@ function store(/** @type {Session} */ session, /** @type {any} */ edit, /** @typ
     session.named = null;
   };
   session.saver.mark("canvas_file", make);
+}
+
+/** The server has lost this canvas's files: they are made anew of what is seen. */
+export function sendAgain(/** @type {Session} */ session) {
+  forgetUploads();
+  const { base } = session.layers;
+  if (session.names?.canvas_file) store(session, currentEdit(session.state), () => encodePng(base));
+  session.save(["mask", "sketch"]);
 }
 
 /** The picture before the first edit begins the history; one that came over a link is stored, so that it can be gone back to. */

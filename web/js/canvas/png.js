@@ -18,7 +18,10 @@ function chunk(/** @type {string} */ kind, /** @type {Uint8Array} */ data) {
   const bytes = new Uint8Array(12 + data.length);
   const view = new DataView(bytes.buffer);
   view.setUint32(0, data.length);
-  bytes.set([...kind].map((letter) => letter.charCodeAt(0)), 4);
+  bytes.set(
+    [...kind].map((letter) => letter.charCodeAt(0)),
+    4,
+  );
   bytes.set(data, 8);
   view.setUint32(8 + data.length, crc(bytes.subarray(4, 8 + data.length)));
   return bytes;
@@ -31,8 +34,9 @@ const AFTER_HEADER = 8 + 25; // the signature, and IHDR with its 13 bytes
  * @param {Uint8Array} png @param {Record<string, string>} texts JSON @returns {Uint8Array<ArrayBuffer>}
  */
 export function withText(png, texts) {
-  const escape = (/** @type {string} */ text) => text.replace(/[^\x20-\x7e]/g, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`);
-  const chunks = Object.entries(texts).map(([key, text]) => chunk("tEXt", new TextEncoder().encode(`${key}\0${escape(text)}`)));
+  const escaped = (/** @type {string} */ text) =>
+    text.replace(/[^\x20-\x7e]/g, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  const chunks = Object.entries(texts).map(([key, text]) => chunk("tEXt", new TextEncoder().encode(`${key}\0${escaped(text)}`)));
   const size = chunks.reduce((sum, one) => sum + one.length, png.length);
   const whole = new Uint8Array(size);
   let at = 0;

@@ -34,7 +34,10 @@ export class Pointer {
       });
     }
     frame.addEventListener("pointerleave", () => this.ring.style.setProperty("display", "none"));
-    frame.addEventListener("contextmenu", (event) => (event.preventDefault(), event.stopPropagation()));
+    frame.addEventListener("contextmenu", (event) => {
+      event.preventDefault();
+      event.stopPropagation();
+    });
     frame.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
   }
 

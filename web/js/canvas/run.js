@@ -1,12 +1,13 @@
 // Generate: what is needed for one canvas's results is queued, and what the server says of it finds its way back.
-import { controlsOf, canvasOf, part, resultsOf } from "./graph.js";
-import { Trouble } from "./files.js";
+import { apply } from "./controls.js";
+import { canvasOf, controlsOf, part, resultsOf } from "./graph.js";
+import { forgetUploads, Trouble } from "./files.js";
 import { addResult, preview, show } from "./loop.js";
-import { showLinked } from "./picture.js";
+import { sendAgain, showLinked } from "./picture.js";
 import { seedsFor } from "./state.js";
 
 /** @typedef {import("./session.js").Session} Session */
-/** @typedef {{ session: Session, meta: Record<string, any>, value: number, max: number }} Job */
+/** @typedef {{ session: Session, meta: Record<string, any>, value: number, max: number, started?: boolean }} Job */
 
 /** What was queued and has not ended, by prompt id. @type {Map<string, Job>} */
 const jobs = new Map();
@@ -19,48 +20,6 @@ export function jobsOf(/** @type {Session} */ session) {
   return [...jobs.values()].filter((job) => job.session === session);
 }
 
-/** Put what the person typed into the nodes that use it, and into the prompt itself. */
-function apply(/** @type {Session} */ session, /** @type {import("./graph.js").Prompt} */ output, /** @type {string} */ canvas, /** @type {number} */ seed) {
-  const { prompt, denoise, strength } = session.wishes;
-  const controls = controlsOf(output, canvas);
-  const set = (/** @type {import("./graph.js").Control | undefined} */ control, /** @type {any} */ value) => {
-    if (!control || value === undefined) return;
-    output[control.id].inputs[control.name] = value;
-    const node = session.host.nodeOf(control.id);
-    if (node) session.host.write(node, { [control.name]: value });
-  };
-  set(controls.prompt, prompt);
-  set(controls.seed, seed);
-  set(controls.denoise, denoise);
-  for (const one of controls.strengths) set(one, session.hasSketch ? strength : 0);
-  return controls;
-}
-
-/** Read the panel's values from the nodes that they belong to. */
-export async function pull(/** @type {Session} */ session) {
-  if (!session.node || !session.host.isLive(session.node)) return;
-  const { output } = await session.host.prompt();
-  const canvas = session.host.executionId(session.node, output);
-  if (!canvas) return;
-  const { prompt, seed, denoise, strengths } = controlsOf(output, canvas);
-  const { wishes } = session;
-  if (typeof prompt?.value === "string") wishes.prompt = prompt.value;
-  if (Number.isFinite(seed?.value)) wishes.seed = seed?.value;
-  if (Number.isFinite(denoise?.value)) wishes.denoise = denoise?.value;
-  if (strengths[0]?.value > 0) wishes.strength = strengths[0].value;
-  Object.assign(session, { can: { prompt: !!prompt, denoise: !!denoise, seed: !!seed, sketch: strengths.length > 0 } });
-  session.changed();
-}
-
-/** Write one of the panel's values into its node at once, so that it is saved with the workflow. */
-export async function push(/** @type {Session} */ session) {
-  if (!session.node || !session.host.isLive(session.node)) return;
-  const { output } = await session.host.prompt();
-  const canvas = session.host.executionId(session.node, output);
-  if (canvas) apply(session, output, canvas, session.wishes.seed);
-  session.host.noteChange();
-}
-
 /** Queue as many edits as seeds are asked for. */
 export async function generate(/** @type {Session} */ session) {
   if (!session.hasMask && !session.node?.inputs?.some((/** @type {any} */ input) => input.name === "mask" && input.link != null)) {
@@ -68,12 +27,23 @@ export async function generate(/** @type {Session} */ session) {
     return;
   }
   queueing++;
+  const { random, seeds } = session.state;
+  const wanted = seedsFor(seeds, random ? null : session.wishes.seed);
+  const queue = async () => {
+    await session.flush();
+    while (wanted.length) {
+      await queueOne(session, wanted[0]);
+      wanted.shift();
+    }
+  };
   try {
     session.say(null);
-    await session.flush();
     await show(session, null);
-    const { random, seeds } = session.state;
-    for (const seed of seedsFor(seeds, random ? null : session.wishes.seed)) await queueOne(session, seed);
+    await queue().catch((trouble) => {
+      if (!trouble.values?.gone) throw trouble;
+      sendAgain(session);
+      return queue();
+    });
   } catch (trouble) {
     session.failed(trouble);
   } finally {
@@ -115,7 +85,8 @@ async function send(/** @type {import("./host.js").Host} */ host, /** @type {any
     if (!refusal?.response) throw new Trouble("noServer");
     const [node] = Object.values(refusal.response.node_errors ?? {});
     const error = /** @type {any} */ (node)?.errors?.[0] ?? refusal.response.error ?? {};
-    throw new Trouble("refused", { text: [error.message, error.details].filter(Boolean).join(": ") });
+    const text = [error.message, error.details].filter(Boolean).join(": ");
+    throw new Trouble("refused", { text, gone: text.includes("is not on this server") });
   }
 }
 
@@ -149,11 +120,20 @@ const ENDS = ["execution_success", "execution_error", "execution_interrupted"];
 
 /** Listen to the server, once for the whole page. `find` gives the session of a node. */
 export function listen(/** @type {import("./host.js").Host} */ host, /** @type {(node: any) => Session | undefined} */ find) {
-  for (const name of [...EVENTS, ...ENDS]) host.api.addEventListener(name, (/** @type {any} */ event) => receive(host, name, event.detail, find));
-  host.api.addEventListener("reconnected", () => recover(host));
+  for (const name of [...EVENTS, ...ENDS])
+    host.api.addEventListener(name, (/** @type {any} */ event) => receive(host, name, event.detail, find));
+  host.api.addEventListener("reconnected", () => {
+    forgetUploads();
+    recover(host);
+  });
 }
 
-function receive(/** @type {import("./host.js").Host} */ host, /** @type {string} */ name, /** @type {any} */ detail, /** @type {any} */ find = null) {
+function receive(
+  /** @type {import("./host.js").Host} */ host,
+  /** @type {string} */ name,
+  /** @type {any} */ detail,
+  /** @type {any} */ find = null,
+) {
   const id = detail?.prompt_id;
   const job = jobs.get(id);
   if (job) HANDLE[name]?.(job, detail);
@@ -175,16 +155,18 @@ const HANDLE = {
   execution_start: (job) => Object.assign(job, { started: true }),
   progress: (job, { value, max }) => Object.assign(job, { value, max }),
   executed: (job, { output }) => {
-    const { workflow, output: prompt, ...meta } = job.meta;
+    const { workflow: _, output: __, ...meta } = job.meta;
     const { session } = job;
     if (output?.lazydiffusion?.[0]?.total_ms && output.lazydiffusion[0].hole_tokens) measure(session, output.lazydiffusion[0]);
     if (output?.lazydiffusion_canvas?.[0]) showLinked(session, output.lazydiffusion_canvas[0]);
-    if (workflow) session.made = { workflow, prompt };
     for (const file of output?.lazydiffusion_result ?? []) addResult(session, { ...file, ...meta });
   },
   execution_error: (job, detail) => {
     show(job.session, null);
-    job.session.say("nodeFailed", { node: job.session.host.nodeOf(detail.node_id)?.title ?? detail.node_type, text: detail.exception_message });
+    job.session.say("nodeFailed", {
+      node: job.session.host.nodeOf(detail.node_id)?.title ?? detail.node_type,
+      text: detail.exception_message,
+    });
   },
   execution_interrupted: (job) => void show(job.session, null),
 };

@@ -1,7 +1,6 @@
 // One canvas: its layers, tools, undo and files. It outlives its node, which the page makes anew at every undo of its own.
-import { download, encodePng, maskPicture, newCanvas, pen, Trouble } from "./files.js";
+import { blankPicture, download, encodePng, maskPicture, newCanvas, pen, Trouble } from "./files.js";
 import { Layers } from "./layers.js";
-import { grow } from "./paint.js";
 import { Saver } from "./saver.js";
 import { emptyState, parseFile, readState } from "./state.js";
 import { TokenGrid, sideOf } from "./tokens.js";
@@ -35,14 +34,32 @@ export class Session extends EventTarget {
     this.view = new View(frame);
     this.tokens = new TokenGrid(512, 512);
     this.changes = new UndoStack(UNDO_BYTES);
-    this.saver = new Saver(host.api, (name, value) => this.saved(name, value), (trouble) => this.failed(trouble));
-    Object.assign(this, { tool: "brush", size: 40, color: "#e05a3a", opacity: 1, grid: false });
+    this.saver = new Saver(
+      host.api,
+      (name, value) => this.saved(name, value),
+      (trouble) => this.failed(trouble),
+    );
+    this.tool = "brush";
+    this.size = 40;
+    this.color = "#e05a3a";
+    this.opacity = 1;
+    this.grid = false;
     /** what the person typed; sent to the graph's nodes when an edit is made */
     this.wishes = { prompt: "", seed: 0, denoise: 1, strength: 0.5 };
     /** @type {{ code: string, values: any, bad: boolean } | null} */
     this.message = null;
     this.hasMask = false;
     this.hasSketch = false;
+    /** which of the wishes the graph has a node for @type {{ prompt?: boolean, denoise?: boolean, seed?: boolean, sketch?: boolean }} */
+    this.can = {};
+    /** the result that is shown in place of the canvas, and the one under the pointer @type {string | null} */
+    this.shown = null;
+    /** @type {string | null} */
+    this.looked = null;
+    /** steps' guesses that were shown */
+    this.previews = 0;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    this.retry = undefined;
     /** told the name under which the canvas was stored @type {((name: string) => void) | null} */
     this.named = null;
     /** the picture that came over the link, shown where no file was opened @type {import("./state.js").StoredFile | null} */
@@ -176,7 +193,10 @@ export class Session extends EventTarget {
       if (change.layers.has("sketch")) this.hasSketch = !this.layers.isEmpty("sketch");
       this.save([...change.layers]);
     };
-    const both = (/** @type {() => void} */ act) => () => (act(), after());
+    const both = (/** @type {() => void} */ act) => () => {
+      act();
+      after();
+    };
     this.changes.push({ bytes: change.bytes, undo: both(change.undo), redo: both(change.redo) });
     if (this.message?.code === "emptyMask") this.message = null;
     after();
@@ -185,7 +205,8 @@ export class Session extends EventTarget {
   save(/** @type {string[]} */ layers) {
     this.count();
     const { mask, sketch } = this.layers;
-    if (layers.includes("mask")) this.saver.mark("mask_file", async () => (this.layers.isEmpty("mask") ? null : encodePng(maskPicture(mask))));
+    if (layers.includes("mask"))
+      this.saver.mark("mask_file", async () => (this.layers.isEmpty("mask") ? null : encodePng(maskPicture(mask))));
     if (layers.includes("sketch")) this.saver.mark("sketch_file", async () => (this.layers.isEmpty("sketch") ? null : encodePng(sketch)));
     this.dispatchEvent(new Event("painted"));
   }
@@ -212,37 +233,4 @@ export class Session extends EventTarget {
   redo() {
     if (this.changes.redo()) this.changed();
   }
-
-  /** Replace the mask by what `make` makes of it. */
-  remake(/** @type {(mask: Uint8Array, width: number, height: number) => Uint8Array} */ make) {
-    const { width, height } = this.layers;
-    this.layers.begin();
-    this.layers.setMask(make(this.layers.maskBytes(), width, height));
-    this.painted(this.layers.commit());
-  }
-
-  invert() {
-    this.remake((mask) => mask.map((value) => 255 - value));
-  }
-
-  grow(/** @type {number} */ pixels) {
-    this.remake((mask, width, height) => grow(mask, width, height, pixels));
-  }
-
-  clear() {
-    this.layers.begin();
-    for (const layer of /** @type {const} */ (["mask", "sketch"])) {
-      this.layers.paint(layer, this.layers.everything, (context) => context.clearRect(0, 0, this.layers.width, this.layers.height));
-    }
-    this.painted(this.layers.commit());
-  }
-}
-
-/** A picture of one colour. */
-export function blankPicture(/** @type {number} */ width, /** @type {number} */ height, /** @type {string} */ color) {
-  const picture = newCanvas(width, height);
-  const context = pen(picture);
-  context.fillStyle = color;
-  context.fillRect(0, 0, width, height);
-  return picture;
 }

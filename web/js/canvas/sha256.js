@@ -36,7 +36,7 @@ function block(/** @type {Uint32Array} */ hash, /** @type {DataView} */ data, /*
 /** @returns {string} 64 hexadecimal digits */
 export function sha256(/** @type {Uint8Array} */ bytes) {
   if (!K[0]) fillConstants();
-  const padded = new Uint8Array(((bytes.length + 8) >> 6 << 6) + 64);
+  const padded = new Uint8Array((((bytes.length + 8) >> 6) << 6) + 64);
   padded.set(bytes);
   padded[bytes.length] = 0x80;
   const data = new DataView(padded.buffer);

@@ -64,7 +64,8 @@ export function currentEdit(/** @type {State} */ state) {
 /** The edits from the first one to the current one, along its branch. @returns {Edit[]} */
 export function pathTo(/** @type {State} */ state, at = state.at) {
   const path = [];
-  for (let edit = state.edits.find((one) => one.n === at); edit; edit = state.edits.find((one) => one.n === edit?.parent)) path.unshift(edit);
+  for (let edit = state.edits.find((one) => one.n === at); edit; edit = state.edits.find((one) => one.n === edit?.parent))
+    path.unshift(edit);
   return path;
 }
 

@@ -7,8 +7,9 @@ const CSS = `
 .lazy-root *, .lazy-root *::before { box-sizing: border-box; }
 .lazy-root button, .lazy-root input, .lazy-root textarea, .lazy-root select { font: inherit; color: inherit; }
 .lazy-row { display: flex; align-items: center; gap: 6px; flex-wrap: wrap; }
+.lazy-bar { gap: 4px; }
 .lazy-group { display: flex; gap: 1px; background: var(--comfy-input-bg, #222); border-radius: 6px; padding: 2px; }
-.lazy-tool { width: 27px; height: 25px; padding: 0; border: 0; border-radius: 4px; background: none; cursor: pointer; display: grid; place-items: center; }
+.lazy-tool { width: 26px; height: 25px; padding: 0; border: 0; border-radius: 4px; background: none; cursor: pointer; display: grid; place-items: center; }
 .lazy-tool:hover:not(:disabled) { background: color-mix(in srgb, currentColor 14%, transparent); }
 .lazy-tool[aria-pressed=true] { background: #ff3d81; color: #fff; }
 .lazy-tool:disabled { opacity: .3; cursor: default; }
@@ -19,7 +20,7 @@ const CSS = `
 .lazy-slider output { min-width: 26px; text-align: right; font-variant-numeric: tabular-nums; color: var(--descrip-text, #999); }
 .lazy-color { width: 27px; height: 25px; padding: 2px; border: 0; background: none; cursor: pointer; }
 .lazy-window { flex: 1; min-height: 160px; position: relative; }
-.lazy-over { position: absolute; left: 8px; right: 8px; bottom: 8px; flex-wrap: nowrap; padding: 4px; border-radius: 8px; background: #17181be0; color: #ddd;
+.lazy-over { position: absolute; left: 8px; max-width: calc(100% - 16px); bottom: 8px; flex-wrap: nowrap; padding: 4px; border-radius: 8px; background: #17181be0; color: #ddd;
   box-shadow: 0 2px 10px #0008; }
 .lazy-frame { position: absolute; inset: 0; overflow: hidden; border-radius: 6px; background: #17181b; touch-action: none; cursor: none; }
 .lazy-frame.lazy-drop { box-shadow: inset 0 0 0 3px #ff3d81; }
@@ -41,13 +42,14 @@ const CSS = `
 .lazy-message { position: absolute; z-index: 2; left: 8px; right: 8px; top: 8px; display: flex; gap: 8px; align-items: center; padding: 5px 8px; border-radius: 6px; background: #5a3d12; color: #ffe3b0; user-select: text; }
 .lazy-message.lazy-plain { background: #26282ee8; color: #ddd; }
 .lazy-message span { flex: 1; }
-.lazy-prompt { flex: 1; min-width: 120px; height: 46px; resize: none; padding: 6px 8px; border: 1px solid var(--border-color, #444); border-radius: 6px;
+.lazy-prompt { flex: 1; font-size: 14px !important; min-width: 120px; height: 46px; resize: none; padding: 6px 8px; border: 1px solid var(--border-color, #444); border-radius: 6px;
   background: var(--comfy-input-bg, #222); user-select: text; }
-.lazy-go { height: 46px; min-width: 104px; border: 0; border-radius: 6px; background: #ff3d81; color: #fff !important; font-weight: 600 !important; cursor: pointer;
+.lazy-go { font-size: 14px !important; height: 46px; min-width: 104px; border: 0; border-radius: 6px; background: #ff3d81; color: #fff !important; font-weight: 600 !important; cursor: pointer;
   position: relative; overflow: hidden; }
 .lazy-go:hover { filter: brightness(1.1); }
 .lazy-go::before { content: ""; position: absolute; inset: 0; width: var(--lazy-done, 0%); background: #0004; transition: width .15s; }
-.lazy-number { width: 92px; padding: 2px 5px; border: 1px solid var(--border-color, #444); border-radius: 4px; background: var(--comfy-input-bg, #222); }
+.lazy-over.lazy-high { bottom: auto; top: 8px; }
+.lazy-number { width: 108px; padding: 2px 5px; border: 1px solid var(--border-color, #444); border-radius: 4px; background: var(--comfy-input-bg, #222); }
 .lazy-strip { display: flex; gap: 6px; overflow-x: auto; align-items: center; padding: 2px; min-height: 0; }
 .lazy-thumb { flex: none; padding: 0; border: 2px solid transparent; border-radius: 6px; background: #17181b; cursor: pointer; overflow: hidden; height: 74px; }
 .lazy-thumb img { display: block; height: 100%; min-width: 30px; object-fit: contain; }

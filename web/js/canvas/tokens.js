@@ -27,6 +27,15 @@ export class TokenGrid {
     return this.pixels.reduce((sum, count) => sum + count, 0) / (this.width * this.height);
   }
 
+  /** How low the hole lies: 0 = at the top edge, 1 = at the bottom edge; 0 where there is none. */
+  get middle() {
+    let sum = 0;
+    this.pixels.forEach((count, index) => {
+      if (count) sum += Math.floor(index / this.cols) + 0.5;
+    });
+    return sum / (Math.max(1, this.hole) * this.rows);
+  }
+
   /** `rect` grown to whole tokens. @returns {Rect} */
   whole(/** @type {Rect} */ rect) {
     const { side } = this;

@@ -32,12 +32,20 @@ class Stroke {
   move(/** @type {Point[]} */ points) {
     for (const point of points) {
       const wide = widthAt(this.session.size, point.pointer, point.pressure);
-      const area = around([[this.last.x, this.last.y], [point.x, point.y]], wide / 2 + 2);
-      const draw = (/** @type {string} */ color, out = false) => (/** @type {CanvasRenderingContext2D} */ context) => {
-        context.strokeStyle = color;
-        if (out) context.globalCompositeOperation = "destination-out";
-        line(context, this.last, point, wide);
-      };
+      const area = around(
+        [
+          [this.last.x, this.last.y],
+          [point.x, point.y],
+        ],
+        wide / 2 + 2,
+      );
+      const draw =
+        (/** @type {string} */ color, out = false) =>
+        (/** @type {CanvasRenderingContext2D} */ context) => {
+          context.strokeStyle = color;
+          if (out) context.globalCompositeOperation = "destination-out";
+          line(context, this.last, point, wide);
+        };
       this.session.layers.paint("mask", area, draw(TINT, this.tool === "eraser"));
       if (this.tool === "colour") this.session.layers.paint("sketch", area, draw(this.session.color));
       if (this.tool === "eraser" && this.session.hasSketch) this.session.layers.paint("sketch", area, draw(TINT, true));

@@ -84,7 +84,7 @@ export class View {
   }
 
   /** Draw shapes over the picture; none clears it. */
-  draw(/** @type {...Element} */ ...shapes) {
+  draw(/** @type {Element[]} */ ...shapes) {
     this.drawing.replaceChildren(...shapes);
   }
 }

@@ -39,7 +39,12 @@ function joined(/** @type {Uint8Array[]} */ parts) {
 }
 
 /** Endless loop of `frames`, all of `width` x `height`, each shown for `ms`. @returns {Uint8Array<ArrayBuffer>} */
-export function animate(/** @type {Uint8Array[]} */ frames, /** @type {number} */ width, /** @type {number} */ height, /** @type {number} */ ms) {
+export function animate(
+  /** @type {Uint8Array[]} */ frames,
+  /** @type {number} */ width,
+  /** @type {number} */ height,
+  /** @type {number} */ ms,
+) {
   const size = [...three(width - 1), ...three(height - 1)];
   const head = chunk("VP8X", [0x02, 0, 0, 0, ...size]);
   const loop = chunk("ANIM", [255, 255, 255, 255, 0, 0]);

@@ -67,11 +67,14 @@ export const WORDS = {
       noServer: () => "The server does not answer. What you painted and typed is kept; it is tried again every few seconds.",
       uploadRefused: (/** @type {any} */ v) =>
         `The server could not store the picture (error ${v.status}); its disk may be full. What you painted is kept; it is tried again every few seconds.`,
-      uploadTooLarge: (/** @type {any} */ v) => `The picture takes ${v.size} MB, more than the server accepts (--max-upload-size). Use a smaller canvas.`,
+      uploadTooLarge: (/** @type {any} */ v) =>
+        `The picture takes ${v.size} MB, more than the server accepts (--max-upload-size). Use a smaller canvas.`,
       tooLarge: (/** @type {any} */ v) => `This browser cannot hold a picture of ${v.width} × ${v.height}. Use a smaller one.`,
       tooSmall: (/** @type {any} */ v) => `The picture has ${v.width} × ${v.height} pixels; a canvas has at least 16 on each side.`,
-      notAPicture: (/** @type {any} */ v) => `${v.name || "This"} is not a picture that this browser can read; it may be damaged. The canvas stays as it was.`,
-      scaled: (/** @type {any} */ v) => `The picture had ${v.from[0]} × ${v.from[1]} pixels and was scaled down to ${v.width} × ${v.height}.`,
+      notAPicture: (/** @type {any} */ v) =>
+        `${v.name || "This"} is not a picture that this browser can read; it may be damaged. The canvas stays as it was.`,
+      scaled: (/** @type {any} */ v) =>
+        `The picture had ${v.from[0]} × ${v.from[1]} pixels and was scaled down to ${v.width} × ${v.height}.`,
       fileGone: (/** @type {any} */ v) => `The server does not have ${v.name} (any more).`,
       opening: () => "Opening…",
       refused: (/** @type {any} */ v) => `The server refused the workflow: ${v.text}`,
@@ -141,7 +144,8 @@ export const WORDS = {
       noResult: () => "没有属于此画布的“惰性结果”节点。请把编辑后的图像和此画布的 EDIT 连接到“惰性结果”。",
       muted: () => "此画布已被静音或绕过，请重新启用。",
       noServer: () => "服务器没有响应。涂抹和文字都已保留，每隔几秒会自动重试。",
-      uploadRefused: (/** @type {any} */ v) => `服务器无法保存图片（错误 ${v.status}），磁盘可能已满。涂抹的内容已保留，每隔几秒会自动重试。`,
+      uploadRefused: (/** @type {any} */ v) =>
+        `服务器无法保存图片（错误 ${v.status}），磁盘可能已满。涂抹的内容已保留，每隔几秒会自动重试。`,
       uploadTooLarge: (/** @type {any} */ v) => `图片有 ${v.size} MB，超过服务器的上限（--max-upload-size）。请用小一些的画布。`,
       tooLarge: (/** @type {any} */ v) => `浏览器容不下 ${v.width} × ${v.height} 的图片，请用小一些的。`,
       tooSmall: (/** @type {any} */ v) => `图片只有 ${v.width} × ${v.height} 像素；画布每边至少 16 像素。`,
