@@ -42,8 +42,11 @@ NO_HOST = "no ComfyUI: run the tests with `python dev.py test`, or set COMFYUI_P
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a server, so that `-m 'not host'` leaves the quick tests."""
+    """Mark what needs a server, so that `-m 'not host'` leaves the quick tests; leave out what is long, unless it is asked for."""
+    nightly = os.environ.get("LAZYDIFFUSION_NIGHTLY") == "1"
     for item in items:
+        if item.get_closest_marker("nightly") and not nightly:
+            item.add_marker(pytest.mark.skip(reason="takes minutes: LAZYDIFFUSION_NIGHTLY=1 runs it"))
         if {"server", "start_server"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.host)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -21,9 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(
-        os.environ.get("LAZYDIFFUSION_NIGHTLY") != "1", reason="takes minutes in the real page: set LAZYDIFFUSION_NIGHTLY=1"
-    ),
+    pytest.mark.nightly,
 ]
 BOTH = pytest.mark.parametrize("canvas", [False, True], ids=["classic", "nodes_2"], indirect=True)
 

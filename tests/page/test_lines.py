@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -52,11 +51,6 @@ ENGLISH = (
     "The hole is 480 px long, the model knows holes up to 256 px: mask less, or scale the canvas down."
 )
 
-NIGHTLY = pytest.mark.skipif(
-    os.environ.get("LAZYDIFFUSION_NIGHTLY") != "1",
-    reason="takes minutes in the real page: set LAZYDIFFUSION_NIGHTLY=1",
-)
-
 
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
@@ -84,7 +78,7 @@ def report(page: WebPage, node_type: str, **run: Any) -> None:
     page.page.wait_for_timeout(1000)  # the page lays the node out in its next frames
 
 
-@NIGHTLY
+@pytest.mark.nightly
 @pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "nodes 2"])
 def test_nodes_lie_apart_and_lines_are_readable_at_the_templates_widths(nodes_2: bool, open_page: OpenPage) -> None:
     with open_page(nodes_2=nodes_2) as page:
@@ -209,7 +203,7 @@ def test_the_readmes_first_three_steps_work_as_written(open_page: OpenPage) -> N
         assert page.notes("LazyEncodeContext")[0].startswith("Encoder not run: answered from cache")
 
 
-@NIGHTLY
+@pytest.mark.nightly
 def test_the_readmes_steps_with_pictures_of_ones_own(open_page: OpenPage) -> None:
     """Steps 4 and 5: masks are painted in the page's own editor."""
     with open_page() as page:
