@@ -4,7 +4,8 @@ One ComfyUI makes so many edits with canvases, masks, prompts, sizes and seeds d
 swapped, edits are cancelled, `/free` is called, and faults are put in (a mask of another size, a broken checkpoint, a
 missing picture, values that are not offered). Every picture is looked at: its size, and its pixels outside the mask,
 which are the canvas's own. After every fault the next edit has to succeed. The server's memory is read after each edit;
-the slope over the second half is what grows.
+the slope over the second half is what grows. What the pack keeps between edits is meant to grow up to its limits, so the
+first quarter fills it: ever new canvases of the largest size, and no `/free`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from .server import Server, throwaway
 
 SHIPPED = "fluent-small.safetensors"
 OTHER, BROKEN = "soak-other.safetensors", "soak-broken.safetensors"
-SIDES = (64, 96, 150, 256, 320, 512, 640)
+SIDES = (48, 64, 96, 150, 200, 256, 320, 512)
 WORDS = ("red apple", "panda", "熊猫", "a sunflower", "empty background", "balloon, rocket and a zebra", "", "rocket " * 40)
 CANCELLED, FREED, FAULTS, SWAPPED, SAME = 0.03, 0.02, 0.05, 0.08, 0.3  # shares of edits
 HISTORY = 25  # edits after which the host's own list of past prompts is emptied: it grows without us
@@ -87,7 +88,7 @@ class Soak:
 
     def __init__(self, server: Server, seed: int):
         self.server, self.client, self.rng = server, server.client, random.Random(seed)
-        self.model, self.canvas, self.number = SHIPPED, None, 0
+        self.model, self.canvas, self.number, self.filling = SHIPPED, None, 0, False
         self.report = Report()
         add_models(server.base / "models" / "lazydiffusion")
 
@@ -97,6 +98,7 @@ class Soak:
         assert self.server.process is not None
         process, begin = psutil.Process(self.server.process.pid), time.monotonic()
         for self.number in bar(range(edits)):
+            self.filling = self.number < edits // 4
             try:
                 self.step()
             except (PromptError, AssertionError, OSError) as error:
@@ -109,7 +111,7 @@ class Soak:
     def step(self) -> None:
         if self.number % HISTORY == HISTORY - 1:
             self.client.post("/history", {"clear": True})
-        if self.rng.random() < FREED:
+        if self.rng.random() < FREED and not self.filling:
             self.client.post("/free", {"unload_models": True, "free_memory": True})
             self.report.done["times freed"] += 1
         if self.rng.random() < SWAPPED:
@@ -169,8 +171,8 @@ class Soak:
     def prompt(self) -> tuple[Prompt, Any, Any]:
         """A graph in API format, with its canvas [H, W, 3] and mask [H, W], both bytes."""
         rng = self.rng
-        if self.canvas is None or rng.random() > SAME:
-            height, width = rng.choice(SIDES), rng.choice(SIDES)
+        if self.canvas is None or self.filling or rng.random() > SAME:
+            height, width = (SIDES[-1], SIDES[-1]) if self.filling else (rng.choice(SIDES), rng.choice(SIDES))
             self.canvas = self.upload("canvas.png", drawn := random_canvas(rng, height, width)), drawn
         name, canvas = self.canvas
         mask = random_mask(rng, *canvas.shape[:2])

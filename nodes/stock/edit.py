@@ -42,8 +42,11 @@ class Latents:
 
 def latents_of(model: Any, vae: Any) -> Latents:
     """Raises ValueError for a VAE of another kind."""
-    form, patch = model.model.latent_format, int(model.model.diffusion_model.patch_size)
-    scale = 16 if form.latent_channels == 128 else 8
+    form, family = model.model.latent_format, family_of(model)
+    assert family is not None
+    patch = family.patch_of(model.model.diffusion_model)
+    # ComfyUI 0.3.75 does not say it: there Flux.2 has 128 channels at 1/16, HunyuanImage 2.1 64 at 1/32.
+    scale = getattr(form, "spacial_downscale_ratio", {128: 16, 64: 32}.get(form.latent_channels, 8))
     check_vae(vae, form.latent_channels, scale)
     return Latents(type(form).__name__, scale, patch, form.latent_channels)
 
@@ -171,7 +174,8 @@ def kept_bytes(job: Job, context: Context) -> int:
     for conditioning in [job.positive, job.negative][: 1 if job.settings.cfg == 1 else 2]:
         for text, values in conditioning:
             image = context.grid.tokens + sum(x.shape[-1] * x.shape[-2] // area for x in values.get("reference_latents", ()))
-            numbers += job.family.kept_numbers(base.diffusion_model, image, text.shape[1])
+            more = sum(values[name].shape[1] for name in job.family.more_text if name in values)
+            numbers += job.family.kept_numbers(base.diffusion_model, image, text.shape[1] + more)
     return job.policy.at_once(job.settings.steps) * len(context.latent) * numbers * size
 
 

@@ -32,6 +32,18 @@ class Positions(torch.nn.Module):
         return self.run.positions(lambda: self.inner(ids), 2, ids.shape[1])
 
 
+class GridPositions(torch.nn.Module):
+    """In the place of an embedder that reads off a grid's size where its tokens are: [B, T, h, w, D] -> [T h w, ...]."""
+
+    def __init__(self, inner: torch.nn.Module, run: Run):
+        super().__init__()
+        self.inner, self.run = inner, run
+
+    @torch.compiler.disable
+    def forward(self, x: Tensor, **options: Any) -> Tensor:
+        return self.run.positions(lambda: self.inner(x, **options), 0)
+
+
 def hooked(model: Any, run: Run, kept_bytes: int) -> Any:
     """A clone of MODEL whose model calls are lazy, and with which the host makes room for `kept_bytes`.
 
@@ -61,6 +73,8 @@ def positions_of(model: Any, run: Run) -> Any:
     """What stands in the place of the transformer's positional embedder while the run's clone is loaded."""
     # The module itself may still hold the patch of the edit before: the host takes it off later.
     original = model.get_model_object(f"diffusion_model.{run.family.positions}")
+    if run.family.positions == "pos_embedder":
+        return GridPositions(original, run)
     if run.family.positions == "cropped_pos_embed":
         return torch.compiler.disable(lambda hw, device=None: run.positions(lambda: original(hw, device=device), 1))
     return Positions(original, run)

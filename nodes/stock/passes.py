@@ -114,6 +114,14 @@ def picked(value: Any, rows: list[int] | None, total: int) -> Any:
     return value
 
 
+def without_idle_mask(conds: dict[str, Any]) -> dict[str, Any]:
+    """Conditions without an attention mask of ones: newer hosts hand it to the transformer, though it hides nothing."""
+    mask = conds.get("attention_mask")
+    if mask is None or bool((mask != 1).any()):
+        return conds
+    return {name: value for name, value in conds.items() if name != "attention_mask"}
+
+
 def flat(latent: Tensor) -> Tensor:
     return latent.squeeze(2) if latent.dim() == 5 else latent
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from ...lazy_core.kv.policy import Policy, step_at
 from ...lazy_core.kv.store import KeptKV, Split
 from .families import Family, Role
-from .passes import Between, Canvas, Group, Pass, flat, like, picked, replaced_blocks
+from .passes import Between, Canvas, Group, Pass, flat, like, picked, replaced_blocks, without_idle_mask
 
 WHOLE_IMAGE = ("ref_latents", "ref_latents_method", "attention_mask")  # conditions that a full pass alone can take
 
@@ -96,6 +96,9 @@ class Run:
         index = now.behind + which
         if index < len(now.levels):
             level = torch.full_like(t, sigmas[now.levels[index]])
+            execute, concat, text, options, batch, conds = call
+            options = {**options, "sigmas": level}  # what the host says of the step, for models and patches that read it
+            call = (execute, concat, text, options, batch, conds)
             now.seen[which] = self.run_full(self.noised(x, level, now.clean), level, *call, later=which == 1)
 
     def weight(self, sigma: float, sigmas: list[float], now: Between) -> float:
@@ -120,7 +123,8 @@ class Run:
     ) -> Tensor:
         self.places[batch] = []
         self.passes[True] += 1
-        self.full_text[batch] = self.family.text_tokens(self.transformer, text.shape[1])
+        more = sum(conds[name].shape[1] for name in self.family.more_text.values() if name in conds)
+        self.full_text[batch] = self.family.text_tokens(self.transformer, text.shape[1] + more)
         with self.told(Pass(True, batch, self.full_text[batch], len(x), later=later)):
             return execute(x, t, concat, text, None, options, **conds)
 
@@ -129,7 +133,8 @@ class Run:
         it.
         """
         execute, concat, text, options, batch, conds = call
-        conds = {name: value for name, value in conds.items() if name not in WHOLE_IMAGE}
+        unread = (*WHOLE_IMAGE, *self.family.more_text.values())
+        conds = {name: value for name, value in conds.items() if name not in unread}
         if self.family.text_in_sequence:
             text = text[:, :1]  # as few tokens as the host's reshapes can take; nobody reads what becomes of it
         before = self.family.text_tokens(self.transformer, text.shape[1])
@@ -279,14 +284,6 @@ class Run:
         if key not in self.splits:
             self.splits[key] = Split.of(self.groups[group].whole.index.to(device), total, offset)
         return self.splits[key]
-
-
-def without_idle_mask(conds: dict[str, Any]) -> dict[str, Any]:
-    """Conditions without an attention mask of ones: newer hosts hand it to the transformer, though it hides nothing."""
-    mask = conds.get("attention_mask")
-    if mask is None or bool((mask != 1).any()):
-        return conds
-    return {name: value for name, value in conds.items() if name != "attention_mask"}
 
 
 def clock() -> float:

@@ -128,6 +128,33 @@ def test_cache_folder_that_cannot_be_made(tmp_path: Path):
     assert_one_sentence(done.stderr, "LAZYDIFFUSION_HOME", str(tmp_path / "file"))
 
 
+@pytest.mark.parametrize("variable", ["LAZYDIFFUSION_HOME", "COMFYUI_PATH"])
+def test_home_of_nobody(tmp_path: Path, variable: str):
+    done = dev("run", "--", "true", **{"home": tmp_path / "home", variable: "~nosuchuser/folder"})
+    assert done.returncode == 1
+    assert_one_sentence(done.stderr, variable, "~nosuchuser", "no such user")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
+def test_killing_dev_py_ends_pip_too(tmp_path: Path):
+    code = (
+        "import sys, pathlib; from devtools import environment; "
+        "environment.call([sys.executable, '-uc', 'import os, time; print(\"Collecting\", os.getpid()); time.sleep(60)'], "
+        "pathlib.Path(sys.argv[1]), '')"
+    )
+    variables = os.environ | {"LAZYDIFFUSION_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", code, str(tmp_path / "log")]
+    process = subprocess.Popen(command, cwd=ROOT, env=variables, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    child = int(process.stderr.readline().split()[-1])  # "  Collecting PID"
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{child}").exists() and "zombie" not in Path(f"/proc/{child}/status").read_text():
+        assert time.monotonic() < deadline, "pip went on"
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("what", ["missing", "empty", "a file"])
 def test_broken_comfyui_path(tmp_path: Path, what: str):
     """Said at once, before anything is installed."""

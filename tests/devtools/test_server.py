@@ -29,7 +29,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(b'{"system": {"comfyui_version": "0.0.1"}}')
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
 """
-FAILED = " 0.0 seconds (IMPORT FAILED): /x"
+FAILED = " 0.0 seconds (IMPORT FAILED): /x/custom_nodes/ComfyUI-LazyDiffusion"
 NO_EINOPS = "No module named 'einops'"
 
 
@@ -72,6 +72,11 @@ def test_pack_that_cannot_be_imported_is_told(tmp_path: Path, says: str):
     with pytest.raises(Problem, match=NO_EINOPS), start(tmp_path, ANSWERS, f"{says}{NO_EINOPS}\n{FAILED}"):
         pass
     assert ends_soon(int((tmp_path / "host" / "pid").read_text()))
+
+
+def test_nodes_of_core_that_lack_a_library_are_not_the_pack(tmp_path: Path):
+    with start(tmp_path, ANSWERS, "IMPORT FAILED: nodes_glsl.py\n  0.1 seconds (IMPORT FAILED): /x/custom_nodes/another\n") as running:
+        assert running.client.version() == "0.0.1"
 
 
 def test_server_ends_with_the_block_also_after_an_exception(tmp_path: Path):

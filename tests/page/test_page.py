@@ -24,6 +24,7 @@ pytestmark = pytest.mark.browser
 OpenPage = Callable[..., AbstractContextManager[WebPage]]
 
 ROOT = Path(__file__).resolve().parents[2]
+OLD = sorted(path for path in (ROOT / "tests" / "data" / "upgrade").glob("*/*.json") if ".api" not in path.name)
 NODES = ("LazyModelLoader", "LazyMaskDilate", "LazyEncodeContext", "LazySketchCondition", "LazyDecode", "LazyCanvas", "LazyResult")
 TOKENS = r"\d+ of 256 tokens"
 TIME = r"\d+(\.\d)? m?s"
@@ -84,6 +85,18 @@ def test_template_opens_runs_and_shows_its_pictures(name: str, open_page: OpenPa
         assert set(pictures) == {256}
         assert_notes(page.notes("LazyDecode"), DECODED)
         assert_notes(page.notes("LazyEncodeContext"), f"{RAN}|{REUSED}")
+
+
+@pytest.mark.parametrize("path", OLD, ids=lambda path: f"{path.parent.name} {path.stem}")
+def test_a_workflow_file_of_an_earlier_version_opens_as_it_was(path: Path, open_page: OpenPage) -> None:
+    was = json.loads(path.with_suffix(".api.json").read_text(encoding="utf-8"))
+    with open_page() as page:
+        page.evaluate("graph => app.loadGraphData(graph)", json.loads(path.read_text(encoding="utf-8")))
+        now = page.prompt()
+        assert {name: node["class_type"] for name, node in now.items()} == {name: node["class_type"] for name, node in was.items()}
+        assert {name: {**now[name]["inputs"], **node["inputs"]} for name, node in was.items()} == {
+            name: node["inputs"] for name, node in now.items()
+        }
 
 
 @pytest.mark.parametrize("name", NEED_FILES)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -68,6 +70,74 @@ MMDIT = {
     "qk_norm": "rms",
 }
 
+MAGE = {
+    "image_model": "mage_flow",
+    "in_channels": 128,
+    "out_channels": 128,
+    "num_layers": 2,
+    "attention_head_dim": 32,
+    "num_attention_heads": 2,
+    "joint_attention_dim": TEXT,
+    "axes_dims_rope": (8, 12, 12),
+}
+KREA = {
+    "image_model": "krea2",
+    "features": 64,
+    "heads": 2,
+    "kvheads": 1,
+    "layers": 2,
+    "patch": 2,
+    "channels": 16,
+    "txtlayers": 3,
+    "txtdim": TEXT // 3,
+    "txtheads": 2,
+    "txtkvheads": 2,
+}
+HUNYUAN = {
+    "image_model": "hunyuan_video",
+    "patch_size": [1, 1],
+    "in_channels": 64,
+    "out_channels": 64,
+    "vec_in_dim": None,
+    "context_in_dim": TEXT,
+    "hidden_size": 64,
+    "mlp_ratio": 2.0,
+    "num_heads": 2,
+    "depth": 2,
+    "depth_single_blocks": 2,
+    "axes_dim": [16, 16],
+    "theta": 256,
+    "qkv_bias": True,
+    "guidance_embed": False,
+    "byt5": True,
+    "meanflow": False,
+    "use_cond_type_embedding": False,
+    "vision_in_dim": None,
+}
+ANIMA = {
+    "image_model": "anima",
+    "max_img_h": 240,
+    "max_img_w": 240,
+    "max_frames": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_spatial": 2,
+    "patch_temporal": 1,
+    "model_channels": 64,
+    "num_blocks": 2,
+    "num_heads": 2,
+    "concat_padding_mask": True,
+    "crossattn_emb_channels": TEXT,
+    "pos_emb_cls": "rope3d",
+    "pos_emb_learnable": True,
+    "pos_emb_interpolation": "crop",
+    "min_fps": 1,
+    "max_fps": 30,
+    "use_adaln_lora": True,
+    "adaln_lora_dim": 16,
+    "extra_per_block_abs_pos_emb": False,
+}
+
 
 @dataclass(frozen=True)
 class Stock:
@@ -93,6 +163,11 @@ def reference(*time: int) -> dict[str, Any]:
 def control() -> dict[str, Any]:
     """A control picture, as Flux Canny and Depth take it beside the noise: one for both prompts."""
     return {**pooled(), "concat_latent_image": torch.randn(1, 16, 24, 24, generator=torch.Generator().manual_seed(2))}
+
+
+def glyphs() -> dict[str, Any]:
+    """What HunyuanImage's second text encoder makes of words to be drawn."""
+    return {"conditioning_byt5small": torch.randn(1, 4, 1472)}
 
 
 STOCK: dict[str, Stock] = {
@@ -133,6 +208,15 @@ STOCK: dict[str, Stock] = {
     ),
     "sd3": Stock("SD3", MMDIT, extra=pooled),
     "sd3.5-medium": Stock("SD3", MMDIT | {"x_block_self_attn_layers": [0], "depth": 2}, extra=pooled),
+    "longcat": Stock("LongCatImage", FLUX | {"vec_in_dim": None, "guidance_embed": False}),
+    "longcat-edit": Stock("LongCatImage", FLUX | {"vec_in_dim": None, "guidance_embed": False}, extra=reference),
+    "mage-flow": Stock("MageFlow", MAGE, channels=128, scale=16),
+    "mage-flow-edit": Stock("MageFlow", MAGE, channels=128, scale=16, extra=lambda: {"reference_latents": [torch.randn(1, 128, 6, 5)]}),
+    "krea2": Stock("Krea2", KREA),
+    "krea2-edit": Stock("Krea2", KREA, extra=lambda: {**reference(1), "reference_latents_method": "index_timestep_zero"}),
+    "hunyuan-image": Stock("HunyuanImage21", HUNYUAN, channels=64, scale=32),
+    "hunyuan-image-glyphs": Stock("HunyuanImage21", HUNYUAN, channels=64, scale=32, extra=glyphs),
+    "anima": Stock("Anima", ANIMA),
     "pixart": Stock(
         "PixArtAlpha",
         {
@@ -156,14 +240,21 @@ def make_stock(name: str, seed: int = 0, text: int = TEXT) -> Any:
     """MODEL with random weights, in float32 on the CPU, as a loader would return it; `text`: width of SD3's prompts."""
     import comfy.model_patcher
     import comfy.supported_models
+    import comfyui_version
 
     stock = STOCK[name]
+    if not hasattr(comfy.supported_models, stock.config):
+        pytest.skip(f"ComfyUI {comfyui_version.__version__} has no {stock.config}")
     config = getattr(comfy.supported_models, stock.config)(stock.transformer | newer_settings(stock))
     if text != TEXT:
         layer = {"in_features": text, "out_features": 128}
         config.unet_config["context_embedder_config"] = {"target": "torch.nn.Linear", "params": layer}
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, device=torch.device("cpu"))
+    if stock.config == "HunyuanImage21" and "torch.cat((txt_ids, img_ids)" not in inspect.getsource(
+        type(model.diffusion_model).forward_orig
+    ):
+        pytest.skip(f"ComfyUI {comfyui_version.__version__} has HunyuanImage's text after the image")
     generator = torch.Generator().manual_seed(seed)
     for parameter in [*model.diffusion_model.parameters(), *model.diffusion_model.buffers()]:
         if parameter.is_floating_point():
@@ -177,8 +268,9 @@ def newer_settings(stock: Stock) -> dict[str, Any]:
 
     if "txt_ids_dims" not in comfy.ldm.flux.model.FluxParams.__dataclass_fields__:
         return {}
-    dims = {"txt_ids_dims": [3] if stock.config == "Flux2" else []}
-    return {"flux": dims, "chroma": dims | {"vec_in_dim": None}}.get(stock.transformer.get("image_model", ""), {})
+    dims = {"txt_ids_dims": {"Flux2": [3], "LongCatImage": [1, 2]}.get(stock.config, [])}
+    own = {"flux": dims, "chroma": dims | {"vec_in_dim": None}, "hunyuan_video": {"meanflow_sum": False}}
+    return own.get(stock.transformer.get("image_model", ""), {})
 
 
 def conditioning(name: str, seed: int) -> list:
