@@ -59,9 +59,8 @@ def check_version() -> str:
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     newest = re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     if version is None or newest is None or version[1] != newest[1]:
-        raise Problem(
-            f"pyproject.toml has version {version and version[1]}, the changelog begins with {newest and newest[1]}: make them one."
-        )
+        versions = [found and found[1] for found in (version, newest)]
+        raise Problem(f"pyproject.toml has version {versions[0]}, the changelog begins with {versions[1]}: make them one.")
     return version[1]
 
 

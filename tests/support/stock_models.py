@@ -251,9 +251,8 @@ def make_stock(name: str, seed: int = 0, text: int = TEXT) -> Any:
         config.unet_config["context_embedder_config"] = {"target": "torch.nn.Linear", "params": layer}
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, device=torch.device("cpu"))
-    if stock.config == "HunyuanImage21" and "torch.cat((txt_ids, img_ids)" not in inspect.getsource(
-        type(model.diffusion_model).forward_orig
-    ):
+    transformer = type(model.diffusion_model)
+    if stock.config == "HunyuanImage21" and "torch.cat((txt_ids, img_ids)" not in inspect.getsource(transformer.forward_orig):
         pytest.skip(f"ComfyUI {comfyui_version.__version__} has HunyuanImage's text after the image")
     generator = torch.Generator().manual_seed(seed)
     for parameter in [*model.diffusion_model.parameters(), *model.diffusion_model.buffers()]:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from comfy_client import ComfyClient
 from lazy_core.editor import LazyEditor
 
-UPGRADE = Path(__file__).resolve().parent / "data" / "upgrade"
+UPGRADE = Path(__file__).resolve().parents[1] / "data" / "upgrade"
 FILES: dict[str, Any] = json.loads(gzip.decompress((UPGRADE / "shipped_files.json.gz").read_bytes()))
 """By date and commit: metadata, names, kinds and shapes of the tensors of a file that was shipped."""
 KINDS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
