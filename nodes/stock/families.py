@@ -235,7 +235,7 @@ FAMILIES: tuple[Family, ...] = (
 
 def family_of(model: Any) -> Family | None:
     """The family of a MODEL, or None. Exact classes: a subclass may compute something else."""
-    base = getattr(model, "model", None)
+    base: Any = getattr(model, "model", None)
     found = (family for family in FAMILIES if type(base).__name__ in family.models and family.host_fits(base.diffusion_model))
     return next(found, None)
 
