@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lazy_core.graphs import bucket
+from lazy_core.networks.static_inputs import bucket
 
 from .holes import KINDS, hole
 from .report import Row, machine, pictures, table, write

@@ -18,15 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lazy_core.blend.composite import BLENDS
 from lazy_core.cache import content_key
-from lazy_core.canvases import Canvases
-from lazy_core.composite import BLENDS
 from lazy_core.config import PRESETS
 from lazy_core.context import Context
 from lazy_core.geometry import Box
-from lazy_core.lazy_vae import decode_windows
 from lazy_core.pipeline import encode_context, lazy_decode
 from lazy_core.tokens import HoleTokens
+from lazy_core.vae.canvas_cache import Canvases
+from lazy_core.vae.windows import decode_windows
 
 from .holes import hole
 from .report import Row, machine

@@ -19,12 +19,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lazy_core.editor import LazyEditor
-from training.brushes import crop_boxes
-from training.evaluate import SEEDS, Judges, digest, known, scenes_digest
-from training.figures import interval
-from training.methods import cut, put_back
-from training.scenes import Scenes, SpriteSheet
-from training.study import percent
+from training.evaluation.edits import SEEDS, digest, known, scenes_digest
+from training.evaluation.figures import interval
+from training.evaluation.judges import Judges
+from training.evaluation.study import percent
+from training.scenery.crop import crop_boxes, cut, put_back
+from training.scenery.scenes import Scenes, SpriteSheet
 
 from .standin_models import FAMILIES, load_stand_in
 from .standins import SHIPPED, aligned, few_objects
@@ -80,7 +80,7 @@ SWEEP += [(0, 0.1, 0.3, 0.6), (0, 0.1, 0.25, 0.5, 0.75)]
 
 
 def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
-    core = loaded("lazy_core.reuse")
+    core = loaded("lazy_core.kv.policy")
     model, about = load_stand_in(path, getattr(torch, args.dtype))
     everything = SpriteSheet.load(args.data)
     sheet, judges = few_objects(everything, about["objects"]), Judges.load(args.judge, everything)
@@ -150,10 +150,11 @@ class Bench:
 
     @torch.inference_mode()
     def edit(self, image: Tensor, mask: Tensor, prompt: str, seed: int, kv_dtype: Any) -> tuple[Tensor, float, float]:
-        host, stock, pipeline = loaded("nodes.host"), loaded("nodes.stock.edit"), loaded("lazy_core.pipeline")
+        timings, sampling = loaded("nodes.host.timing"), loaded("nodes.host.sampling")
+        stock, pipeline = loaded("nodes.stock.edit"), loaded("lazy_core.pipeline")
         context = pipeline.encode_canvas(self.editor.to_latent, image, mask[:, 0], "stand-in", 8, 2, 8, "measured").with_(kv_dtype=kv_dtype)
         conds = [self.conditioning(text, context) for text in (prompt, "")]
-        timing, settings = host.Timing(), host.Settings(seed, self.args.steps, self.args.cfg, "euler", "simple")
+        timing, settings = timings.Timing(), sampling.Settings(seed, self.args.steps, self.args.cfg, "euler", "simple")
         sample, begun = stock.hole_sampler(self.model, context, *conds, settings, timing), time.monotonic()
         edited, _ = pipeline.lazy_decode(context, sample, self.editor.to_latent, self.editor.to_image, seed, blend="none")
         took, passes, hole = time.monotonic() - begun, timing.passes, context.hole.count / context.hole.total

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from lazy_core.records import Records
+from lazy_core.vae.autoencoder_kl.decoder import Records
 
 from .stock import load_pack, loaded
 
@@ -77,7 +77,7 @@ class Subject:
         self.vae, self.side, self.decoded = vae, size // 8, list[int]()
         self.length = round(self.side * math.sqrt(0.1))
         self.latents = {name: standard(vae.encode(picture(name, size) * 2 - 1)) for name in ("astronaut", "coffee", "flat")}
-        self.parts = loaded("nodes.vae").parts_of(vae.decoder)
+        self.parts = loaded("nodes.host.kl_decoder").parts_of(vae.decoder)
 
     def decode(self, latent: Tensor) -> Tensor:
         self.decoded.append(latent.shape[-1] * latent.shape[-2])

@@ -70,7 +70,8 @@ def compare(edit: Callable[[torch.Tensor, torch.Tensor, int], Figures], side: in
 
 def editing() -> Callable[[torch.Tensor, torch.Tensor, int], Figures]:
     """The pack's nodes inside this process, on the CPU -> (IMAGE, MASK, seed) to what Lazy Decode tells the page."""
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+    tests = Path(__file__).resolve().parent.parent / "tests"
+    sys.path[:0] = [str(tests), str(tests / "support")]
     conftest = importlib.import_module("conftest")  # ComfyUI's folder comes first on the path from here on
     importlib.import_module("comfy.options")
     importlib.import_module("comfy.cli_args").args.cpu = True

@@ -14,21 +14,21 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lazy_core.canvases import Canvases
 from lazy_core.config import PRESETS, LazyConfig
 from lazy_core.context import Context
 from lazy_core.cost import step_flops
-from lazy_core.decoder import LazyDecoder, Prepared
 from lazy_core.editor import LazyEditor
 from lazy_core.geometry import Grid
-from lazy_core.graphs import StepGraphs
-from lazy_core.holes import hole_rows
-from lazy_core.lazy_vae import decode_windows
+from lazy_core.holes import hole_rows, windows_around
 from lazy_core.masks import latent_mask, threshold
 from lazy_core.model import LazyDiffusion
-from lazy_core.pipeline import fill_hole, read_holes, windows_around
-from lazy_core.text import build_tokenizer
+from lazy_core.networks.cuda_graphs import StepGraphs
+from lazy_core.networks.decoder import LazyDecoder, Prepared
+from lazy_core.pipeline import fill_hole, read_holes
+from lazy_core.text.tokenizer import build_tokenizer
 from lazy_core.tokens import HoleTokens
+from lazy_core.vae.canvas_cache import Canvases
+from lazy_core.vae.windows import decode_windows
 
 from .timing import Work
 

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lazy_core.decoder import LazyDecoder
-from lazy_core.positions import sincos
+from lazy_core.networks.decoder import LazyDecoder
+from lazy_core.networks.positions import sincos
 
 from .stock import for_this_host, loaded
 
@@ -92,7 +92,7 @@ def build(family: str, dtype: torch.dtype = torch.float32) -> Any:
     config = getattr(comfy.supported_models, kind.config)(for_this_host(kind.transformer))
     config.set_inference_dtype(dtype, None)
     base = config.get_model({}, device=torch.device("cpu"))
-    base.latent_format = loaded("nodes.host").TinyLatent()
+    base.latent_format = loaded("nodes.host.model").TinyLatent()
     base.latent_format.latent_channels = CHANNELS
     if kind.clean:
         base.model_sampling = clean_flow(config)

@@ -25,12 +25,13 @@ from lazy_core.checkpoint import load_model
 from lazy_core.masks import threshold
 from lazy_core.model import LazyDiffusion
 from lazy_core.tokens import patchify
-from training.captions import CaptionTable
-from training.objective import Examples, loss_weight, noise_levels, optimizers, token_loss
-from training.precision import mixed_precision, optimizer_for
-from training.record import Record, learning_rate, progress_fraction
-from training.scene_source import PoolSettings, ScenePool
-from training.scenes import SpriteSheet
+from training.loop.examples import Examples, noise_levels
+from training.loop.objective import loss_weight, optimizers, token_loss
+from training.loop.precision import mixed_precision, optimizer_for
+from training.loop.record import Record, learning_rate, progress_fraction
+from training.loop.scene_source import PoolSettings, ScenePool
+from training.scenery.captions import CaptionTable
+from training.scenery.scenes import SpriteSheet
 
 from .standin_models import FAMILIES, PATCH, build, concat_of, save_stand_in, start_from
 from .stock import load_pack

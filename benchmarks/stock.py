@@ -186,7 +186,8 @@ class Case:
     """One model and canvas with random content."""
 
     def __init__(self, shape: Shape, args: argparse.Namespace):
-        self.edit, self.host, self.tokens = loaded("nodes.stock.edit"), loaded("nodes.host"), loaded("lazy_core.tokens")
+        self.timing, self.sampling = loaded("nodes.host.timing"), loaded("nodes.host.sampling")
+        self.edit, self.tokens = loaded("nodes.stock.edit"), loaded("lazy_core.tokens")
         torch.manual_seed(0)
         self.model, size = make_model(shape), args.size
         conditions = {"width": size, "height": size} | {key: torch.randn(1, 768) for key in shape.conditions}
@@ -205,7 +206,7 @@ class Case:
         import comfy.sample
 
         mm.load_models_gpu([self.model])
-        timing, settings = self.host.Timing(), self.host.Settings(1, steps, 1.0, "euler", "simple")
+        timing, settings = self.timing.Timing(), self.sampling.Settings(1, steps, 1.0, "euler", "simple")
         if method == "stock":
             given = (self.model, comfy.sample.prepare_noise(self.latents, 1), steps, 1.0, "euler", "simple", self.cond, self.cond)
             comfy.sample.sample(*given, self.latents, callback=lambda i, x0, x, total: timing.mark(x0.device), disable_pbar=True, seed=1)

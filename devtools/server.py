@@ -6,7 +6,6 @@ import ctypes
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .client import Client
-from .environment import child_environment, python_of
+from .environment import child_environment, end_with_parent, python_of
 from .places import PACK, ROOT, environment_folder, home
 from .problem import Problem
 
@@ -58,6 +57,8 @@ class Server:
             command.append("--cpu")
         variables = child_environment(self.host) | {"HF_HUB_OFFLINE": "1"}
         variables.pop("PYTHONPATH", None)
+        if packages := os.environ.get("COMFYUI_PACKAGES"):  # a folder with what a newer host needs beside the pins
+            variables["PYTHONPATH"] = packages
         if not self.host.is_relative_to(home()):
             variables["PYTHONDONTWRITEBYTECODE"] = "1"  # somebody's own ComfyUI stays as it is
         with self.log_path.open("wb") as log:
@@ -68,7 +69,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=end_with_parent,
             )
 
     def wait_until_ready(self) -> None:
@@ -91,7 +92,7 @@ class Server:
     def check_pack(self) -> None:
         """A pack that cannot be imported does not stop ComfyUI. Raises Problem with the reason that its log gives."""
         log = self.log()
-        if "IMPORT FAILED" in log:
+        if re.search(rf"\(IMPORT FAILED\): .*{PACK}", log):  # core names its own optional nodes that way, too, without a path
             reasons = [reason for pattern in REASONS for reason in re.findall(pattern, log)] or ["its log gives no reason"]
             raise Problem(f"ComfyUI started but could not import this pack: {reasons[-1]} (its log: {self.log_path}).")
 
@@ -162,8 +163,3 @@ def link_pack(pack: Path, link: Path) -> None:
         junction = subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(pack)], capture_output=True) if os.name == "nt" else None
         if junction is None or junction.returncode:
             shutil.copytree(pack, link, ignore=shutil.ignore_patterns(*NOT_THE_PACK))
-
-
-def end_with_parent() -> None:
-    """In the child, before it becomes ComfyUI: Linux ends it when dev.py dies, even by SIGKILL."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 = PR_SET_PDEATHSIG

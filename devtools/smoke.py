@@ -18,7 +18,7 @@ from .host import check_host, pinned_folder
 from .problem import Problem
 from .server import Server
 
-NODES = ("LazyModelLoader", "LazyMaskDilate", "LazyEncodeContext", "LazySketchCondition", "LazyDecode")
+NODES = ("LazyModelLoader", "LazyMaskDilate", "LazyEncodeContext", "LazySketchCondition", "LazyDecode", "LazyCanvas", "LazyResult")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,12 +16,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import plain_json
+from .checks import plain_json
+from .checks.errors import AGAIN, CheckpointError, shown
 from .config import LazyConfig
-from .errors import AGAIN, CheckpointError, shown
-from .layers import Build
-from .model import LazyDiffusion, LazyTransformer, initialise
-from .text import Tokenizer
+from .model import LazyDiffusion, initialise
+from .networks.layers import Build
+from .networks.transformer import LazyTransformer
+from .text.tokenizer import Tokenizer
 
 CONFIG_KEY, WORDS_KEY = "lazydiffusion.config", "lazydiffusion.words"
 STYLES_KEY, FIRST_STYLES = "lazydiffusion.styles", ("3d", "flat", "ink")  # names, and those of files without them

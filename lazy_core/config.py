@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
-from .config_check import agree, read_values
+from .checks.rules import agree, read_values
 
 FORMAT_VERSION = 2  # from 2 on the tokenizer is a list of words; a file without one is as it was in 1
 Prediction = Literal["epsilon", "flow_x0"]

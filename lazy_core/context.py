@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from .geometry import Grid
-from .kept import KVDtype
+from .kv.policy import Reuse
+from .kv.store import KVDtype
 from .masks import mostly_black
-from .reuse import Reuse
 from .tokens import HoleTokens
 
 
@@ -49,7 +49,7 @@ class Context:
     P x P px tokens shall follow.
 
     Of a soft mask, `weight` [B, H, W] in 0..1 is what the hole is blended with, and `mask` where it is not 0; `strength`
-    [R, K] in 0..1 is how much of the noise levels each token takes part in (`lazy_core.differential`). `alpha` [B, 1, H, W] is
+    [R, K] in 0..1 is how much of the noise levels each token takes part in (`lazy_core.diffusion.differential`). `alpha` [B, 1, H, W] is
     the canvas's, if any.
 
     For a stock model an image's holes are one row, `tokens` are empty [B, K, 0], `reuse` says how freely its steps may reuse

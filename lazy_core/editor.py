@@ -8,18 +8,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .blend.composite import Blend
 from .checkpoint import load_model, style_number
-from .composite import Blend
 from .context import Context
-from .differential import differential, relative
+from .diffusion.differential import differential, relative
+from .diffusion.parametrisation import add_noise
+from .diffusion.sampling import Solver, dpmpp_2m, euler, guided_denoiser
+from .diffusion.schedule import shifted, sigmas
 from .geometry import Box
-from .graphs import StepGraphs
-from .lazy_vae import decode_windows
-from .model import LazyDiffusion, store_for_few_rows
+from .model import LazyDiffusion
+from .networks.cuda_graphs import StepGraphs
+from .networks.text_encoder import same_length
+from .networks.transformer import store_for_few_rows
 from .pipeline import Sample, encode_context, hole_coordinates, lazy_decode
-from .sampling import Solver, dpmpp_2m, euler, guided_denoiser
-from .schedule import add_noise, shifted, sigmas
-from .text import Tokenizer, same_length
+from .text.tokenizer import Tokenizer
+from .vae.windows import decode_windows
 
 
 class LazyEditor:
@@ -70,7 +73,7 @@ class LazyEditor:
         return image
 
     def caption(self, prompts: list[str]) -> Tensor:
-        """-> [len(prompts), L, T], L the text encoder's length for each chunk of a long prompt (`text.CHUNKS`).
+        """-> [len(prompts), L, T], L the text encoder's length for each chunk of a long prompt (`tokenizer.CHUNKS`).
 
         Prompts of different length are repeated until all have one: attention to all of it stays the same.
         """

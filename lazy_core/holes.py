@@ -14,7 +14,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from .geometry import Grid
+from .geometry import Box, Grid
 from .masks import in_cells, token_mask
 from .tokens import HoleTokens
 
@@ -122,3 +122,31 @@ class Groups:
         speck = (np.minimum(self.largest, self.largest[one]) <= SPECK) & (gap <= REACH) & ((high - low).max(1) <= most)
         self.growth[one], self.growth[:, one] = growth, growth
         self.speck[one], self.speck[:, one] = speck, speck
+
+
+def windows_around(hole: HoleTokens, grid: Grid, window: int | None) -> list[Box]:
+    """For each row the box in tokens that the encoder reads: `window` tokens a side around the hole, more for a hole that is larger.
+
+    All of one size where each image has one hole, else each as large as its own hole asks for. Empty where all are the whole canvas. The
+    encoder's cost then follows the holes, wherever they lie, and a model meets no position that it was not trained on, however large the
+    canvas (the paper's encoder is quadratic in it, section 5).
+    """
+    if window is None or not len(hole.index):
+        return []
+    parts = []
+    for index, valid in zip(hole.index, hole.valid, strict=True):
+        cells = index[valid] if bool(valid.any()) else index.new_zeros(1)
+        rows, cols = cells // grid.cols, cells % grid.cols
+        parts.append(Box(int(rows.min()), int(cols.min()), int(rows.max()) + 1, int(cols.max()) + 1))
+    heights = [min(grid.rows, max(window, part.height + 2 * MARGIN)) for part in parts]
+    widths = [min(grid.cols, max(window, part.width + 2 * MARGIN)) for part in parts]
+    if hole.owner is None:
+        heights, widths = [max(heights)] * len(parts), [max(widths)] * len(parts)
+    if min(heights) == grid.rows and min(widths) == grid.cols:
+        return []
+    boxes = []
+    for part, height, width in zip(parts, heights, widths, strict=True):
+        top = min(max((part.top + part.bottom - height) // 2, 0), grid.rows - height)
+        left = min(max((part.left + part.right - width) // 2, 0), grid.cols - width)
+        boxes.append(Box(top, left, top + height, left + width))
+    return boxes

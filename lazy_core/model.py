@@ -1,28 +1,16 @@
-"""Encoder and decoder as one module, and the one place that initialises weights."""
+"""All that a checkpoint holds as one module, and the one place that initialises weights."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn as nn
-from torch import Tensor
 
 from .config import LazyConfig
-from .context_encoder import ContextEncoder
-from .decoder import LazyDecoder
-from .layers import Build
-from .text import TextEncoder
-from .vae import TinyVAE
-
-
-class LazyTransformer(nn.Module):
-    """The paper's two halves: `context_encoder` once per edit, `decoder` once per step."""
-
-    def __init__(self, config: LazyConfig, build: Build | None = None):
-        super().__init__()
-        build = build or Build()
-        self.config = config
-        self.context_encoder = ContextEncoder(config, build)
-        self.decoder = LazyDecoder(config, build)
+from .networks.decoder import LazyDecoder
+from .networks.layers import Build
+from .networks.text_encoder import TextEncoder
+from .networks.transformer import LazyTransformer
+from .vae.tiny import TinyVAE
 
 
 class LazyDiffusion(nn.Module):
@@ -38,28 +26,6 @@ class LazyDiffusion(nn.Module):
         self.transformer = LazyTransformer(config, build)
         self.text = TextEncoder(config.text, build) if config.text else None
         self.vae = TinyVAE(config.vae, build.ops, build.dtype, build.device) if config.vae else None
-
-
-@torch.no_grad()
-def store_for_few_rows(model: nn.Module) -> None:
-    """Keep the weights of linear layers column by column in memory: on a CPU a product with few tokens is then up to a fifth faster.
-
-    Values, shapes and whatever reads them stay as they are; products with many tokens take the same time.
-    """
-    for module in model.modules():
-        weight = getattr(module, "weight", None)
-        if isinstance(module, nn.Linear) and weight is not None and weight.device.type == "cpu":
-            weight.data = weight.data.t().contiguous().t()
-
-
-def predict_x0(config: LazyConfig, output: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-    """Clean tokens from the network's `output` at noise level `sigma` [B].
-
-    `flow_x0` predicts them; `epsilon` predicts the noise of x = x0 + sigma * noise (Karras et al. 2022's scaling of DDPM).
-    """
-    if config.prediction == "flow_x0":
-        return output
-    return x - sigma.view(-1, 1, 1) * output
 
 
 @torch.no_grad()

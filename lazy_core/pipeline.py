@@ -7,18 +7,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .composite import Blend, composite
+from .blend.composite import Blend, composite
+from .blend.prefill import prefill
+from .checks.inputs import check_inputs
 from .config import LazyConfig
 from .context import Context, View
-from .differential import token_strength
+from .diffusion.differential import token_strength
 from .geometry import Box, Grid
-from .holes import MARGIN, hole_rows
-from .lazy_vae import DecodeImage, EncodeImage
-from .masks import boxes_of, holes_of, latent_mask, prefill, token_mask
-from .model import LazyTransformer
-from .positions import grid_coordinates, window_coordinates
-from .reuse import Reuse
+from .holes import hole_rows, windows_around
+from .kv.policy import Reuse
+from .masks import boxes_of, holes_of, latent_mask, token_mask
+from .networks.positions import grid_coordinates, window_coordinates
+from .networks.transformer import LazyTransformer
 from .tokens import HoleTokens
+from .vae.windows import DecodeImage, EncodeImage
 
 Sample = Callable[[Tensor, Tensor, float], Tensor]
 """Sampler over the holes: (noise [R, K, C p p], start [R, K, C p p], denoise 0..1) -> clean tokens [R, K, C p p]."""
@@ -28,31 +30,6 @@ DecodeHole = Callable[[Tensor, Tensor, Tensor], Tensor]
 """VAE decoder around the hole: (latent [B, C, h, w], canvas [B, 3, H', W'] in 0..1, touched latents [B, h, w] bool) -> [B, 3, H', W'].
 
 Right in the hole and on the latents next to it; elsewhere it is anything."""
-
-
-def check_inputs(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Image [B, 3, H, W] and mask [M, H, W] brought to one batch size. Raises ValueError that says what to change."""
-    if not all_finite(image):
-        raise ValueError("the image holds NaN or infinite pixels. Check the node that made it; a half-precision VAE is the usual cause.")
-    if not all_finite(mask):
-        raise ValueError("the mask holds NaN or infinite values. Check the node that made it.")
-    if mask.shape[-2:] != image.shape[-2:]:
-        raise ValueError(
-            f"mask is {mask.shape[-1]} x {mask.shape[-2]} px, expected the image's {image.shape[-1]} x {image.shape[-2]}. "
-            "Resize the mask, or draw it on this image."
-        )
-    if len(image) == len(mask):
-        return image, mask
-    if len(mask) == 1:
-        return image, mask.expand(len(image), -1, -1)
-    if len(image) == 1:
-        return image.expand(len(mask), -1, -1, -1), mask
-    raise ValueError(f"{len(mask)} masks came with {len(image)} images, expected one mask, one image, or as many of one as of the other.")
-
-
-def all_finite(x: Tensor) -> bool:
-    """A sum is finite only where everything is; where it overflowed, minimum and maximum tell (NaN is both of whatever holds it)."""
-    return bool(torch.isfinite(x.sum(dtype=torch.float32))) or bool(torch.isfinite(torch.stack(x.aminmax())).all())
 
 
 @torch.inference_mode()
@@ -156,7 +133,7 @@ def encode_canvas(
     reuse: Reuse,
     fill: bool = False,
 ) -> Context:
-    """`encode_context` for a stock transformer: no encoder runs, as visible tokens take part in the steps themselves (`lazy_core.reuse`).
+    """`encode_context` for a stock transformer: no encoder runs, as visible tokens take part in the steps themselves (`kv.policy`).
 
     `scale` px make a latent's side, `patch` latents a token's. With `fill` the canvas is encoded a second time with its hole
     mid-grey, as inpainting models want to see it. Raises ValueError like `encode_context`.
@@ -179,34 +156,6 @@ def encode_canvas(
 def softened(context: Context, weight: Tensor | None) -> Context:
     """The context with the weight [B, H, W] of a soft mask; None: as it is."""
     return context if weight is None else context.with_(weight=weight, strength=token_strength(weight, context.hole, context.grid))
-
-
-def windows_around(hole: HoleTokens, grid: Grid, window: int | None) -> list[Box]:
-    """For each row the box in tokens that the encoder reads: `window` tokens a side around the hole, more for a hole that is larger.
-
-    All of one size where each image has one hole, else each as large as its own hole asks for. Empty where all are the whole canvas. The
-    encoder's cost then follows the holes, wherever they lie, and a model meets no position that it was not trained on, however large the
-    canvas (the paper's encoder is quadratic in it, section 5).
-    """
-    if window is None or not len(hole.index):
-        return []
-    parts = []
-    for index, valid in zip(hole.index, hole.valid, strict=True):
-        cells = index[valid] if bool(valid.any()) else index.new_zeros(1)
-        rows, cols = cells // grid.cols, cells % grid.cols
-        parts.append(Box(int(rows.min()), int(cols.min()), int(rows.max()) + 1, int(cols.max()) + 1))
-    heights = [min(grid.rows, max(window, part.height + 2 * MARGIN)) for part in parts]
-    widths = [min(grid.cols, max(window, part.width + 2 * MARGIN)) for part in parts]
-    if hole.owner is None:
-        heights, widths = [max(heights)] * len(parts), [max(widths)] * len(parts)
-    if min(heights) == grid.rows and min(widths) == grid.cols:
-        return []
-    boxes = []
-    for part, height, width in zip(parts, heights, widths, strict=True):
-        top = min(max((part.top + part.bottom - height) // 2, 0), grid.rows - height)
-        left = min(max((part.left + part.right - width) // 2, 0), grid.cols - width)
-        boxes.append(Box(top, left, top + height, left + width))
-    return boxes
 
 
 @torch.inference_mode()

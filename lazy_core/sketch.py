@@ -8,9 +8,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from .checks.inputs import all_finite
 from .context import Context, Sketch
 from .masks import mostly_black, threshold
-from .pipeline import all_finite
 
 Kind = Literal["colour", "edges"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

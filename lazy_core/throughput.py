@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .cost import step_flops
-from .decoder import LazyDecoder
+from .networks.decoder import LazyDecoder
 
 MOST_TOKENS = 1024  # a block is timed on no more; beyond, time follows the counted operations, as all products are large by then
 REPEATS, ENOUGH_SECONDS = 3, 0.3

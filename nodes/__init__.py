@@ -9,13 +9,15 @@ class LazyDiffusionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from comfyui_version import __version__
 
-        from .symbols import check_host
+        from .host.symbols import check_host
 
         check_host(__version__)  # before what follows imports them
         from .canvas import LazyCanvas, LazyResult
         from .context import LazyEncodeContext
         from .decode import LazyDecode
-        from .host import register_model_folder, report_version, when_freed
+        from .host.memory import when_freed
+        from .host.model_files import register_model_folder
+        from .host.version import report_version
         from .loader import LazyModelLoader
         from .mask import LazyMaskDilate
         from .memory import forget_caches

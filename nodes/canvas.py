@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..lazy_core.edit import Edit, blank_image, join_masks, keep_outside, paint_over
-from . import files
+from .host import files
 from .images import to_bchw, to_bhwc, to_mask
 from .schema import schema
 

@@ -27,7 +27,7 @@ SOCKETS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "VAE": (lambda value: value is None or hasattr(value, "first_stage_model"), "Connect the VAE of Load Lazy Model."),
     "CONDITIONING": (is_conditioning, "Connect CLIP Text Encode."),
 }
-"""For each type: what has it, and where it comes from. A VAE that is None comes from a checkpoint without one (`host.check_vae`)."""
+"""For each type: what has it, and where it comes from. A VAE that is None comes from a checkpoint without one (`host.vae.check_vae`)."""
 
 
 def check_socket(kind: str, **inputs: Any) -> None:

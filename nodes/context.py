@@ -11,22 +11,27 @@ from torch import Tensor
 from ..lazy_core.cache import ContentCache, content_key
 from ..lazy_core.checkpoint import FIRST_STYLES, style_number
 from ..lazy_core.context import Context
-from ..lazy_core.kept import KV_DTYPES
+from ..lazy_core.kv.policy import REUSES
+from ..lazy_core.kv.store import KV_DTYPES
 from ..lazy_core.masks import FLOOR
 from ..lazy_core.pipeline import encode_canvas, encode_context, tokens_read
-from ..lazy_core.reuse import REUSES
-from . import host, messages
+from . import messages
 from .checks import check_choice, check_socket, explains_memory
+from .host.identity import identity_of, vae_key, weights_key
+from .host.load import load_for_encoding
+from .host.memory import free_memory, total_memory, unload_other_models
+from .host.model import transformer_of
+from .host.vae import canvas_encoder, check_vae
 from .images import alpha_of, painted, to_bchw, to_mask
 from .memory import forgettable, leaner, part_of_memory
 from .schema import Choice, schema
 from .stock import edit as stock
-from .vae import canvas_encoder
+from .stock.families import is_stock
 
 ContextType = io.Custom("CONTEXT")
 STYLES = ("auto", *FIRST_STYLES)
 # The graph's own cache follows ancestry, not content: a repainted mask or --cache-none would encode again.
-CACHE: ContentCache[Context] = ContentCache(limit=part_of_memory(512 << 20, host.total_memory()), free=host.free_memory)
+CACHE: ContentCache[Context] = ContentCache(limit=part_of_memory(512 << 20, total_memory()), free=free_memory)
 forgettable(CACHE.clear)
 
 
@@ -91,11 +96,11 @@ class LazyEncodeContext(io.ComfyNode):
         check_choice(STYLES, style=style)
         picture = to_bchw(image)
         holes, said = painted(picture, to_mask(mask))
-        if host.is_stock(model):
+        if is_stock(model):
             make, key = cls.stock(model, vae, picture, holes, reuse)
         else:
             encode, key = cls.lazy(model, vae, picture, holes, style)
-            make = partial(leaner, "Encode Context", encode, encode, host.unload_other_models)
+            make = partial(leaner, "Encode Context", encode, encode, unload_other_models)
         if not bool((holes > FLOOR).any()):  # nothing to encode: neither a run of the encoder nor worth a place in the cache
             context, ran = make(), False
         else:
@@ -107,27 +112,23 @@ class LazyEncodeContext(io.ComfyNode):
             "encode_ms": 1000 * (time.perf_counter() - start),
             "hole_tokens": context.hole_tokens,
             "all_tokens": context.hole.total,
-            "messages": said
-            if host.is_stock(model)
-            else [*said, *messages.of_hole(context, host.transformer_of(model).config.trained_pixels)],
+            "messages": said if is_stock(model) else [*said, *messages.of_hole(context, transformer_of(model).config.trained_pixels)],
         }
         return io.NodeOutput(context, ui={"lazydiffusion": [figures]})
 
     @classmethod
     def lazy(cls, model: Any, vae: Any, picture: Tensor, holes: Tensor, style: str) -> tuple[Callable[[], Context], str]:
         """How a model of ours encodes the canvas, and what the result depends on beside it."""
-        config = host.transformer_of(model).config
-        host.check_vae(vae, config.latent_channels, config.latent_scale)
+        config = transformer_of(model).config
+        check_vae(vae, config.latent_channels, config.latent_scale)
         number = style_number(model.model.lazy_styles, style)
 
         def make() -> Context:
-            transformer, device, dtype = host.load_for_encoding(model, tokens_read(config, holes, len(picture)))
+            transformer, device, dtype = load_for_encoding(model, tokens_read(config, holes, len(picture)))
             to_model = model.model.latent_format.process_in
-            return encode_context(
-                transformer, canvas_encoder(vae), picture, holes, host.identity_of(model), device, to_model, dtype, number
-            )
+            return encode_context(transformer, canvas_encoder(vae), picture, holes, identity_of(model), device, to_model, dtype, number)
 
-        return make, f"{host.weights_key(model, vae)}/{number}"
+        return make, f"{weights_key(model, vae)}/{number}"
 
     @classmethod
     def stock(cls, model: Any, vae: Any, picture: Tensor, holes: Tensor, reuse: Any) -> tuple[Callable[[], Context], str]:
@@ -139,4 +140,4 @@ class LazyEncodeContext(io.ComfyNode):
             sizes = latents.scale, latents.patch, latents.channels
             return encode_canvas(canvas_encoder(vae), picture, holes, latents.identity, *sizes, reuse, fill)
 
-        return make, f"{latents.identity}/{host.vae_key(vae)}/{reuse}/{fill}"
+        return make, f"{latents.identity}/{vae_key(vae)}/{reuse}/{fill}"

@@ -6,16 +6,22 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..lazy_core.composite import BLENDS
+from ..lazy_core.blend.composite import BLENDS
 from ..lazy_core.pipeline import lazy_decode
-from . import host, messages
+from . import messages
 from .checks import check_choice, check_number, check_socket, explains_memory
 from .context import ContextType
+from .host.conditioning import check_prompt
+from .host.identity import identity_of
+from .host.model import transformer_of
+from .host.patches import examine
+from .host.sampling import SAMPLERS, SCHEDULERS, Settings, hole_sampler, suitable_steps
+from .host.timing import Timing, saved_ms
+from .host.vae import canvas_encoder, check_vae, hole_decoder
 from .images import check_context, decoder, same_picture, to_bhwc, with_alpha
-from .patches import examine
 from .schema import Choice, schema
 from .stock import edit as stock
-from .vae import canvas_encoder, hole_decoder
+from .stock.families import is_stock
 
 VAE_DECODES = ("lazy", "full")
 AUTO_BLENDS = ("auto", *BLENDS)
@@ -65,8 +71,8 @@ class LazyDecode(io.ComfyNode):
                     tooltip="Denoising steps. 0: as many as suit the model, 4 for the shipped one, 20 for others.",
                 ),
                 io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, tooltip="How strongly the prompt counts; 1 is fastest."),
-                Choice("sampler_name", options=host.SAMPLERS, default="euler", tooltip="Any of the host's samplers."),
-                Choice("scheduler", options=host.SCHEDULERS, default="simple", tooltip="Any of the host's schedulers."),
+                Choice("sampler_name", options=SAMPLERS, default="euler", tooltip="Any of the host's samplers."),
+                Choice("scheduler", options=SCHEDULERS, default="simple", tooltip="Any of the host's schedulers."),
                 io.Float.Input(
                     "denoise",
                     default=1.0,
@@ -121,16 +127,16 @@ class LazyDecode(io.ComfyNode):
         begin = time.perf_counter()
         vae_decode = "lazy" if vae_decode is None else vae_decode
         cls.check(model, vae, positive, negative, cfg, denoise)
-        check_choice(host.SAMPLERS, sampler_name=sampler_name)
-        check_choice(host.SCHEDULERS, scheduler=scheduler)
+        check_choice(SAMPLERS, sampler_name=sampler_name)
+        check_choice(SCHEDULERS, scheduler=scheduler)
         check_choice(AUTO_BLENDS, blend=blend)
         check_choice(VAE_DECODES, vae_decode=vae_decode)
-        steps = steps or host.suitable_steps(model)
+        steps = steps or suitable_steps(model)
         if blend == "auto":
-            blend = "feather" if host.is_stock(model) else "poisson"
-        timing = host.Timing()
-        settings = host.Settings(seed, steps, cfg, sampler_name, scheduler, shown_in_canvas(cls.hidden))
-        known, sample = (cls.stock if host.is_stock(model) else cls.lazy)(model, vae, context, positive, negative, settings, timing)
+            blend = "feather" if is_stock(model) else "poisson"
+        timing = Timing()
+        settings = Settings(seed, steps, cfg, sampler_name, scheduler, shown_in_canvas(cls.hidden))
+        known, sample = (cls.stock if is_stock(model) else cls.lazy)(model, vae, context, positive, negative, settings, timing)
         decode_image = decoder(vae)
         decode_hole = hole_decoder(vae, decode_image) if vae_decode == "lazy" else None
         said = examine(model, positive, negative, known.reuse, known.strength is not None)
@@ -145,7 +151,7 @@ class LazyDecode(io.ComfyNode):
             "step_ms": timing.step_ms,
             "total_ms": 1000 * (time.perf_counter() - begin),
         }
-        figures["saved_ms"] = host.saved_ms(model, known, positive[0][0].shape[1], timing)
+        figures["saved_ms"] = saved_ms(model, known, positive[0][0].shape[1], timing)
         figures["messages"] = [*said, *cls.tell(model, known, positive, negative, denoise, image)]
         return io.NodeOutput(to_bhwc(pixels), {"samples": latent}, ui={"lazydiffusion": [figures]})
 
@@ -155,25 +161,25 @@ class LazyDecode(io.ComfyNode):
         check_socket("MODEL", model=model)
         check_socket("VAE", vae=vae)
         check_socket("CONDITIONING", positive=positive, negative=negative)
-        host.check_prompt("positive", positive)
-        host.check_prompt("negative", negative)
+        check_prompt("positive", positive)
+        check_prompt("negative", negative)
         check_number(0, 100, cfg=cfg)
         check_number(0, 1, denoise=denoise)
 
     @classmethod
     def tell(cls, model: Any, known: Any, positive: list, negative: list, denoise: float, image: Any) -> list[messages.Message]:
         found = messages.of_prompts(positive, negative)
-        if not host.is_stock(model):
-            found += messages.of_hole(known, host.transformer_of(model).config.trained_pixels)
+        if not is_stock(model):
+            found += messages.of_hole(known, transformer_of(model).config.trained_pixels)
         found += messages.of_start(known, denoise)
         return found if same_picture(image, known.image) else [*found, messages.message("other_image")]
 
     @classmethod
     def lazy(cls, model: Any, vae: Any, context: Any, positive: list, negative: list, settings: Any, timing: Any) -> Any:
-        config = host.transformer_of(model).config
-        host.check_vae(vae, config.latent_channels, config.latent_scale)
-        known = check_context(context, host.identity_of(model))
-        return known, host.hole_sampler(model, known, positive, negative, settings, timing)
+        config = transformer_of(model).config
+        check_vae(vae, config.latent_channels, config.latent_scale)
+        known = check_context(context, identity_of(model))
+        return known, hole_sampler(model, known, positive, negative, settings, timing)
 
     @classmethod
     def stock(cls, model: Any, vae: Any, context: Any, positive: list, negative: list, settings: Any, timing: Any) -> Any:

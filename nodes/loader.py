@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import host
 from .checks import check_choice, explains_memory
+from .host.load import load_all
+from .host.model_files import model_names
 from .schema import Choice, schema
 
 
@@ -17,9 +18,7 @@ class LazyModelLoader(io.ComfyNode):
             category="lazydiffusion",
             description="Loads a LazyDiffusion model with its text encoder and VAE. The model that ships with the pack is in the list.",
             inputs=[
-                Choice(
-                    "model_name", options=host.model_names(), tooltip="A .safetensors file in models/lazydiffusion, or the shipped model."
-                ),
+                Choice("model_name", options=model_names(), tooltip="A .safetensors file in models/lazydiffusion, or the shipped model."),
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="Context encoder and decoder, for Encode Context and Lazy Decode."),
@@ -31,5 +30,5 @@ class LazyModelLoader(io.ComfyNode):
     @classmethod
     @explains_memory
     def execute(cls, model_name: str) -> io.NodeOutput:
-        check_choice(host.model_names(), model_name=model_name)
-        return io.NodeOutput(*host.load_all(model_name))
+        check_choice(model_names(), model_name=model_name)
+        return io.NodeOutput(*load_all(model_name))

@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .host import checks_combos
+from .host.version import checks_combos
 
 
 def schema(search_aliases: list[str], **values: Any) -> io.Schema:

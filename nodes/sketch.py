@@ -6,12 +6,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..lazy_core.sketch import KINDS, add_edges, add_sketch
-from . import host
 from .checks import check_choice, check_number, check_socket, explains_memory
 from .context import ContextType
+from .host.vae import canvas_encoder, check_vae
 from .images import check_context, to_bchw, to_mask
 from .schema import Choice, schema
-from .vae import canvas_encoder
 
 
 class LazySketchCondition(io.ComfyNode):
@@ -54,7 +53,7 @@ class LazySketchCondition(io.ComfyNode):
         if sketch_mask is not None:
             check_socket("MASK", sketch_mask=sketch_mask)
         known = check_context(context)
-        host.check_vae(vae, known.latent.shape[1], known.grid.scale)
+        check_vae(vae, known.latent.shape[1], known.grid.scale)
         where = None if sketch_mask is None else to_mask(sketch_mask)
         if kind == "edges":
             return io.NodeOutput(add_edges(known, to_bchw(sketch), strength, where))

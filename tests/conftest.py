@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,6 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 def arrange_path() -> Path | None:
@@ -36,6 +34,7 @@ from comfy_client import ComfyClient  # noqa: E402  (needs the path above)
 from devtools import frontend  # noqa: E402
 from devtools.server import Server  # noqa: E402
 from host_graphs import Lazy  # noqa: E402
+from webpage import NO_BROWSER, find_chromium  # noqa: E402
 
 NO_HOST = "no ComfyUI: run the tests with `python dev.py test`, or set COMFYUI_PATH to a ComfyUI folder"
 
@@ -108,10 +107,9 @@ def start_server(host: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The browser's program. Without one the tests skip, except where LAZYDIFFUSION_REQUIRE_BROWSER=1 says that there must be one (CI)."""
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    program = find_chromium()
     if program is None:
-        sentence = "no browser: install Chromium (on Debian: apt install chromium)"
         if os.environ.get("LAZYDIFFUSION_REQUIRE_BROWSER") == "1":
-            pytest.fail(sentence)
-        pytest.skip(sentence)
+            pytest.fail(NO_BROWSER)
+        pytest.skip(NO_BROWSER)
     return program

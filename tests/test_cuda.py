@@ -13,17 +13,20 @@ from torch import Tensor
 
 from lazy_core.attention import ragged
 from lazy_core.config import PRESETS
-from lazy_core.decoder import LazyDecoder
 from lazy_core.editor import LazyEditor
 from lazy_core.geometry import Grid
-from lazy_core.graphs import StepGraphs, bucket
-from lazy_core.kept import KeptKV, Split
-from lazy_core.model import LazyDiffusion, LazyTransformer, initialise
-from lazy_core.positions import grid_coordinates
+from lazy_core.kv.store import KeptKV, Split
+from lazy_core.model import LazyDiffusion, initialise
+from lazy_core.networks.cuda_graphs import StepGraphs
+from lazy_core.networks.decoder import LazyDecoder
+from lazy_core.networks.positions import grid_coordinates
+from lazy_core.networks.static_inputs import bucket
+from lazy_core.networks.transformer import LazyTransformer
 from lazy_core.tokens import HoleTokens
 from made import Edit, edit_of, examples, weights_for
-from training.captured import CapturedSteps
-from training.objective import Examples, Objective, optimizers
+from training.loop.captured import CapturedSteps
+from training.loop.examples import Examples
+from training.loop.objective import Objective, optimizers
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 DEVICE = torch.device("cuda")

@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from lazy_core.checkpoint import load_model, save_checkpoint
 from lazy_core.config import PRESETS
-from lazy_core.vae import TinyVAE
+from lazy_core.vae.tiny import TinyVAE
 
-from .precision import mixed_precision
-from .record import Record, learning_rate, progress_fraction, summary
-from .scenes import SpriteSheet, compose
+from .loop.precision import channels_last, mixed_precision
+from .loop.record import Record, learning_rate, progress_fraction, summary
+from .scenery.scenes import SpriteSheet, compose
 
 LATENT_NOISE = 0.1  # on latents bounded to +-3: small errors of the diffusion model must decode to small errors
 
@@ -115,14 +115,6 @@ def transplant(vae: TinyVAE, source: Path, target: Path) -> None:
     assert model.vae is not None
     model.vae.load_state_dict(given)
     save_checkpoint(target, model, checkpoint.tokenizer, None, **checkpoint.notes)
-
-
-def channels_last(vae: TinyVAE) -> TinyVAE:
-    """Convolutions on a CPU and on tensor cores want this layout."""
-    for parameter in vae.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return vae
 
 
 def crops(pool: Tensor, count: int, generator: torch.Generator, size: int = 128) -> Tensor:

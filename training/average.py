@@ -15,8 +15,8 @@ import torch
 from lazy_core.checkpoint import load_model, read_checkpoint, save_checkpoint
 from lazy_core.model import LazyDiffusion
 
-from .photographs import PhotographSheet
-from .record import summary
+from .loop.record import summary
+from .scenery.photographs import PhotographSheet
 
 
 def main(argv: list[str] | None = None) -> int:

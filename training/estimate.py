@@ -8,10 +8,10 @@ import torch
 
 from lazy_core.config import PRESETS, LazyConfig
 from lazy_core.cost import encoder_flops, step_flops
-from lazy_core.layers import Build
-from lazy_core.model import LazyTransformer
+from lazy_core.networks.layers import Build
+from lazy_core.networks.transformer import LazyTransformer
 
-from .record import summary
+from .loop.record import summary
 
 PASSES = 3  # forward, and a backward pass of twice its products
 STATE = 4 + 4 + 4 + 4 + 8  # bytes a parameter: weight, gradient and its bucket, average, AdamW's two moments, all float32

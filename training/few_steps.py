@@ -13,13 +13,14 @@ from typing import Any, get_args
 import torch
 from tqdm import tqdm
 
-from lazy_core.sampling import Solver
+from lazy_core.diffusion.sampling import Solver
 
-from .evaluate import BATCH, SEEDS, Judges, Seen, digest, known, scenes_digest
-from .figures import frechet, interval
-from .methods import MethodEditor
-from .scenes import FAR, Scenes
-from .study import opened, percent, study_parser
+from .evaluation.edits import BATCH, SEEDS, digest, known, scenes_digest
+from .evaluation.figures import frechet, interval
+from .evaluation.judges import Judges, Seen
+from .evaluation.methods import MethodEditor
+from .evaluation.study import opened, percent, study_parser
+from .scenery.scenes import FAR, Scenes
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from lazy_core.context import Context
 from lazy_core.editor import LazyEditor
 from lazy_core.sketch import add_sketch
 
-from .pictures import to_picture
-from .record import summary
+from .evaluation.pictures import to_picture
+from .loop.record import summary
 
 PAGES = Path("web/docs")
 SIDE, GAP, STEPS, SEED = 192, 8, 4, 0

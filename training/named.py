@@ -13,18 +13,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lazy_core.blend.prefill import prefill
 from lazy_core.checkpoint import load_model
 from lazy_core.geometry import Grid
-from lazy_core.masks import latent_mask, prefill, threshold
+from lazy_core.masks import latent_mask, threshold
 from lazy_core.model import LazyDiffusion
-from lazy_core.positions import grid_coordinates
+from lazy_core.networks.positions import grid_coordinates
 
-from .evaluate import SEEDS, known, on_photographs
-from .figures import interval
-from .pool import to_latent
-from .record import summary
-from .scenes import FAR, NEAR, UNKNOWN, Scenes, SpriteSheet
-from .study import percent
+from .evaluation.edits import SEEDS, known, on_photographs
+from .evaluation.figures import interval
+from .evaluation.study import percent
+from .loop.pool import to_latent
+from .loop.record import summary
+from .scenery.scenes import FAR, NEAR, UNKNOWN, Scenes, SpriteSheet
 
 BATCH = 32
 

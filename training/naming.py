@@ -15,19 +15,19 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from lazy_core.checkpoint import load_model, save_checkpoint
-from lazy_core.context_encoder import ContextEncoder
 from lazy_core.geometry import Grid
 from lazy_core.model import LazyDiffusion
-from lazy_core.positions import grid_coordinates
+from lazy_core.networks.context_encoder import ContextEncoder
+from lazy_core.networks.positions import grid_coordinates
 
-from .captions import CaptionTable
-from .objective import optimizers
-from .pool import Encoded
-from .precision import mixed_precision, optimizer_for
-from .record import Record, learning_rate, summary
-from .scene_source import PoolSettings, ScenePool
-from .scenes import Recipe, SpriteSheet
-from .train import extended
+from .loop.extended import extended
+from .loop.objective import optimizers
+from .loop.pool import Encoded
+from .loop.precision import mixed_precision, optimizer_for
+from .loop.record import Record, learning_rate, summary
+from .loop.scene_source import PoolSettings, ScenePool
+from .scenery.captions import CaptionTable
+from .scenery.scenes import Recipe, SpriteSheet
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from .record import summary
+from .loop.record import summary
 
 
 def main(argv: list[str] | None = None) -> int:

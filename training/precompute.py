@@ -24,15 +24,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from lazy_core.blend.prefill import prefill
 from lazy_core.geometry import Grid
-from lazy_core.masks import latent_mask, prefill, threshold
+from lazy_core.masks import latent_mask, threshold
 
-from .brushes import bounds, user_masks
-from .codecs import T5, ImageCodec, image_codec
-from .draw import Draw
-from .instances import Instance, Picture, Skipped, read_pictures
-from .record import summary
-from .shards import FORMAT
+from .corpus.codecs import T5, ImageCodec, image_codec
+from .corpus.instances import Instance, Picture, Skipped, read_pictures
+from .loop.record import summary
+from .loop.shards import FORMAT
+from .scenery.brushes import user_masks
+from .scenery.crop import bounds
+from .scenery.draw import Draw
 
 LEAST = 0.004  # of the square's area: smaller instances are left out
 

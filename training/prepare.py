@@ -1,8 +1,8 @@
 """`python -m training.prepare`: fetch the pinned packages, cut the sprites, write `sprites.safetensors`.
 
-With `--photographs` also `photographs.safetensors`, canvases as people bring them ([photographs.py](photographs.py)).
+With `--photographs` also `photographs.safetensors`, canvases as people bring them (`scenery/photographs.py`).
 
-Sprites: Microsoft's Fluent emoji (MIT) in three drawing styles, three npm packages ([drawings.py](drawings.py)). Names: PyPI
+Sprites: Microsoft's Fluent emoji (MIT) in three drawing styles, three npm packages ([drawings.py](scenery/drawings.py)). Names: PyPI
 package `emoji` (BSD-3-Clause), in English and Chinese. All are pinned by version and sha256; nothing else is downloaded
 but the SVG renderer `resvg-py`, pinned by version.
 """
@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from .drawings import SPRITE_SIZE, STYLES, Style, read_style
-from .objects import CODE_POINTS, SYNONYMS, character
-from .photographs import PACKAGES, Package, read_package, save
-from .record import summary
+from .loop.record import summary
+from .scenery.drawings import SPRITE_SIZE, STYLES, Style, read_style
+from .scenery.objects import CODE_POINTS, SYNONYMS, character
+from .scenery.photographs import PACKAGES, Package, read_package, save
 
 NAMES = ("emoji", "2.15.0", "emoji-2.15.0-py3-none-any.whl", "205296793d66a89d88af4688fa57fd6496732eb48917a87175a023c8138995eb")
 

@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .brushes import user_masks
-from .classifier import predict, style_crops
-from .draw import Draw, backgrounds
-from .evaluate import BATCH, SEEDS, Judges
-from .figures import interval
-from .methods import MethodEditor
-from .pictures import to_picture
-from .scenes import SpriteSheet, overlap, place
-from .study import opened, percent, study_parser
+from .evaluation.edits import BATCH, SEEDS
+from .evaluation.figures import interval
+from .evaluation.judge import predict, style_crops
+from .evaluation.judges import Judges
+from .evaluation.methods import MethodEditor
+from .evaluation.pictures import to_picture
+from .evaluation.study import opened, percent, study_parser
+from .scenery.brushes import user_masks
+from .scenery.draw import Draw, backgrounds
+from .scenery.scenes import SpriteSheet, overlap, place
 
 CANDIDATES = 40
 

@@ -22,18 +22,19 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from lazy_core.composite import composite
-from lazy_core.masks import prefill, threshold
+from lazy_core.blend.composite import composite
+from lazy_core.blend.prefill import prefill
+from lazy_core.masks import threshold
 
-from .brushes import user_masks
-from .captions import NOTHING
-from .draw import Draw
-from .evaluate import BATCH, SEEDS
-from .figures import interval, seam
-from .photographs import PhotographSheet
-from .pictures import to_picture
-from .scenes import place, placements
-from .study import opened, study_parser
+from .evaluation.edits import BATCH, SEEDS
+from .evaluation.figures import interval, seam
+from .evaluation.pictures import to_picture
+from .evaluation.study import opened, study_parser
+from .scenery.brushes import user_masks
+from .scenery.captions import NOTHING
+from .scenery.draw import Draw
+from .scenery.photographs import PhotographSheet
+from .scenery.scenes import place, placements
 
 TOOLS = ("opencv-python-headless==4.11.0.86", "scikit-image==0.25.2", "lazy_loader==0.4")
 AROUND = 12  # px around a hole with which its gradients are compared

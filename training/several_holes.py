@@ -16,17 +16,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from lazy_core.canvases import Canvases as KnownCanvases
+from lazy_core.vae.canvas_cache import Canvases as KnownCanvases
 
-from .brushes import bounds, user_masks
-from .classifier import predict, style_crops
-from .draw import Draw, backgrounds
-from .evaluate import SEEDS, Judges
-from .figures import interval
-from .methods import MethodEditor
-from .pictures import to_picture
-from .scenes import Recipe, SpriteSheet, cast_of, lights, paint, place, tints
-from .study import opened, percent, study_parser
+from .evaluation.edits import SEEDS
+from .evaluation.figures import interval
+from .evaluation.judge import predict, style_crops
+from .evaluation.judges import Judges
+from .evaluation.methods import MethodEditor
+from .evaluation.pictures import to_picture
+from .evaluation.study import opened, percent, study_parser
+from .scenery.brushes import user_masks
+from .scenery.crop import bounds
+from .scenery.draw import Draw, backgrounds
+from .scenery.scenes import Recipe, SpriteSheet, cast_of, lights, paint, place, tints
 
 LOCAL = 256  # px a side of what a hole is drawn in before it is put on its canvas
 APART = 32  # px between two holes, at least: they are edits of their own wherever tokens begin
@@ -59,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=["validation", "test"], default="test")
     args = parser.parse_args(argv)
     sheet, editor, judges = opened(args)
-    # A canvas is encoded once, then what another mask changes: the same latents (lazy_core.canvases).
+    # A canvas is encoded once, then what another mask changes: the same latents (lazy_core.vae.canvas_cache).
     editor.editor.to_latent = partial(KnownCanvases(limit=256 << 20).encode, "", editor.editor.to_latent)  # type: ignore[method-assign]
     print(f"{'canvas':>8}{'holes':>7}{'prompt, one by one':>28}{'prompt, together':>28}{'ratio':>8}{'style':>8}{'together':>10}")
     rows, shown = [], []

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from lazy_core.editor import LazyEditor
 
-from .photographs import PhotographSheet
-from .pictures import to_picture
-from .record import summary
+from .evaluation.pictures import to_picture
+from .loop.record import summary
+from .scenery.photographs import PhotographSheet
 
 SEED, STEPS = 1, 4
 HEIGHT = 240  # px of each picture

@@ -17,12 +17,12 @@ from tqdm import tqdm
 from lazy_core.context import Context
 from lazy_core.sketch import KINDS, add_edges, add_sketch
 
-from .evaluate import BATCH, SEEDS, known
-from .figures import interval
-from .methods import MethodEditor
-from .pictures import to_picture
-from .scenes import Scenes, steps_of
-from .study import opened, study_parser
+from .evaluation.edits import BATCH, SEEDS, known
+from .evaluation.figures import interval
+from .evaluation.methods import MethodEditor
+from .evaluation.pictures import to_picture
+from .evaluation.study import opened, study_parser
+from .scenery.scenes import Scenes, steps_of
 
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 REACH = 3  # px that a line may be away and still agree

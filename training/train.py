@@ -26,22 +26,23 @@ from lazy_core.checkpoint import from_pixart, load_model, save_checkpoint
 from lazy_core.config import PRESETS, LazyConfig
 from lazy_core.geometry import Grid
 from lazy_core.model import LazyDiffusion, initialise
-from lazy_core.positions import grid_coordinates
-from lazy_core.text import Tokenizer
-from lazy_core.vae import TinyVAE
+from lazy_core.networks.positions import grid_coordinates
+from lazy_core.text.tokenizer import Tokenizer
+from lazy_core.vae.tiny import TinyVAE
 
-from .autoencoder import channels_last
-from .captions import CaptionTable, all_captions, grow_embedding, tokenizer_of
-from .captured import CapturedSteps
-from .methods import METHOD_KEY, METHODS, SIZE_KEY
-from .objective import Examples, Objective, optimizers
-from .pool import to_latent
-from .precision import mixed_precision, optimizer_for
-from .record import Record, learning_rate, progress_fraction, summary
-from .scene_source import PoolSettings, ScenePool
-from .scenes import Recipe, SpriteSheet, compose
-from .shards import Shards, Share, Steps
-from .team import Team
+from .loop.captured import CapturedSteps
+from .loop.examples import Examples
+from .loop.extended import extended
+from .loop.method import METHOD_KEY, METHODS, SIZE_KEY
+from .loop.objective import Objective, optimizers
+from .loop.pool import to_latent
+from .loop.precision import channels_last, mixed_precision, optimizer_for
+from .loop.record import Record, learning_rate, progress_fraction, summary
+from .loop.scene_source import PoolSettings, ScenePool
+from .loop.shards import Shards, Share, Steps
+from .loop.team import Team
+from .scenery.captions import CaptionTable, all_captions, grow_embedding, tokenizer_of
+from .scenery.scenes import Recipe, SpriteSheet, compose
 
 LICENCE = "MIT"
 PROVENANCE = "Trained from scratch by this project's training/ on scenes composed of Microsoft's Fluent emoji (MIT)."
@@ -353,31 +354,6 @@ def pixart_weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     weights = torch.load(path, map_location="cpu", weights_only=True)
     return weights.get("state_dict", weights)
-
-
-def extended(model: LazyDiffusion, config: LazyConfig) -> LazyDiffusion:
-    """The model with the parts that `config` has beyond its own (edge maps, fill, styles). They start at zero: it computes what it did.
-
-    A reader of styles is different: it takes the place of the head that named them, and starts as a copy of the context encoder.
-    Raises ValueError where the model names another number of styles.
-    """
-    if 0 < model.config.styles != config.styles:
-        raise ValueError(
-            f"--init knows {model.config.styles} styles, expected {config.styles} as in the data. Choose an --init and --data that agree."
-        )
-    if config == model.config:
-        return model
-    larger = LazyDiffusion(config)
-    initialise(larger)
-    weights = larger.state_dict()
-    weights |= {name: value for name, value in model.state_dict().items() if name in weights}
-    encoder = "transformer.context_encoder."
-    if config.style_depth and not model.config.style_depth:
-        reader = f"{encoder}naming.reader."
-        own = {name: f"{encoder}{name.removeprefix(reader)}" for name in weights if name.startswith(reader)}
-        weights |= {name: weights[source].clone() for name, source in own.items() if source in weights}
-    larger.load_state_dict(weights)
-    return larger
 
 
 def preview_factors(sheet: SpriteSheet, vae: TinyVAE) -> tuple[tuple[float, float, float], ...]:

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import comfy.sample
-import comfy.utils
 import torch
 from torch import Tensor
 
 from ...lazy_core.context import Context
-from ...lazy_core.kept import KeptKV, Place
+from ...lazy_core.kv.policy import Policy, Whole
+from ...lazy_core.kv.store import KeptKV, Place
 from ...lazy_core.pipeline import Sample, fill_hole, grid_noise
-from ...lazy_core.reuse import Policy, Whole
 from ...lazy_core.tokens import to_strip
-from .. import host
+from ..host.memory import give_memory_back, in_main_memory, where_there_is_room
+from ..host.previews import progress
+from ..host.sampling import check_finite, check_steps, run_sampler, with_strength
+from ..host.vae import check_vae
 from ..memory import leaner
 from .families import Family, family_of
 from .hooks import hooked
@@ -41,9 +42,12 @@ class Latents:
 
 def latents_of(model: Any, vae: Any) -> Latents:
     """Raises ValueError for a VAE of another kind."""
-    form, patch = model.model.latent_format, int(model.model.diffusion_model.patch_size)
-    scale = 16 if form.latent_channels == 128 else 8
-    host.check_vae(vae, form.latent_channels, scale)
+    form, family = model.model.latent_format, family_of(model)
+    assert family is not None
+    patch = family.patch_of(model.model.diffusion_model)
+    # ComfyUI 0.3.75 does not say it: there Flux.2 has 128 channels at 1/16, HunyuanImage 2.1 64 at 1/32.
+    scale = getattr(form, "spacial_downscale_ratio", {128: 16, 64: 32}.get(form.latent_channels, 8))
+    check_vae(vae, form.latent_channels, scale)
     return Latents(type(form).__name__, scale, patch, form.latent_channels)
 
 
@@ -76,7 +80,7 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
     """
     family = family_of(model)
     assert family is not None
-    host.check_steps(settings)
+    check_steps(settings)
     policy = family.policies[context.reuse or "balanced"]
     job = Job(model, family, policy, *with_picture(positive, negative, context), settings, timing)
 
@@ -87,7 +91,7 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
             start = known if context.strength is None else torch.where((context.strength < 1)[..., None], start, known)
         latent = fill_hole(context, start)
         result = context.hole.cut(run_host(job, context, latent, denoise), context.grid.patch)
-        host.check_finite(result, settings)
+        check_finite(result, settings)
         return result
 
     return sample
@@ -97,18 +101,18 @@ def run_host(job: Job, context: Context, latent: Tensor, denoise: float) -> Tens
     """Latents [B, C, h, w] whose holes to fill -> filled."""
     if not job.policy.keeps:
         job.timing.passes = {"full": job.settings.steps, "sparse": 0}
-        model, strength = host.with_strength(job.model, context.strength)
+        model, strength = with_strength(job.model, context.strength)
         return sample(job, model, context, latent, denoise, strength)
     run = partial(run_once, job, context, latent, denoise)
     # The second time with keys and values in main memory.
-    return leaner("Lazy Decode", lambda: run(host.where_there_is_room), lambda: run(host.in_main_memory), host.give_memory_back)
+    return leaner("Lazy Decode", lambda: run(where_there_is_room), lambda: run(in_main_memory), give_memory_back)
 
 
 def run_once(job: Job, context: Context, latent: Tensor, denoise: float, place: Place) -> Tensor:
     run = Run(job.model.model, job.family, groups_of(context), job.policy, KeptKV(place, context.kv_dtype))
-    model, strength = host.with_strength(job.model, context.strength)
+    model, strength = with_strength(job.model, context.strength)
     with RUNNING:
-        patched = hooked(model, run, 0 if place is host.in_main_memory else kept_bytes(job, context))
+        patched = hooked(model, run, 0 if place is in_main_memory else kept_bytes(job, context))
         try:
             result = sample(job, patched, context, latent, denoise, strength)
         finally:
@@ -123,21 +127,16 @@ def sample(job: Job, model: Any, context: Context, latent: Tensor, denoise: floa
     timed, settings = model.model.latent_format.latent_dimensions == 3, job.settings
     noise, mask = grid_noise(context, settings.seed), noise_mask(context, strength)
     parts = [part.unsqueeze(2) if timed else part for part in (noise, latent, mask)]
-    result = comfy.sample.sample(
+    result = run_sampler(
         model,
         parts[0],
-        settings.steps,
-        settings.cfg,
-        settings.sampler,
-        settings.scheduler,
+        parts[1],
         job.positive,
         job.negative,
-        parts[1],
-        denoise=denoise,
-        noise_mask=parts[2],
-        callback=host.progress(model, context, context.grid.patch, job.timing, settings.preview, lambda x: holes_of(context, x)),
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=settings.seed,
+        settings,
+        denoise,
+        parts[2],
+        progress(model, context, context.grid.patch, job.timing, settings.preview, lambda x: holes_of(context, x)),
     )
     return flat(result).float()
 
@@ -175,7 +174,8 @@ def kept_bytes(job: Job, context: Context) -> int:
     for conditioning in [job.positive, job.negative][: 1 if job.settings.cfg == 1 else 2]:
         for text, values in conditioning:
             image = context.grid.tokens + sum(x.shape[-1] * x.shape[-2] // area for x in values.get("reference_latents", ()))
-            numbers += job.family.kept_numbers(base.diffusion_model, image, text.shape[1])
+            more = sum(values[name].shape[1] for name in job.family.more_text if name in values)
+            numbers += job.family.kept_numbers(base.diffusion_model, image, text.shape[1] + more)
     return job.policy.at_once(job.settings.steps) * len(context.latent) * numbers * size
 
 

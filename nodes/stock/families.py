@@ -1,15 +1,18 @@
 """What the families of stock transformers differ in, one row each. A new family is a row here, and hooks of its own where it needs them.
 
-Read in ComfyUI 0.3.75 and 0.33: `comfy/ldm/flux`, `chroma`, `qwen_image`, `lumina`, `pixart`, and `mmdit.py` for SD3.
+Read in ComfyUI 0.3.75 and 0.33: `comfy/ldm/flux` (LongCat's class, too), `chroma`, `qwen_image`, `mage_flow`, `krea2`,
+`lumina`, `hunyuan_video`, `anima` with `cosmos/predict2.py`, `pixart`, and `mmdit.py` for SD3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Literal
 
-from ...lazy_core.reuse import EARLY, POLICIES, Policies
+from ...lazy_core.kv.policy import EARLY, POLICIES, Policies
 
 Role = Literal["joint", "image", "text"]
 """What an attention call sees: text and image tokens in one sequence (text first), image tokens alone, or something else."""
@@ -23,6 +26,11 @@ def double_and_single(transformer: Any, family: Family) -> Sizes:
     """Flux, Chroma: double blocks, then single ones. Qwen-Image: double blocks alone."""
     names = ("double_block", "single_block")
     return [(name, [1] * len(getattr(transformer, blocks))) for name, blocks in zip(names, family.blocks, strict=False)]
+
+
+def hunyuan_sizes(transformer: Any, family: Family) -> Sizes:
+    """As Flux, after the text's refiner, which nothing replaces."""
+    return [("txt_in", [1] * len(hunyuan_roles(transformer))), *double_and_single(transformer, family)]
 
 
 def sd3_sizes(transformer: Any, family: Family) -> Sizes:
@@ -51,8 +59,30 @@ def sd3_roles(transformer: Any) -> list[Role]:
     return roles
 
 
-def pixart_roles(transformer: Any) -> list[Role]:
-    """Self-attention over the image, then cross-attention to the text, block by block."""
+def krea2_roles(transformer: Any) -> list[Role]:
+    """The text's layers and tokens are fused apart, before the joint blocks."""
+    fusion = transformer.txtfusion
+    roles: list[Role] = ["text"]
+    return roles * (len(fusion.layerwise_blocks) + len(fusion.refiner_blocks))
+
+
+def hunyuan_roles(transformer: Any) -> list[Role]:
+    """`TokenRefiner` attends to the text alone, before the joint blocks."""
+    roles: list[Role] = ["text"]
+    return roles * len(transformer.txt_in.individual_token_refiner.blocks)
+
+
+def always(transformer: Any) -> bool:
+    return True
+
+
+def text_first(transformer: Any) -> bool:
+    """Whether this host's `HunyuanVideo` puts text before the image: up to 0.3.75 it came after, and nothing but the code tells."""
+    return "torch.cat((txt_ids, img_ids)" in inspect.getsource(type(transformer).forward_orig)
+
+
+def crossed_roles(transformer: Any) -> list[Role]:
+    """Self-attention over the image, then cross-attention to the text, block by block (PixArt, Anima)."""
     roles: list[Role] = ["image", "text"]
     return roles * len(transformer.blocks)
 
@@ -64,15 +94,18 @@ class Family:
     `roles` lists what the attention calls of one forward see, in order; calls beyond the list are joint. `text_in_sequence`: text
     is part of the sequence, so that its keys and values can be kept, too. `multiple`: attribute that holds what text and image
     are each padded to a multiple of. `registers`: attribute that counts tokens put before the text. `least_text`: a shorter prompt
-    is filled up to so many tokens. `width`: attribute that holds the width of keys and of values. `blocks`: lists whose members
+    is filled up to so many tokens. `width`: attribute (with dots) that holds the width of keys and of values. `blocks`: lists whose members
     make one joint call each, beyond those in `roles`. `policies`: when all tokens are computed, by preset.
+    `patch`: attribute that holds a token's side in latents, a number or a tuple that ends with it. `more_text`: conditions whose
+    tokens follow the prompt's in the sequence, by their names in a prompt and for the transformer. `host_fits`: whether the
+    host's own code is of the kind that the rest of the row describes.
     `replaceable`: the blocks in whose place the host lets patches run; None where it lets none.
     `references_first`: reference pictures come before the picture itself.
     """
 
     name: str
     models: tuple[str, ...]
-    positions: Literal["pe_embedder", "rope_embedder", "cropped_pos_embed", "pixart"]
+    positions: Literal["pe_embedder", "rope_embedder", "cropped_pos_embed", "pos_embedder", "pixart"]
     width: str
     blocks: tuple[str, ...] = ()
     roles: Callable[[Any], list[Role]] = all_joint
@@ -83,6 +116,14 @@ class Family:
     policies: Policies = field(default_factory=POLICIES.copy)
     replaceable: Callable[[Any, Family], Sizes] | None = double_and_single
     references_first: bool = False
+    patch: str = "patch_size"
+    more_text: Mapping[str, str] = field(default_factory=dict)
+    host_fits: Callable[[Any], bool] = always
+
+    def patch_of(self, transformer: Any) -> int:
+        """The side in latents of the squares that are tokens."""
+        value = getattr(transformer, self.patch)
+        return int(value[-1] if isinstance(value, (list, tuple)) else value)
 
     def padded(self, transformer: Any, count: int) -> int:
         multiple = getattr(transformer, self.multiple) if self.multiple else None
@@ -114,7 +155,7 @@ class Family:
         joint = roles.count("joint") + sum(len(getattr(transformer, name)) for name in self.blocks)
         image = self.padded(transformer, image)
         tokens = joint * (self.text_tokens(transformer, text) + image) + roles.count("image") * image
-        return 2 * tokens * getattr(transformer, self.width)
+        return 2 * tokens * attrgetter(self.width)(transformer)
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -122,6 +163,41 @@ FAMILIES: tuple[Family, ...] = (
     Family("Flux.2", ("Flux2",), "pe_embedder", "hidden_size", ("double_blocks", "single_blocks"), least_text=512),
     Family("Chroma", ("Chroma",), "pe_embedder", "hidden_size", ("double_blocks", "single_blocks")),
     Family("Qwen-Image", ("QwenImage",), "pe_embedder", "inner_dim", ("transformer_blocks",)),
+    Family("LongCat", ("LongCatImage",), "pe_embedder", "hidden_size", ("double_blocks", "single_blocks")),
+    Family("Mage-Flow", ("MageFlow",), "pe_embedder", "inner_dim", ("transformer_blocks",)),
+    Family(
+        "Krea 2",
+        ("Krea2",),
+        "pe_embedder",
+        "first.out_features",
+        ("blocks",),
+        krea2_roles,
+        patch="patch",
+        replaceable=None,
+    ),
+    Family(
+        "HunyuanImage 2.1",
+        ("HunyuanImage21",),
+        "pe_embedder",
+        "hidden_size",
+        ("double_blocks", "single_blocks"),
+        hunyuan_roles,
+        more_text={"conditioning_byt5small": "txt_byt5"},
+        host_fits=text_first,
+        replaceable=hunyuan_sizes,
+    ),
+    Family(
+        "Anima",
+        ("Anima",),
+        "pos_embedder",
+        "model_channels",
+        (),
+        crossed_roles,
+        text_in_sequence=False,
+        policies=EARLY,
+        replaceable=None,
+        patch="patch_spatial",
+    ),
     Family(
         "Lumina2 and Z-Image",
         ("Lumina2",),
@@ -149,7 +225,7 @@ FAMILIES: tuple[Family, ...] = (
         "pixart",
         "hidden_size",
         (),
-        pixart_roles,
+        crossed_roles,
         text_in_sequence=False,
         policies=EARLY,
         replaceable=None,
@@ -159,8 +235,14 @@ FAMILIES: tuple[Family, ...] = (
 
 def family_of(model: Any) -> Family | None:
     """The family of a MODEL, or None. Exact classes: a subclass may compute something else."""
-    name = type(getattr(model, "model", None)).__name__
-    return next((family for family in FAMILIES if name in family.models), None)
+    base = getattr(model, "model", None)
+    found = (family for family in FAMILIES if type(base).__name__ in family.models and family.host_fits(base.diffusion_model))
+    return next(found, None)
+
+
+def is_stock(model: Any) -> bool:
+    """Whether a MODEL is of a family that `nodes.stock` makes lazy."""
+    return family_of(model) is not None
 
 
 def supported() -> str:

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import comfy.ldm.pixart.blocks
-import comfy.ldm.pixart.pixartms
-import comfy.patcher_extension
 import torch
-from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor
 
-from .. import host
+from ..host.attention import attention_for_few, preferred_attention
+from ..host.memory import with_room_for
+from ..host.patching import compile_key, pixart_blocks, pixart_model, wrapper_kinds
+from ..host.sampling import inpainting_noise
 from .passes import Canvas
 from .run import Run
 
@@ -33,6 +32,18 @@ class Positions(torch.nn.Module):
         return self.run.positions(lambda: self.inner(ids), 2, ids.shape[1])
 
 
+class GridPositions(torch.nn.Module):
+    """In the place of an embedder that reads off a grid's size where its tokens are: [B, T, h, w, D] -> [T h w, ...]."""
+
+    def __init__(self, inner: torch.nn.Module, run: Run):
+        super().__init__()
+        self.inner, self.run = inner, run
+
+    @torch.compiler.disable
+    def forward(self, x: Tensor, **options: Any) -> Tensor:
+        return self.run.positions(lambda: self.inner(x, **options), 0)
+
+
 def hooked(model: Any, run: Run, kept_bytes: int) -> Any:
     """A clone of MODEL whose model calls are lazy, and with which the host makes room for `kept_bytes`.
 
@@ -45,11 +56,11 @@ def hooked(model: Any, run: Run, kept_bytes: int) -> Any:
 
     def prepare(executor: Any, patcher: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
         """What passes over all tokens keep needs memory beside the model's own."""
-        return executor(patcher, host.with_room_for(patcher, noise_shape, kept_bytes), *args, **kwargs)
+        return executor(patcher, with_room_for(patcher, noise_shape, kept_bytes), *args, **kwargs)
 
-    wrappers = comfy.patcher_extension.WrappersMP
+    wrappers = wrapper_kinds
     # Compiled code drops its guards on options, and would mix up runs.
-    clone.remove_wrappers_with_key(wrappers.APPLY_MODEL, COMPILE_KEY)
+    clone.remove_wrappers_with_key(wrappers.APPLY_MODEL, compile_key)
     clone.add_wrapper_with_key(wrappers.APPLY_MODEL, KEY, calling(run))
     clone.add_wrapper_with_key(wrappers.PREPARE_SAMPLING, KEY, prepare)
     clone.add_wrapper_with_key(wrappers.SAMPLER_SAMPLE, KEY, starting(run))
@@ -62,6 +73,8 @@ def positions_of(model: Any, run: Run) -> Any:
     """What stands in the place of the transformer's positional embedder while the run's clone is loaded."""
     # The module itself may still hold the patch of the edit before: the host takes it off later.
     original = model.get_model_object(f"diffusion_model.{run.family.positions}")
+    if run.family.positions == "pos_embedder":
+        return GridPositions(original, run)
     if run.family.positions == "cropped_pos_embed":
         return torch.compiler.disable(lambda hw, device=None: run.positions(lambda: original(hw, device=device), 1))
     return Positions(original, run)
@@ -76,7 +89,7 @@ def attention_of(run: Run, override: Callable[..., Tensor] | None, preferred: Ca
 
     @torch.compiler.disable
     def attention(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        chosen = host.attention_for_few(function, args[0]) if run.is_sparse else function
+        chosen = attention_for_few(function, args[0]) if run.is_sparse else function
         if override is not None:
             return run.attend(lambda *a, **k: override(chosen, *a, **k), *args, **kwargs)  # type: ignore
         return run.attend(preferred if preferred is not None and not run.is_sparse else chosen, *args, **kwargs)
@@ -86,7 +99,7 @@ def attention_of(run: Run, override: Callable[..., Tensor] | None, preferred: Ca
 
 def calling(run: Run) -> Callable[..., Tensor]:
     """Around the host's `apply_model`: the run, with its attention and its count of blocks in the call's options."""
-    preferred = host.preferred_attention(run.transformer)
+    preferred = preferred_attention(run.transformer)
 
     def apply(
         executor: Any,
@@ -123,7 +136,7 @@ def starting(run: Run) -> Callable[..., Any]:
         mask: Tensor,
         *args: Any,
     ) -> Any:
-        known = host.inpainting_noise(executor.class_obj, noise, extra)
+        known = inpainting_noise(executor.class_obj, noise, extra)
         run.start(Canvas(latent, known, mask[:, :1] > 0.5))
         return executor(guider, sigmas, extra, callback, noise, latent, mask, *args)
 
@@ -135,7 +148,7 @@ def pixart_hooks(run: Run, attention: Callable[..., Tensor]) -> Iterator[None]:
     """PixArt hands its attention no options, and makes positions in a module's function: both are replaced while its
     model runs.
     """
-    blocks, model = comfy.ldm.pixart.blocks, comfy.ldm.pixart.pixartms
+    blocks, model = pixart_blocks, pixart_model
     attend, embed = blocks.optimized_attention, model.get_2d_sincos_pos_embed_torch
     blocks.optimized_attention = lambda *args, **kwargs: attention(attend, *args, **kwargs)
     model.get_2d_sincos_pos_embed_torch = lambda *args, **kwargs: run.positions(lambda: embed(*args, **kwargs), 0)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...lazy_core.reuse import Whole
+from ...lazy_core.kv.policy import Whole
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,14 @@ def picked(value: Any, rows: list[int] | None, total: int) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(picked(each, rows, total) for each in value)
     return value
+
+
+def without_idle_mask(conds: dict[str, Any]) -> dict[str, Any]:
+    """Conditions without an attention mask of ones: newer hosts hand it to the transformer, though it hides nothing."""
+    mask = conds.get("attention_mask")
+    if mask is None or bool((mask != 1).any()):
+        return conds
+    return {name: value for name, value in conds.items() if name != "attention_mask"}
 
 
 def flat(latent: Tensor) -> Tensor:

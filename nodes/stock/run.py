@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...lazy_core.kept import KeptKV, Split
-from ...lazy_core.reuse import Policy, step_at
+from ...lazy_core.kv.policy import Policy, step_at
+from ...lazy_core.kv.store import KeptKV, Split
 from .families import Family, Role
-from .passes import Between, Canvas, Group, Pass, flat, like, picked, replaced_blocks
+from .passes import Between, Canvas, Group, Pass, flat, like, picked, replaced_blocks, without_idle_mask
 
 WHOLE_IMAGE = ("ref_latents", "ref_latents_method", "attention_mask")  # conditions that a full pass alone can take
 
@@ -62,6 +62,7 @@ class Run:
         in the holes.
         """
         self.model_calls += 1
+        conds = without_idle_mask(conds)
         batch = (tuple(options.get("uuids") or options.get("cond_or_uncond") or ()), replaced_blocks(options))
         sigmas = [float(sigma) for sigma in options.get("sample_sigmas", t[:1])]
         call = (execute, concat, text, options, batch, conds)
@@ -95,6 +96,9 @@ class Run:
         index = now.behind + which
         if index < len(now.levels):
             level = torch.full_like(t, sigmas[now.levels[index]])
+            execute, concat, text, options, batch, conds = call
+            options = {**options, "sigmas": level}  # what the host says of the step, for models and patches that read it
+            call = (execute, concat, text, options, batch, conds)
             now.seen[which] = self.run_full(self.noised(x, level, now.clean), level, *call, later=which == 1)
 
     def weight(self, sigma: float, sigmas: list[float], now: Between) -> float:
@@ -119,7 +123,8 @@ class Run:
     ) -> Tensor:
         self.places[batch] = []
         self.passes[True] += 1
-        self.full_text[batch] = self.family.text_tokens(self.transformer, text.shape[1])
+        more = sum(conds[name].shape[1] for name in self.family.more_text.values() if name in conds)
+        self.full_text[batch] = self.family.text_tokens(self.transformer, text.shape[1] + more)
         with self.told(Pass(True, batch, self.full_text[batch], len(x), later=later)):
             return execute(x, t, concat, text, None, options, **conds)
 
@@ -128,7 +133,8 @@ class Run:
         it.
         """
         execute, concat, text, options, batch, conds = call
-        conds = {name: value for name, value in conds.items() if name not in WHOLE_IMAGE}
+        unread = (*WHOLE_IMAGE, *self.family.more_text.values())
+        conds = {name: value for name, value in conds.items() if name not in unread}
         if self.family.text_in_sequence:
             text = text[:, :1]  # as few tokens as the host's reshapes can take; nobody reads what becomes of it
         before = self.family.text_tokens(self.transformer, text.shape[1])

@@ -1,0 +1,1 @@
+"""Lazy edits of stock transformers: when keys and values are computed, and where they are kept."""

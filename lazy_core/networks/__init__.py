@@ -1,0 +1,1 @@
+"""The networks: context encoder, decoder and text encoder, and their steps as CUDA graphs."""

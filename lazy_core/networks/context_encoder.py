@@ -1,0 +1,146 @@
+"""The context encoder: reads canvas and mask once, outside the diffusion loop, and keeps the hole's tokens only."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from ..config import LazyConfig
+from ..tokens import HoleTokens, patchify
+from .layers import Block, Build
+from .positions import sincos
+
+
+class CanvasViT(nn.Module):
+    """A ViT over all N tokens of the canvas, `depth` blocks of the encoder's width."""
+
+    def __init__(self, config: LazyConfig, build: Build, depth: int):
+        super().__init__()
+        self.width = config.encoder_width
+        self.embed = build.linear((config.latent_channels + 1) * config.patch_size**2, self.width)
+        self.blocks = nn.ModuleList(Block(build, self.width, config.encoder_heads, config.mlp_ratio) for _ in range(depth))
+        self.norm = build.norm(self.width)
+
+    def tokens(self, x: Tensor, coordinates: Tensor) -> Tensor:
+        """Visible tokens [B, N, (C + 1) p p] (`ContextEncoder.visible`), coordinates [N, 2] -> [B, N, E]."""
+        x = self.embed(x) + sincos(coordinates, self.width).to(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class StyleReader(CanvasViT):
+    """Tells what style is drawn where something is drawn.
+
+    The hole's context has other things to carry: what its mean tells of the style is less than what can be seen (training/README.md).
+    """
+
+    def __init__(self, config: LazyConfig, build: Build):
+        super().__init__(config, build, config.style_depth)
+        self.head = build.linear(self.width, config.styles + 1)
+
+    def forward(self, x: Tensor, coordinates: Tensor) -> Tensor:
+        """Visible tokens [B, N, (C + 1) p p], coordinates [N, 2] -> logits [B, styles]: each token's own, and how much they count."""
+        named = self.head(self.tokens(x, coordinates)).float()  # [B, N, styles + 1]
+        return (named[..., :-1] * named[..., -1:].softmax(1)).sum(1)
+
+
+class StyleNaming(nn.Module):
+    """Names the canvas's drawing style, one of those of the training data, and tells it to all of the hole's tokens.
+
+    What the context only implies the decoder follows less often than the encoder knows it (measured in training/README.md).
+    """
+
+    def __init__(self, config: LazyConfig, build: Build):
+        super().__init__()
+        self.reader = StyleReader(config, build) if config.style_depth else None
+        self.head = build.linear(config.encoder_width, config.styles) if self.reader is None else None
+        self.table = build.table(config.styles, config.encoder_width)
+        self.guidance, self.decisive = config.style_guidance, config.style_decisive
+
+    def logits(self, x: Tensor, coordinates: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:
+        """[B, styles], by the reader from visible tokens x [B, N, (C + 1) p p]; else from the context [B, K, E] where `valid` [B, K]."""
+        if self.reader is not None:
+            return self.reader(x, coordinates)
+        assert self.head is not None
+        weight = valid[..., None].to(tokens)
+        return self.head((tokens * weight).sum(1) / weight.sum(1).clamp_min(1))
+
+    def certain(self, style: int, x: Tensor) -> Tensor:
+        """Return the logits [B, styles] of a style that somebody chose, for the images of x [B, ...]: all of the probability is its own."""
+        logits = x.new_full((len(x), self.table.shape[0]), -1e4, dtype=torch.float32)
+        logits[:, style] = 0
+        return logits
+
+    def told(self, logits: Tensor) -> Tensor:
+        """The sum of all styles' vectors, weighted by how probable they are [B, E].
+
+        Where in doubt, on an empty canvas above all, that is a style of which no scene was: a `decisive` model, once trained, picks one.
+        """
+        if self.decisive and not self.training:
+            return self.table.float().to(logits.device)[logits.argmax(-1)]
+        return logits.float().softmax(-1) @ self.table.float().to(logits.device)
+
+    def forward(self, tokens: Tensor, valid: Tensor, logits: Tensor) -> Tensor:
+        """-> tokens [B, K, E], each with what is `told`."""
+        return tokens + self.told(logits)[:, None].to(tokens) * valid[..., None].to(tokens)
+
+    def against(self, logits: Tensor) -> Tensor:
+        """What the negative prompt's tokens get on top [B, E], so that classifier-free guidance leads towards the named style as well.
+
+        Guidance that shares its context between both prompts strengthens the prompt alone, and the style gives way to it. 0 is that;
+        at `style_guidance` 1 the negative branch is told the styles' mean, at 1.5 (of three styles) the other two, further beyond.
+        """
+        return self.guidance * (self.table.float().mean(0).to(logits.device) - self.told(logits))
+
+
+class ContextEncoder(CanvasViT):
+    """A ViT over all N tokens of the canvas, then token dropping (section 3.1): T_hole [B, K, E] is the compressed context."""
+
+    def __init__(self, config: LazyConfig, build: Build):
+        super().__init__(config, build, config.encoder_depth)
+        self.patch = config.patch_size
+        self.naming = StyleNaming(config, build) if config.styles else None
+        self.fill_embedder = build.linear((config.latent_channels + 1) * self.patch**2, self.width) if config.fill else None
+
+    def forward(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor) -> Tensor:
+        """The context of `read_and_name`, to which a model of several styles adds the one that it sees (`StyleNaming`)."""
+        return self.both(canvas, mask, hole, coordinates)[0]
+
+    def both(
+        self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor, style: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """`forward`, and what the negative prompt's tokens get on top [B, E], if anything (`StyleNaming.against`).
+
+        `style` is the number of the drawing style to follow instead of the one that is read; the reader does not run then.
+        """
+        tokens, logits = self.read_and_name(canvas, mask, hole, coordinates, style)
+        if self.naming is None or logits is None:
+            return tokens, None
+        against = self.naming.against(logits).to(tokens) if self.naming.guidance else None
+        return self.naming(tokens, hole.valid, logits), against
+
+    def read_and_name(
+        self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor, style: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Canvas latent [B, C, h, w], mask [B, 1, h, w] (1 = hole, 0 = keep), coordinates [N, 2] -> context [B, K, E], and logits of the
+        canvas's style [B, styles] where the model knows several.
+
+        The canvas is encoded with its hole filled smoothly: a `config.fill` model is told that fill token by token, exactly, where
+        attention carries colours roughly.
+        """
+        x = self.visible(canvas, mask)
+        tokens = hole.gather(self.tokens(x, coordinates))
+        if self.fill_embedder is not None:
+            fill = hole.gather(patchify(torch.cat([canvas, mask], 1), self.patch))
+            tokens = tokens + self.fill_embedder(fill) * hole.valid[..., None].to(tokens)
+        if self.naming is None:
+            return tokens, None
+        if style is not None:
+            return tokens, self.naming.certain(style, x)
+        return tokens, self.naming.logits(x, coordinates, tokens, hole.valid)
+
+    def visible(self, canvas: Tensor, mask: Tensor) -> Tensor:
+        """[B, N, (C + 1) p p]: the hole's content is removed before anything is computed from it; the mask is an input channel."""
+        return patchify(torch.cat([canvas * (1 - mask), mask], 1), self.patch)

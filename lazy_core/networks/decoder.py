@@ -1,0 +1,130 @@
+"""The diffusion decoder: PixArt-alpha on the hole's tokens only, once per step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from ..config import LazyConfig
+from ..tokens import Packing
+from .layers import Build, DecoderBlock, FinalLayer, Keys, Mlp, ScalarEmbedder, TextKV
+from .positions import sincos
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The part of a decoder pass that no step changes: context [B, K, E], positions [B, K, D], the text's keys and values per block.
+
+    `size` is PixArt's micro-conditioning [1, D] or 0; `keys` [B, K] bool marks the tokens that are no padding, a `Packing`
+    says that context and positions are without padding, [1, T, ...], and steps shall be (`Ragged`: so are they in `static_inputs.py`).
+    `words` [B, L] bool marks the text's tokens that are no padding. `together`: at every step all images are at one timestep.
+    """
+
+    context: Tensor
+    places: Tensor
+    text: tuple[TextKV, ...]
+    size: Tensor | float
+    keys: Keys
+    words: Tensor | None = None
+    together: bool = False
+
+
+class LazyDecoder(nn.Module):
+    """X_hole^(t-1) = D(X_hole^t (+) T_hole; t, c) with (+) along the hidden dimension (section 3.2): K tokens in, K tokens out."""
+
+    def __init__(self, config: LazyConfig, build: Build):
+        super().__init__()
+        self.config, width = config, config.width
+        token = config.patch_size**2
+        self.x_embedder = build.linear(config.latent_channels * token, width)
+        self.context_embedder = build.linear(width + config.encoder_width, width)
+        self.edge_embedder = build.linear(config.token_pixels**2, config.encoder_width) if config.edges else None
+        self.t_embedder = ScalarEmbedder(build, width)
+        self.t_block = nn.Sequential(nn.SiLU(), build.linear(width, 6 * width))
+        self.y_embedder = Mlp(build, config.caption_width, width, width)
+        if config.micro_conditioning:
+            self.csize_embedder, self.ar_embedder = ScalarEmbedder(build, width // 3), ScalarEmbedder(build, width // 3)
+        self.blocks = nn.ModuleList(DecoderBlock(build, width, config.heads, config.mlp_ratio) for _ in range(config.depth))
+        self.final_layer = FinalLayer(build, width, config.out_channels * token)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        context: Tensor,
+        coordinates: Tensor,
+        timestep: Tensor,
+        caption: Tensor,
+        keys: Tensor | None = None,
+        size: tuple[int, int] | None = None,
+        edges: Tensor | None = None,
+        words: Tensor | None = None,
+    ) -> Tensor:
+        """Noisy tokens [B, K, C p p], context [B, K, E], coordinates [B, K, 2], timestep [B] 0..1000, caption [B, L, T] -> [B, K, C p p].
+
+        `keys` [B, K] bool marks the tokens that are no padding; `size` (height, width) px feeds PixArt's micro-conditioning.
+        `words` [B, L] bool marks the caption's tokens that are no padding (training in batches; an edit's caption has none).
+        `edges` [B, K, P P] in 0..1 are lines to follow, for each token its P x P px; raises ValueError where the model takes none.
+        The result means what `config.prediction` says; a learned variance is dropped.
+        """
+        return self.step(tokens, timestep, self.prepare(context, coordinates, caption, keys, size, edges=edges, words=words))
+
+    def prepare(
+        self,
+        context: Tensor,
+        coordinates: Tensor,
+        caption: Tensor,
+        keys: Tensor | None = None,
+        size: tuple[int, int] | None = None,
+        packed: bool = False,
+        edges: Tensor | None = None,
+        words: Tensor | None = None,
+    ) -> Prepared:
+        """What `forward` computes from everything but tokens and timestep: once per edit instead of once per step.
+
+        `packed`: all images will be at one timestep, as they are in sampling. Steps then modulate them alike, and leave out a batch's
+        padding where it is a tenth of the tokens or more.
+        """
+        if edges is not None or self.edge_embedder is not None:
+            context = context + self.embed_edges(context, edges)
+        packing = Packing.of(keys) if packed and keys is not None and float(keys.float().mean()) < 0.9 else None
+        if packing is not None:
+            context, coordinates = packing.pack(context), packing.pack(coordinates)  # [1, T, E], [1, T, 2]
+        places = sincos(coordinates, self.config.width).to(context)  # [B, K, D]
+        text = self.y_embedder(caption.to(context))  # [B, L, D]
+        pairs = tuple(block.cross_attn.keys_and_values(text) for block in self.blocks)  # type: ignore[operator, union-attr]
+        return Prepared(context, places, pairs, self.size_embedding(size, context), packing or keys, words, packed)
+
+    def step(self, tokens: Tensor, timestep: Tensor, given: Prepared) -> Tensor:
+        """`forward` for tokens [B, K, C p p] at timestep [B]."""
+        timestep = timestep[:1] if given.together else timestep
+        if isinstance(given.keys, Packing):
+            return given.keys.unpack(self.run_blocks(given.keys.pack(tokens), timestep, given), tokens)
+        return self.run_blocks(tokens, timestep, given)
+
+    def run_blocks(self, tokens: Tensor, timestep: Tensor, given: Prepared) -> Tensor:
+        x = self.x_embedder(tokens) + given.places  # [B, K, D]
+        x = self.context_embedder(torch.cat([x, given.context.to(x)], -1))  # [B, K, D + E] -> [B, K, D]
+        time = self.t_embedder(timestep, x.dtype) + given.size  # [B, D]
+        modulation = self.t_block(time).unflatten(1, (6, -1))  # [B, 6, D]
+        for block, text in zip(self.blocks, given.text, strict=True):
+            x = block(x, text, modulation, given.keys, given.words)  # [B, K, D]
+        x = self.final_layer(x, time)  # [B, K, (2) C p p]
+        return x[..., : tokens.shape[-1]]  # [B, K, C p p]
+
+    def embed_edges(self, context: Tensor, edges: Tensor | None) -> Tensor:
+        """Edges [B, K, P P] -> [B, K, E]; none are the same as empty ones, and cost a token."""
+        if self.edge_embedder is None:
+            raise ValueError("this model was not trained with edge maps. Draw a colour sketch instead, or take a model that was.")
+        nothing = context.new_zeros(1, 1, self.config.token_pixels**2)
+        return self.edge_embedder(nothing if edges is None else edges.to(context))
+
+    def size_embedding(self, size: tuple[int, int] | None, x: Tensor) -> Tensor | float:
+        """Original size and aspect ratio, as PixArt-alpha was trained with at 1024 px (as in SDXL's micro-conditioning)."""
+        if not self.config.micro_conditioning or size is None:
+            return 0.0
+        height, width = (x.new_tensor([float(side)]) for side in size)
+        parts = [self.csize_embedder(height, x.dtype), self.csize_embedder(width, x.dtype), self.ar_embedder(height / width, x.dtype)]
+        return torch.cat(parts, -1)

@@ -1,0 +1,162 @@
+"""Blocks of the context encoder, the decoder and the text encoder. `ops` supplies Linear, LayerNorm and Embedding."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..attention import Attention, ragged, sdpa, sequence_by_sequence
+from ..tokens import Packing, Ragged
+
+
+@dataclass(frozen=True)
+class Build:
+    """How modules are made: layer factory, dtype and device of the weights, and the attention function they call."""
+
+    ops: Any = nn
+    dtype: torch.dtype | None = None
+    device: torch.device | str | None = None
+    attention: Attention = field(default=sdpa)
+
+    def linear(self, inputs: int, outputs: int) -> nn.Module:
+        return self.ops.Linear(inputs, outputs, bias=True, dtype=self.dtype, device=self.device)
+
+    def norm(self, width: int) -> nn.Module:
+        """LayerNorm without weights: what scales and shifts it is the modulation."""
+        return self.ops.LayerNorm(width, elementwise_affine=False, eps=1e-6, dtype=self.dtype, device=self.device)
+
+    def embedding(self, count: int, width: int) -> nn.Module:
+        return self.ops.Embedding(count, width, dtype=self.dtype, device=self.device)
+
+    def table(self, *shape: int) -> nn.Parameter:
+        return nn.Parameter(torch.empty(*shape, dtype=self.dtype, device=self.device))
+
+
+Keys = Tensor | Packing | Ragged | None
+"""What tells a batch's tokens from padding, or one image's from the next one's: see `LazyDecoder.prepare` and `graphs`."""
+TextKV = tuple[Tensor, Tensor]
+"""Keys and values [B, L, D] that one block's cross-attention reads from the text: the same at every step of an edit."""
+
+
+def modulate(norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x [B, K, D] normalised, scaled and shifted (adaLN); shift and scale [B, 1, D], or [1, 1, D], which the norm itself then applies."""
+    if len(shift) > 1:
+        return torch.addcmul(shift, norm(x), 1 + scale)
+    return F.layer_norm(x, x.shape[-1:], 1 + scale[0, 0], shift[0, 0], norm.eps)  # type: ignore[arg-type]
+
+
+class Mlp(nn.Module):
+    def __init__(self, build: Build, width: int, hidden: int, outputs: int):
+        super().__init__()
+        self.fc1, self.act, self.fc2 = build.linear(width, hidden), nn.GELU(approximate="tanh"), build.linear(hidden, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, build: Build, width: int, heads: int):
+        super().__init__()
+        self.heads, self.attention = heads, build.attention
+        self.qkv, self.proj = build.linear(width, 3 * width), build.linear(width, width)
+
+    def forward(self, x: Tensor, keys: Keys = None) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        if isinstance(keys, Ragged):
+            return self.proj(ragged(q, k, v, keys.starts, keys.starts, keys.most, keys.most, self.heads))
+        if isinstance(keys, Packing):
+            k, v = (x.split(keys.lengths, 1) for x in (k, v))
+            return self.proj(sequence_by_sequence(self.attention, q, keys.lengths, k, v, self.heads))
+        return self.proj(self.attention(q, k, v, self.heads, keys))
+
+
+class CrossAttention(nn.Module):
+    """Queries from the image's tokens, keys and values from the text's."""
+
+    def __init__(self, build: Build, width: int, heads: int):
+        super().__init__()
+        self.heads, self.attention = heads, build.attention
+        self.q_linear, self.kv_linear, self.proj = build.linear(width, width), build.linear(width, 2 * width), build.linear(width, width)
+
+    def keys_and_values(self, text: Tensor) -> TextKV:
+        """Text [B, L, D] -> keys and values [B, L, D]."""
+        k, v = self.kv_linear(text).chunk(2, dim=-1)
+        return k, v
+
+    def forward(self, x: Tensor, text: TextKV, packing: Packing | Ragged | None = None, words: Tensor | None = None) -> Tensor:
+        """`words` [B, L] bool marks the text's tokens that are no padding (without a `packing`); None: all of them."""
+        q, (k, v) = self.q_linear(x), text
+        if packing is None:
+            return self.proj(self.attention(q, k, v, self.heads, words))
+        if isinstance(packing, Ragged):
+            k, v = (part.flatten(0, 1)[None] for part in (k, v))
+            return self.proj(ragged(q, k, v, packing.starts, packing.words, packing.most, packing.most_words, self.heads))
+        return self.proj(sequence_by_sequence(self.attention, q, packing.lengths, k.split(1), v.split(1), self.heads))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block (context encoder, text encoder)."""
+
+    def __init__(self, build: Build, width: int, heads: int, mlp_ratio: float = 4.0):
+        super().__init__()
+        self.norm1, self.attn = build.norm(width), SelfAttention(build, width, heads)
+        self.norm2, self.mlp = build.norm(width), Mlp(build, width, int(width * mlp_ratio), width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class DecoderBlock(nn.Module):
+    """PixArt-alpha's block: adaLN-single modulation, self-attention, cross-attention to text, MLP (arXiv 2310.00426, section 2.3)."""
+
+    def __init__(self, build: Build, width: int, heads: int, mlp_ratio: float):
+        super().__init__()
+        self.norm1, self.attn = build.norm(width), SelfAttention(build, width, heads)
+        self.cross_attn = CrossAttention(build, width, heads)
+        self.norm2, self.mlp = build.norm(width), Mlp(build, width, int(width * mlp_ratio), width)
+        self.scale_shift_table = build.table(6, width)
+
+    def forward(self, x: Tensor, text: TextKV, modulation: Tensor, keys: Keys = None, words: Tensor | None = None) -> Tensor:
+        """Tokens x [B, K, D], the text's keys and values [B, L, D], modulation [B, 6, D] (or [1, 6, D]) of all blocks -> [B, K, D].
+
+        Under a `Packing`, or where sequences are `Ragged`, x is [1, T, D], and modulation [1, 6, D].
+        """
+        parts = (self.scale_shift_table.to(x)[None] + modulation).chunk(6, dim=1)
+        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = parts
+        x = torch.addcmul(x, gate_attn, self.attn(modulate(self.norm1, x, shift_attn, scale_attn), keys))
+        x = x + self.cross_attn(x, text, keys if isinstance(keys, (Packing, Ragged)) else None, words)
+        return torch.addcmul(x, gate_mlp, self.mlp(modulate(self.norm2, x, shift_mlp, scale_mlp)))
+
+
+class FinalLayer(nn.Module):
+    def __init__(self, build: Build, width: int, outputs: int):
+        super().__init__()
+        self.norm_final, self.linear = build.norm(width), build.linear(width, outputs)
+        self.scale_shift_table = build.table(2, width)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        shift, scale = (self.scale_shift_table.to(x)[None] + time[:, None]).chunk(2, dim=1)
+        return self.linear(modulate(self.norm_final, x, shift, scale))
+
+
+class ScalarEmbedder(nn.Module):
+    """A number (timestep in 0..1000, or a size in px) [B] -> [B, width] through 256 sines and an MLP."""
+
+    frequencies = 256
+
+    def __init__(self, build: Build, width: int):
+        super().__init__()
+        self.mlp = nn.Sequential(build.linear(self.frequencies, width), nn.SiLU(), build.linear(width, width))
+
+    def forward(self, value: Tensor, dtype: torch.dtype) -> Tensor:
+        half = self.frequencies // 2
+        frequency = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=value.device) / half)
+        angle = value.float()[:, None] * frequency
+        return self.mlp(torch.cat([angle.cos(), angle.sin()], -1).to(dtype))

@@ -1,0 +1,1 @@
+"""Autoencoders: our own, and whatever decodes or encodes windows instead of whole canvases."""

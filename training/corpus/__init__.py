@@ -1,0 +1,1 @@
+"""Pictures of strangers (COCO, WebDataset), read with care, and what encodes them."""

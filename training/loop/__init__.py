@@ -1,0 +1,1 @@
+"""What a training step takes and does: examples, losses, optimizers, several processes, and its record."""

@@ -1,0 +1,1 @@
+"""What scenes are composed of: objects and their names, drawings, photographs, surfaces, masks as people draw them."""
