@@ -144,7 +144,7 @@ class CanvasPage:
         return self.widget(name)
 
     def wait_results(self, count: int = 1) -> None:
-        self.part("result").nth(count - 1).wait_for(timeout=240_000)
+        self.part("result").nth(count - 1).wait_for(timeout=120_000 * (count + 1))
 
     def layer(self, name: str) -> np.ndarray:
         """Pixels [H, W, 4] of the layer base, mask or sketch."""
