@@ -4,8 +4,8 @@ One ComfyUI makes so many edits with canvases, masks, prompts, sizes and seeds d
 swapped, edits are cancelled, `/free` is called, and faults are put in (a mask of another size, a broken checkpoint, a
 missing picture, values that are not offered). Every picture is looked at: its size, and its pixels outside the mask,
 which are the canvas's own. After every fault the next edit has to succeed. The server's memory is read after each edit;
-the slope over the second half is what grows. What the pack keeps between edits is meant to grow up to its limits, so the
-first quarter fills it: ever new canvases of the largest size, and no `/free`.
+the slope over the second half is what grows. What the pack keeps between edits is meant to grow up to its limits, and
+`/free` empties it: both come in the first half, whose second part fills it with ever new canvases of the largest size.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHIPPED = "fluent-small.safetensors"
 OTHER, BROKEN = "soak-other.safetensors", "soak-broken.safetensors"
 SIDES = (48, 64, 96, 150, 200, 256, 320, 512)
 WORDS = ("red apple", "panda", "熊猫", "a sunflower", "empty background", "balloon, rocket and a zebra", "", "rocket " * 40)
-CANCELLED, FREED, FAULTS, SWAPPED, SAME = 0.03, 0.02, 0.05, 0.08, 0.3  # shares of edits
+CANCELLED, FREED, FAULTS, SWAPPED, SAME = 0.03, 0.05, 0.05, 0.08, 0.3  # shares of edits
 HISTORY = 25  # edits after which the host's own list of past prompts is emptied: it grows without us
 
 
@@ -88,7 +88,8 @@ class Soak:
 
     def __init__(self, server: Server, seed: int):
         self.server, self.client, self.rng = server, server.client, random.Random(seed)
-        self.model, self.canvas, self.number, self.filling = SHIPPED, None, 0, False
+        self.model, self.canvas, self.number = SHIPPED, None, 0
+        self.may_free = self.filling = False
         self.report = Report()
         add_models(server.base / "models" / "lazydiffusion")
 
@@ -98,7 +99,7 @@ class Soak:
         assert self.server.process is not None
         process, begin = psutil.Process(self.server.process.pid), time.monotonic()
         for self.number in bar(range(edits)):
-            self.filling = self.number < edits // 4
+            self.may_free, self.filling = self.number < edits // 4, edits // 4 <= self.number < edits // 2
             try:
                 self.step()
             except (PromptError, AssertionError, OSError) as error:
@@ -111,7 +112,7 @@ class Soak:
     def step(self) -> None:
         if self.number % HISTORY == HISTORY - 1:
             self.client.post("/history", {"clear": True})
-        if self.rng.random() < FREED and not self.filling:
+        if self.rng.random() < FREED and self.may_free:
             self.client.post("/free", {"unload_models": True, "free_memory": True})
             self.report.done["times freed"] += 1
         if self.rng.random() < SWAPPED:

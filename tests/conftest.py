@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,19 +14,21 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 def arrange_path() -> Path | None:
     """Put ComfyUI before the repository: `import nodes` must mean ComfyUI's nodes.py, not our folder -> ComfyUI's folder, if any."""
     sys.path[:] = [entry for entry in sys.path if entry and Path(entry).resolve() != ROOT]
-    sys.path.insert(0, str(ROOT))
+    for folder in (ROOT / "tests" / "support", ROOT):  # the helpers: scripts that are no tests import them, too
+        sys.path.insert(0, str(folder))
     from devtools.host import pinned_folder
 
-    folder = Path(os.environ.get("COMFYUI_PATH") or pinned_folder())
-    if not folder.is_dir():
+    host = Path(os.environ.get("COMFYUI_PATH") or pinned_folder())
+    if not host.is_dir():
         return None
-    sys.path.insert(0, str(folder))
-    return folder
+    sys.path.insert(0, str(host))
+    return host
 
 
 HOST = arrange_path()
@@ -34,7 +37,6 @@ from comfy_client import ComfyClient  # noqa: E402  (needs the path above)
 from devtools import frontend  # noqa: E402
 from devtools.server import Server  # noqa: E402
 from host_graphs import Lazy  # noqa: E402
-from webpage import NO_BROWSER, find_chromium  # noqa: E402
 
 NO_HOST = "no ComfyUI: run the tests with `python dev.py test`, or set COMFYUI_PATH to a ComfyUI folder"
 
@@ -107,9 +109,10 @@ def start_server(host: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The browser's program. Without one the tests skip, except where LAZYDIFFUSION_REQUIRE_BROWSER=1 says that there must be one (CI)."""
-    program = find_chromium()
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
+        sentence = "no browser: install Chromium (on Debian: apt install chromium)"
         if os.environ.get("LAZYDIFFUSION_REQUIRE_BROWSER") == "1":
-            pytest.fail(NO_BROWSER)
-        pytest.skip(NO_BROWSER)
+            pytest.fail(sentence)
+        pytest.skip(sentence)
     return program

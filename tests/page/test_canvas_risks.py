@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from canvas_page import GRAPHS, NODE, SQUARE, WAIT_MS, CanvasPage, node, png, quick_graph
-from canvas_timing import frame_times
 from comfy_client import ComfyClient
+from frame_times import frame_times
 from templates import graph_of
 from webpage import WebPage, chromium_browser
 

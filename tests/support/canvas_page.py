@@ -27,6 +27,12 @@ WAIT_MS = 120_000
 SQUARE = [(0.3, 0.3), (0.6, 0.3), (0.6, 0.6), (0.3, 0.6), (0.3, 0.45), (0.6, 0.45)]
 
 
+def png(pixels: Any) -> bytes:
+    buffer = io.BytesIO()
+    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def quick_graph(width: int = 256, height: int = 256, canvases: int = 1) -> dict[str, Any]:
     """A workflow whose edit costs nothing: the canvas, inverted inside the mask."""
     nodes: list[dict[str, Any]] = []
@@ -56,12 +62,6 @@ def node(number: int, kind: str, place: tuple[int, int], size: tuple[int, int], 
         "inputs": [{"name": name, "type": of, "link": link} for name, of, link in inputs],
         "outputs": [{"name": name, "type": of, "links": links} for name, of, links in outputs],
     }
-
-
-def png(pixels: Any) -> bytes:
-    buffer = io.BytesIO()
-    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def carried(page: Any, content: bytes, name: str, kind: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Locator, Page
 
 PACK = "ComfyUI-LazyDiffusion"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-NO_BROWSER = "no browser: install Chromium (on Debian: apt install chromium)"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 RUN_MS = 240_000  # a queued workflow on a slow CPU
@@ -31,10 +28,6 @@ PICTURES = """() => app.graph.nodes.filter(node => ["SaveImage", "PreviewImage",
     const picture = LiteGraph.vueNodesMode ? document.querySelector(`[data-node-id="${node.id}"] img`) : node.imgs?.[0];
     return picture?.complete ? picture.naturalWidth : 0;
 })"""
-
-
-def find_chromium() -> str | None:
-    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 @contextmanager

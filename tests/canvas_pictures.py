@@ -1,4 +1,4 @@
-"""README's five edits as an animation, help pages' pictures, thumbnails: `python dev.py run -- python tests/support/canvas_pictures.py`.
+"""`python dev.py run -- python tests/canvas_pictures.py`: the README's five edits as an animation, help pages' pictures, thumbnails.
 
 All of it is the real page with the shipped model; nothing is drawn by hand.
 """
@@ -6,12 +6,14 @@ All of it is the real page with the shipped model; nothing is drawn by hand.
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))
+from conftest import BROWSERS  # first: it makes the pack's folders importable
 
+# isort: split
 from PIL import Image
 
 from canvas_page import CanvasPage
@@ -19,7 +21,7 @@ from devtools.host import find_host
 from devtools.places import ROOT, output
 from devtools.server import throwaway
 from templates import graph_of
-from webpage import NO_BROWSER, WebPage, chromium_browser, find_chromium
+from webpage import WebPage, chromium_browser
 
 PHOTOGRAPH = ROOT / "tests" / "data" / "coffee.jpg"
 SIDE = 384  # px of the canvas
@@ -171,9 +173,9 @@ def painted_thumbnail(page: WebPage, name: str, middle: tuple[float, float], rad
 
 
 def main() -> None:
-    program = find_chromium()
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
-        sys.exit(NO_BROWSER)
+        sys.exit("no browser: install Chromium (on Debian: apt install chromium)")
     log = output("canvas") / "server.log"
     wanted = sys.argv[1:] or ["animation", "help", "thumbnails"]
     with throwaway(find_host(Path(sys.executable)), "canvas", log) as server, chromium_browser(program) as browser:

@@ -1,20 +1,23 @@
-"""How long one waits on the Lazy Canvas, in the real page: `python dev.py run -- python tests/support/canvas_timing.py`."""
+"""`python dev.py run -- python tests/canvas_timing.py`: how long one waits on the Lazy Canvas, in the real page with the shipped model."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))
+from conftest import BROWSERS  # first: it makes the pack's folders importable
 
+# isort: split
 from canvas_page import CanvasPage, quick_graph
 from devtools.host import find_host
 from devtools.places import output
 from devtools.server import throwaway
-from webpage import NO_BROWSER, WebPage, chromium_browser, find_chromium
+from frame_times import frame_times
+from webpage import WebPage, chromium_browser
 
 ROUNDS = 5
 LIMITS = {"queued": 150, "preview": 700, "result": 2000, "frame": 33.4}  # ms, on a machine with nothing else to do
@@ -52,33 +55,6 @@ EDIT = """async () => {
     return times;
 }"""
 
-# Frames of the page while a stroke goes round (`paint`) or nothing happens -> ms, the 95th percentile.
-FRAMES = """async ({paint, steps}) => {
-    const frames = []; let last = performance.now(), on = true;
-    const tick = now => { frames.push(now - last); last = now; if (on) requestAnimationFrame(tick); };
-    requestAnimationFrame(tick);
-    const frame = document.querySelector('.lazy-frame'), box = document.querySelector('.lazy-stage').getBoundingClientRect();
-    const at = (type, x, y) => paint && frame.dispatchEvent(new PointerEvent(type, {bubbles: true, cancelable: true, pointerId: 1,
-        pointerType: 'mouse', isPrimary: true, button: 0, buttons: 1,
-        clientX: box.left + x * box.width, clientY: box.top + y * box.height}));
-    frame.setPointerCapture = () => {};
-    at('pointerdown', 0.2, 0.2);
-    for (let i = 0; i < steps; i++) {
-        await new Promise(requestAnimationFrame);
-        at('pointermove', 0.5 + 0.3 * Math.cos(i / 6), 0.5 + 0.3 * Math.sin(i / 4));
-    }
-    at('pointerup', 0.5, 0.5);
-    on = false;
-    frames.sort((a, b) => a - b);
-    return frames[Math.floor(0.95 * frames.length)];
-}"""
-
-
-def frame_times(page: WebPage, rounds: int = 3) -> tuple[float, float]:
-    """-> the 95th percentile of frame times while painting and at rest, ms: the best of `rounds`, in turn."""
-    taken = [[page.evaluate(FRAMES, {"paint": paint, "steps": 60}) for paint in (True, False)] for _ in range(rounds)]
-    return min(painting for painting, _ in taken), min(rest for _, rest in taken)
-
 
 def edit_times(page: WebPage) -> dict[str, list[float]]:
     """Of ROUNDS edits after a first one, which loads the model."""
@@ -92,9 +68,9 @@ def say(what: str, times: list[float], limit: float) -> None:
 
 
 def main() -> None:
-    program = find_chromium()
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
-        sys.exit(NO_BROWSER)
+        sys.exit("no browser: install Chromium (on Debian: apt install chromium)")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0
     print(f"{os.cpu_count()} processors, load {load:.1f}; medians of {ROUNDS} edits on a warm server, frames as the best of three runs")
     log = output("canvas") / "server.log"
