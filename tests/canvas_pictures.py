@@ -142,7 +142,7 @@ def help_pictures(canvas: CanvasPage) -> None:
     sheet.paste(painted)
     sheet.paste(results, (painted.width + 12, 0))
     sheet = sheet.resize((1280, round(sheet.height * 1280 / sheet.width)), Image.Resampling.LANCZOS)
-    sheet.save(ROOT / "web" / "docs" / "LazyCanvas" / "loop.png", optimize=True)
+    sheet.quantize(256).save(ROOT / "web" / "docs" / "LazyCanvas" / "loop.png", optimize=True)
     strip = canvas.part("results").locator("xpath=..").bounding_box()
     assert strip
     wide = {"x": strip["x"] - 10, "y": strip["y"] - 150, "width": strip["width"] + 160, "height": strip["height"] + 160}

@@ -23,7 +23,7 @@ Points = list[tuple[float, float]]
 ROOT_GRAPH = "(window.app?.rootGraph ?? window.app?.graph?.rootGraph ?? window.app?.graph)"
 GRAPHS = f"[{ROOT_GRAPH}, ...({ROOT_GRAPH}?.subgraphs?.values() ?? [])]"
 NODE = f"{GRAPHS}.flatMap(graph => graph?.findNodesByType('LazyCanvas') ?? []).sort((a, b) => a.id - b.id)[index]"
-WAIT_MS = 40_000
+WAIT_MS = 120_000
 SQUARE = [(0.3, 0.3), (0.6, 0.3), (0.6, 0.6), (0.3, 0.6), (0.3, 0.45), (0.6, 0.45)]
 
 
@@ -144,7 +144,7 @@ class CanvasPage:
         return self.widget(name)
 
     def wait_results(self, count: int = 1) -> None:
-        self.part("result").nth(count - 1).wait_for(timeout=240_000)
+        self.part("result").nth(count - 1).wait_for(timeout=120_000 * (count + 1))
 
     def layer(self, name: str) -> np.ndarray:
         """Pixels [H, W, 4] of the layer base, mask or sketch."""
