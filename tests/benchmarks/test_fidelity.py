@@ -37,7 +37,10 @@ def run(*arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("family", ["flux-fill", "sd3", "pixart"])
+LONG = pytest.mark.nightly
+
+
+@pytest.mark.parametrize("family", ["sd3", pytest.param("flux-fill", marks=LONG), pytest.param("pixart", marks=LONG)])
 def test_a_stand_in_is_trained_and_measured(family: str, data: Path, host: Path):
     model = data / family / "model.safetensors"
     settings = ["--data", str(data / "sprites.safetensors"), "--objects", "6", "--out", str(model.parent)]

@@ -65,6 +65,7 @@ def test_template_browser_shows_each_template_with_its_thumbnail(open_page: Open
         ]
         for name in TEMPLATES:
             card = cards.and_(page.page.get_by_test_id(f"template-workflow-{name}"))
+            card.scroll_into_view_if_needed()  # pictures are loaded when they come into view
             [(address, size)] = shown_pictures(card.locator("img"))
             assert size == Image.open(ROOT / "workflows" / f"{name}.jpg").size, name
             assert address.startswith("blob:")  # the page's placeholder for a missing thumbnail has an address of its own
@@ -84,7 +85,8 @@ def test_template_opens_runs_and_shows_its_pictures(name: str, open_page: OpenPa
         assert len(pictures) >= 3
         assert set(pictures) == {256}
         assert_notes(page.notes("LazyDecode"), DECODED)
-        assert_notes(page.notes("LazyEncodeContext"), f"{RAN}|{REUSED}")
+        # Without figures where the host's own cache answered and this page has never seen any.
+        assert_notes(page.notes("LazyEncodeContext"), f"{RAN}|{REUSED}|Encoder not run: answered from cache")
 
 
 @pytest.mark.parametrize("path", OLD, ids=lambda path: f"{path.parent.name} {path.stem}")
