@@ -7,6 +7,7 @@ libFuzzer's names (`crash-…`, `timeout-…`).
 
 from __future__ import annotations
 
+import importlib
 import random
 import shutil
 import subprocess
@@ -108,8 +109,7 @@ def main(argv: list[str]) -> None:
     """In the process of one target: its name, the tools' folder, then libFuzzer's arguments."""
     name, tools, *arguments = argv
     sys.path.append(tools)
-    import atheris
-
+    atheris: Any = importlib.import_module("atheris")
     with atheris.instrument_imports(include=WATCHED):
         import lazy_core.checkpoint
         import lazy_core.text.tokenizer  # noqa: F401
