@@ -172,7 +172,7 @@ def test_many_edits_do_not_drift(comfy: Any, canvas: str, count: int):
     assert worst > 33  # 32 channels: 64 are at 44, and true sizes above that
     if count >= 50:  # the very first edits are the nearest
         assert middle[1] > middle[0] - 6  # the canvas is another by then
-    assert rim > worst - 4
+    assert rim > min(worst - 4, 42)  # no edge that a full decode lacks
 
 
 def test_the_first_decode_is_the_full_one_and_others_are_near(sdxl: Any, pack: Any):
