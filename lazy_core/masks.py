@@ -61,20 +61,26 @@ def dilate(mask: Tensor, pixels: int, shape: Shape = "circle", fill: bool = Fals
     value within reach. Of more than `LEVELS` values the grown part takes the next lower of that many.
     """
     hole, weight = holes_of(mask)
-    soft = hole.float() if weight is None else weight
-    return torch.stack([_grown(own.cpu().numpy(), pixels, shape, fill) for own in soft]).to(mask.device)
+    if weight is None:
+        grown = [_grown(own, pixels, shape, fill).astype(np.float32) for own in hole.cpu().numpy()]
+    else:
+        grown = [_soft_grown(own, pixels, shape, fill) for own in weight.cpu().numpy()]
+    return torch.from_numpy(np.stack(grown)).to(mask.device)
 
 
-def _grown(weight: np.ndarray, pixels: int, shape: Shape, fill: bool) -> Tensor:
+def _soft_grown(weight: np.ndarray, pixels: int, shape: Shape, fill: bool) -> np.ndarray:
     result, levels = weight.copy(), np.unique(weight[weight > 0])
     if len(levels) > LEVELS:
         levels = np.arange(1, LEVELS + 1, dtype=weight.dtype) / LEVELS
     for level in levels:
-        grown = _dilate(weight >= level, pixels, shape)
-        if fill:
-            grown = np.asarray(ndimage.binary_fill_holes(grown))
+        grown = _grown(weight >= level, pixels, shape, fill)
         result[grown & (result < level)] = level
-    return torch.from_numpy(result)
+    return result
+
+
+def _grown(hole: np.ndarray, pixels: int, shape: Shape, fill: bool) -> np.ndarray:
+    grown = _dilate(hole, pixels, shape)
+    return np.asarray(ndimage.binary_fill_holes(grown)) if fill else grown
 
 
 def _dilate(hole: np.ndarray, pixels: int, shape: Shape) -> np.ndarray:
