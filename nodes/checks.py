@@ -30,6 +30,11 @@ SOCKETS: dict[str, tuple[Callable[[Any], bool], str]] = {
 """For each type: what has it, and where it comes from. A VAE that is None comes from a checkpoint without one (`host.vae.check_vae`)."""
 
 
+def hides_tokens(mask: Tensor) -> bool:
+    """Whether the attention mask of a prompt leaves out any of its tokens."""
+    return bool((mask != 1).any())
+
+
 def check_socket(kind: str, **inputs: Any) -> None:
     """Raises ValueError for an input that is not of the type `kind` of `SOCKETS`; the page cannot send one, a caller of the API can."""
     fits, remedy = SOCKETS[kind]

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 
+from ..checks import hides_tokens
 from ..messages import Message, message
 from ..stock.families import Family, family_of
 from .functions import name_of, names_used
@@ -160,10 +161,10 @@ def is_set(value: Any) -> bool:
 
 
 def attention_masks(seen: Seen) -> list[str]:
-    """Masks that hide something: the host drops those that do not."""
+    """Masks that hide something; those that do not are dropped, by the host or by `stock.edit`."""
     if seen.family is None or not seen.family.text_in_sequence:
         return []
-    return ["an attention mask" for mask in seen.values("attention_mask") if bool((mask != 1).any())][:1]
+    return ["an attention mask" for mask in seen.values("attention_mask") if hides_tokens(mask)][:1]
 
 
 def references_first(seen: Seen) -> list[str]:

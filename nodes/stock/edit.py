@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from ...lazy_core.kv.policy import Policy, Whole
 from ...lazy_core.kv.store import KeptKV, Place
 from ...lazy_core.pipeline import Sample, fill_hole, grid_noise
 from ...lazy_core.tokens import to_strip
+from ..checks import hides_tokens
 from ..host.memory import give_memory_back, in_main_memory, where_there_is_room
 from ..host.previews import progress
 from ..host.sampling import check_finite, check_steps, run_sampler, with_strength
@@ -103,9 +104,19 @@ def run_host(job: Job, context: Context, latent: Tensor, denoise: float) -> Tens
         job.timing.passes = {"full": job.settings.steps, "sparse": 0}
         model, strength = with_strength(job.model, context.strength)
         return sample(job, model, context, latent, denoise, strength)
-    run = partial(run_once, job, context, latent, denoise)
+    lazy = replace(job, positive=without_idle_masks(job.positive), negative=without_idle_masks(job.negative))
+    run = partial(run_once, lazy, context, latent, denoise)
     # The second time with keys and values in main memory.
     return leaner("Lazy Decode", lambda: run(where_there_is_room), lambda: run(in_main_memory), give_memory_back)
+
+
+def without_idle_masks(conditioning: list) -> list:
+    """A prompt without attention masks of ones: newer hosts hand them to the transformer, though they hide nothing."""
+    masks = ((text, values, values.get("attention_mask")) for text, values in conditioning)
+    return [
+        [text, values if mask is None or hides_tokens(mask) else {name: each for name, each in values.items() if name != "attention_mask"}]
+        for text, values, mask in masks
+    ]
 
 
 def run_once(job: Job, context: Context, latent: Tensor, denoise: float, place: Place) -> Tensor:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +40,17 @@ class Canvas:
     latent: Tensor
     noise: Tensor
     hole: Tensor
+
+
+class Call(NamedTuple):
+    """What the host's `apply_model` was called with, beside latents and sigma; `batch` names the conditionings in it."""
+
+    execute: Any
+    concat: Any
+    text: Tensor
+    options: dict[str, Any]
+    batch: tuple[Any, ...]
+    conds: dict[str, Any]
 
 
 @dataclass
@@ -112,14 +123,6 @@ def picked(value: Any, rows: list[int] | None, total: int) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(picked(each, rows, total) for each in value)
     return value
-
-
-def without_idle_mask(conds: dict[str, Any]) -> dict[str, Any]:
-    """Conditions without an attention mask of ones: newer hosts hand it to the transformer, though it hides nothing."""
-    mask = conds.get("attention_mask")
-    if mask is None or bool((mask != 1).any()):
-        return conds
-    return {name: value for name, value in conds.items() if name != "attention_mask"}
 
 
 def flat(latent: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 from ...lazy_core.kv.policy import Policy, step_at
 from ...lazy_core.kv.store import KeptKV, Split
 from .families import Family, Role
-from .passes import Between, Canvas, Group, Pass, flat, like, picked, replaced_blocks, without_idle_mask
+from .passes import Between, Call, Canvas, Group, Pass, flat, like, picked, replaced_blocks
 
 WHOLE_IMAGE = ("ref_latents", "ref_latents_method", "attention_mask")  # conditions that a full pass alone can take
 
@@ -62,10 +62,9 @@ class Run:
         in the holes.
         """
         self.model_calls += 1
-        conds = without_idle_mask(conds)
         batch = (tuple(options.get("uuids") or options.get("cond_or_uncond") or ()), replaced_blocks(options))
         sigmas = [float(sigma) for sigma in options.get("sample_sigmas", t[:1])]
-        call = (execute, concat, text, options, batch, conds)
+        call = Call(execute, concat, text, options, batch, conds)
         step = step_at(float(t[0]), sigmas)
         now = self.between.get(batch)
         if now is None:
@@ -96,9 +95,9 @@ class Run:
         index = now.behind + which
         if index < len(now.levels):
             level = torch.full_like(t, sigmas[now.levels[index]])
-            execute, concat, text, options, batch, conds = call
-            options = {**options, "sigmas": level}  # what the host says of the step, for models and patches that read it
-            call = (execute, concat, text, options, batch, conds)
+            call = Call(*call)
+            # What the host says of the step, for models and patches that read it.
+            call = call._replace(options={**call.options, "sigmas": level})
             now.seen[which] = self.run_full(self.noised(x, level, now.clean), level, *call, later=which == 1)
 
     def weight(self, sigma: float, sigmas: list[float], now: Between) -> float:
