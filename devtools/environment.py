@@ -180,6 +180,20 @@ def child_environment(host: Path | None = None) -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k != "PYTHONHOME"} | places
 
 
+def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """`folder`, which `make` fills under a temporary name if it is not there: one with the final name is always complete."""
+    if not folder.is_dir():
+        home().mkdir(parents=True, exist_ok=True)
+        with locked(home() / "install.lock"):
+            if not folder.is_dir():  # another process may have made it while this one waited
+                partial = folder.with_name(folder.name + ".partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                make(partial)
+                partial.rename(folder)
+    return folder
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock; the system releases it when this process ends, however it ends."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 import zipfile
 from pathlib import Path
 
-from .environment import locked, pip
+from .environment import made_once, pip
 from .places import home
 from .problem import Problem
 
@@ -26,15 +25,11 @@ def page_of(version: str) -> Path:
     """-> the folder with this version's page, downloaded if need be. Raises Problem."""
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
         raise Problem(f"LAZYDIFFUSION_FRONT_END is {version!r}, expected a version of {PACKAGE}, for example 1.58.1.")
-    folder = home() / f"frontend-{version}"
-    with locked(home() / "frontend.lock"):
-        if not folder.is_dir():
-            partial = folder.with_name(folder.name + ".partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            download = ["download", "--no-deps", "--only-binary=:all:", "-d", str(partial), f"{PACKAGE}=={version}"]
-            pip(Path(sys.executable), download, home() / "frontend.log")
-            with zipfile.ZipFile(next(partial.glob("*.whl"))) as wheel:
-                wheel.extractall(partial)
-            partial.rename(folder)
-    return folder / "comfyui_frontend_package" / "static"
+
+    def make(folder: Path) -> None:
+        download = ["download", "--no-deps", "--only-binary=:all:", "-d", str(folder), f"{PACKAGE}=={version}"]
+        pip(Path(sys.executable), download, home() / "frontend.log")
+        with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+            wheel.extractall(folder)
+
+    return made_once(home() / f"frontend-{version}", make) / "comfyui_frontend_package" / "static"

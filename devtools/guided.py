@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .environment import locked, pip, tell
+from .environment import made_once, pip, tell
 from .fuzz import MEMORY, SECONDS, Cases
 from .places import ROOT, home
 
@@ -31,15 +31,12 @@ SEEDS = 6  # random inputs of 16 to 512 bytes that a run begins with, beside the
 
 def tools_folder() -> Path:
     """The folder with atheris, made if need be."""
-    folder = home() / f"{ATHERIS.replace('==', '-')}-py{sys.version_info[0]}{sys.version_info[1]}"
-    if not folder.is_dir():
-        with locked(home() / "install.lock"):
-            if not folder.is_dir():
-                tell(f"Getting {ATHERIS} into {folder}.")
-                partial = folder.with_name(folder.name + ".partial")
-                pip(Path(sys.executable), ["install", "--target", str(partial), ATHERIS], home() / "install.log")
-                partial.rename(folder)
-    return folder
+
+    def make(folder: Path) -> None:
+        tell(f"Getting {ATHERIS} into {folder}.")
+        pip(Path(sys.executable), ["install", "--target", str(folder), ATHERIS], home() / "install.log")
+
+    return made_once(home() / f"{ATHERIS.replace('==', '-')}-py{sys.version_info[0]}{sys.version_info[1]}", make)
 
 
 def run_guided(targets: Sequence[str], seconds: float, seed: int, keep: bool = False) -> int:

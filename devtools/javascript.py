@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from .environment import locked
+from .environment import made_once
 from .places import ROOT, home
 from .problem import Problem
 
@@ -20,23 +20,15 @@ PINS = ("package.json", "package-lock.json")
 def tools_folder() -> Path:
     """Where the pinned tools lie, installed if need be by npm, which runs none of their scripts. Raises Problem."""
     digest = hashlib.sha256(b"".join((SETTINGS / name).read_bytes() for name in PINS)).hexdigest()
-    folder = home() / f"javascript-{digest[:12]}"
-    with locked(home() / "javascript.lock"):
-        if not folder.is_dir():
-            install(folder)
-    return folder
+    return made_once(home() / f"javascript-{digest[:12]}", install)
 
 
 def install(folder: Path) -> None:
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     for name in PINS:
-        shutil.copy(SETTINGS / name, partial)
-    run = subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=partial, capture_output=True, text=True)
+        shutil.copy(SETTINGS / name, folder)
+    run = subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True)
     if run.returncode:
         raise Problem(f"npm could not install what tests/web/package-lock.json pins: {(run.stderr or run.stdout).strip()[-400:]}")
-    partial.rename(folder)
 
 
 def check_types(folder: Path) -> str:
