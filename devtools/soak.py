@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from .client import Prompt, PromptError, failure_of
+from .graphs import MODEL, edit_graph, node
 from .host import find_host
 from .places import ROOT, output
 from .server import Server, throwaway
 
-SHIPPED = "fluent-small.safetensors"
 OTHER, BROKEN = "soak-other.safetensors", "soak-broken.safetensors"
 SIDES = (48, 64, 96, 150, 200, 256, 320, 512)
 WORDS = ("red apple", "panda", "熊猫", "a sunflower", "empty background", "balloon, rocket and a zebra", "", "rocket " * 40)
@@ -88,7 +88,7 @@ class Soak:
 
     def __init__(self, server: Server, seed: int):
         self.server, self.client, self.rng = server, server.client, random.Random(seed)
-        self.model, self.canvas, self.number = SHIPPED, None, 0
+        self.model, self.canvas, self.number = MODEL, None, 0
         self.may_free = self.filling = False
         self.report = Report()
         add_models(server.base / "models" / "lazydiffusion")
@@ -116,7 +116,7 @@ class Soak:
             self.client.post("/free", {"unload_models": True, "free_memory": True})
             self.report.done["times freed"] += 1
         if self.rng.random() < SWAPPED:
-            self.model = OTHER if self.model == SHIPPED else SHIPPED
+            self.model = OTHER if self.model == MODEL else MODEL
             self.report.done["models swapped"] += 1
         kind = self.rng.random()
         if kind < CANCELLED:
@@ -150,10 +150,12 @@ class Soak:
 
     def fault(self) -> None:
         """Something that has to fail with a sentence that names a node's input or file."""
+        import numpy as np
+
         prompt, *_ = self.prompt()
         kind = self.rng.choice(("size", "checkpoint", "picture", "sampler", "cfg"))
         if kind == "size":
-            prompt["mask"]["inputs"]["image"] = self.upload("other size.png", np_zeros(48, 40, 3) + 255)
+            prompt["mask"]["inputs"]["image"] = self.upload("other size.png", np.full((48, 40, 3), 255, np.uint8))
         elif kind == "checkpoint":
             prompt["model"]["inputs"]["model_name"] = BROKEN
         elif kind == "picture":
@@ -178,28 +180,16 @@ class Soak:
         name, canvas = self.canvas
         mask = random_mask(rng, *canvas.shape[:2])
         file = self.upload("mask.png", mask[..., None].repeat(3, 2))
-        text = {"clip": ["model", 1]}
         widgets = {
             "seed": rng.randrange(2**32),
             "steps": rng.choice((0, 1, 2, 4)),
             "cfg": rng.choice((1.0, 3.0)),
             "sampler_name": rng.choice(("euler", "euler_ancestral", "dpmpp_2m", "uni_pc")),
-            "scheduler": "simple",
             "denoise": rng.choice((1.0, 1.0, 0.5)),
             "blend": rng.choice(("auto", "none", "feather", "poisson")),
         }
-        links = {"model": ["model", 0], "vae": ["model", 2]}
-        conditions = {"context": ["context", 0], "positive": ["positive", 0], "negative": ["negative", 0]}
-        graph = {
-            "model": node("LazyModelLoader", model_name=self.model),
-            "canvas": node("LoadImage", image=name),
-            "mask": node("LoadImageMask", image=file, channel="red"),
-            "positive": node("CLIPTextEncode", text=rng.choice(WORDS), **text),
-            "negative": node("CLIPTextEncode", text="", **text),
-            "context": node("LazyEncodeContext", image=["canvas", 0], mask=["mask", 0], **links),
-            "decode": node("LazyDecode", **widgets, **conditions, **links),
-            "save": node("PreviewImage", images=["decode", 0]),
-        }
+        graph = edit_graph(name, file, prompt=rng.choice(WORDS), model_name=self.model, **widgets)
+        graph["save"] = node("PreviewImage", images=["decode", 0])
         return graph, canvas, mask
 
     def upload(self, name: str, pixels: Any) -> str:
@@ -208,16 +198,6 @@ class Soak:
         stream = io.BytesIO()
         Image.fromarray(pixels).save(stream, "PNG")
         return self.client.upload_image(name, stream.getvalue())
-
-
-def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs}
-
-
-def np_zeros(*shape: int) -> Any:
-    import numpy as np
-
-    return np.zeros(shape, np.uint8)
 
 
 def random_canvas(rng: random.Random, height: int, width: int) -> Any:
@@ -267,7 +247,7 @@ def add_models(folder: Path) -> None:
     from lazy_core.checkpoint import load_model, save_checkpoint
 
     folder.mkdir(parents=True, exist_ok=True)
-    model, checkpoint = load_model(ROOT / "models" / SHIPPED)
+    model, checkpoint = load_model(ROOT / "models" / MODEL)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.001)

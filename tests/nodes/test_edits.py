@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from comfy_client import ComfyClient, Prompt
+from devtools.graphs import decode_node, edit_graph
 from devtools.server import Server
-from host_graphs import MASKS, box_mask, decode_node, edit_graph, figures, random_canvas, random_mask, upload
+from host_graphs import MASKS, box_mask, figures, random_canvas, random_mask, upload
 
 VARIED = [
     {"prompt": "red apple", "seed": 1, "steps": 2, "cfg": 3.0},

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from comfy_client import ComfyClient, Prompt, PromptError, Result
+from devtools.graphs import edit_graph, node
 from devtools.places import PACK
 from devtools.server import Server
 from host_files import write_files
-from host_graphs import SHIPPED, box_mask, edit_graph, figures, node, random_canvas, upload
+from host_graphs import SHIPPED, box_mask, figures, random_canvas, upload
 
 HEIGHT, WIDTH = 80, 96
 SEEDS = itertools.count(1000)  # never the same workflow twice: the graph's cache must not answer for a server that is broken

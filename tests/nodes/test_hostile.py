@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from comfy_client import ComfyClient, Result
+from devtools.graphs import edit_graph
 from devtools.places import PACK
 from devtools.server import Server
-from host_graphs import box_mask, edit_graph, random_canvas, upload
+from host_graphs import box_mask, random_canvas, upload
 from hostile_files import LIBRARY_ATTACKS, REFUSED, good, library
 
 HEIGHT, WIDTH = 48, 64

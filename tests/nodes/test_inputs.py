@@ -22,7 +22,7 @@ def canvas(height: int = 48, width: int = 64) -> Tensor:
 
 def node(lazy: Lazy, context: Any, **inputs: Any) -> dict[str, Any]:
     """What Lazy Decode tells the page."""
-    from host_graphs import WIDGETS
+    from devtools.graphs import WIDGETS
 
     given = {"model": lazy.model, "vae": lazy.vae, "context": context, "negative": lazy.negative, "positive": lazy.text("panda")}
     return lazy.call("LazyDecode", **{**given, **WIDGETS, **inputs}).ui["lazydiffusion"][0]

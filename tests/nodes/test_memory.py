@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from comfy_client import ComfyClient
-from host_graphs import Lazy, box_mask, edit_graph, figures, image_of, mask_of, random_canvas, upload
+from devtools.graphs import edit_graph
+from host_graphs import Lazy, box_mask, figures, image_of, mask_of, random_canvas, upload
 
 ROOT = Path(__file__).resolve().parents[2]
 CANVAS = image_of(random_canvas(np.random.default_rng(31), 48, 64))

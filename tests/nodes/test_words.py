@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from host_graphs import WIDGETS, Lazy, box_mask, image_of, mask_of, random_canvas
+from devtools.graphs import WIDGETS
+from host_graphs import Lazy, box_mask, image_of, mask_of, random_canvas
 
 SIDE = 64
 NAN = math.nan

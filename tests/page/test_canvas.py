@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from canvas_page import SQUARE, WAIT_MS, CanvasPage, carried, png, quick_graph
+from canvas_page import BOTH, SQUARE, CanvasPage, carried, png, quick_graph
 from comfy_client import ComfyClient
 from devtools import frontend
 from devtools.server import Server
 from templates import graph_of
-from webpage import TEMPLATES_DIALOG, WebPage, chromium_browser
+from webpage import TEMPLATES_DIALOG, WebPage
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Route
@@ -26,21 +26,6 @@ pytestmark = pytest.mark.browser
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 MOST_CLICKS = 4
-BOTH = pytest.mark.parametrize("canvas", [False, True], ids=["classic", "nodes_2"], indirect=True)
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    with chromium_browser(chromium) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def web(browser: Browser, server: ComfyClient) -> Iterator[WebPage]:
-    """One page for all tests of this file: each loads a workflow of its own."""
-    with WebPage.open(browser, server) as page:
-        page.page.set_default_timeout(WAIT_MS)
-        yield page
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +51,6 @@ def start_quiet_server(host: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     flags = ["--disable-all-custom-nodes", *frontend.flags()]
     with Server(host, folder, folder / "server.log", flags, python=Path(sys.executable)) as running:
         yield ComfyClient(running)
-
-
-@pytest.fixture
-def canvas(web: WebPage, request: pytest.FixtureRequest) -> CanvasPage:
-    """The quick workflow in the classic page; in Nodes 2.0 where a test says so (BOTH)."""
-    web.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", getattr(request, "param", False))
-    page = CanvasPage(web)
-    page.load(quick_graph())
-    return page
 
 
 def photograph(side: int = 256) -> bytes:

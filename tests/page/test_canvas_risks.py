@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from canvas_page import GRAPHS, NODE, SQUARE, WAIT_MS, CanvasPage, node, png, quick_graph
+from canvas_page import BOTH, GRAPHS, NODE, SQUARE, WAIT_MS, CanvasPage, node, png, quick_graph
 from comfy_client import ComfyClient
 from frame_times import frame_times
 from templates import graph_of
-from webpage import WebPage, chromium_browser
+from webpage import WebPage
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -22,28 +22,6 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.nightly,
 ]
-BOTH = pytest.mark.parametrize("canvas", [False, True], ids=["classic", "nodes_2"], indirect=True)
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    with chromium_browser(chromium) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def web(browser: Browser, server: ComfyClient) -> Iterator[WebPage]:
-    with WebPage.open(browser, server) as page:
-        page.page.set_default_timeout(WAIT_MS)
-        yield page
-
-
-@pytest.fixture
-def canvas(web: WebPage, request: pytest.FixtureRequest) -> CanvasPage:
-    web.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", getattr(request, "param", False))
-    page = CanvasPage(web)
-    page.load(quick_graph())
-    return page
 
 
 @BOTH

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import pytest
 
 from comfy_client import ComfyClient
 from templates import COMPLETE, PAINTED
-from webpage import WebPage, chromium_browser
+from webpage import WebPage
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -50,12 +50,6 @@ ENGLISH = (
     "The prompt is too long, “and a very long rest of a prompt that goes on” was left out. Unknown words: zebra, hippopotamus, rhinoceros. "
     "The hole is 480 px long, the model knows holes up to 256 px: mask less, or scale the canvas down."
 )
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    with chromium_browser(chromium) as running:
-        yield running
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from PIL import Image
 
 from comfy_client import ComfyClient
 from templates import COMPLETE, NEED_FILES, TEMPLATES, files_of, graph_of
-from webpage import WebPage, chromium_browser, shown_pictures
+from webpage import WebPage, shown_pictures
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -31,12 +31,6 @@ TIME = r"\d+(\.\d)? m?s"
 DECODED = rf"{TOKENS} · {TIME}( · about {TIME} saved)?"  # on a busy machine a step in the hole may take what all tokens would
 RAN = rf"Encoder ran: {TIME} · {TOKENS}"
 REUSED = rf"Encoder not run: answered from cache · {TOKENS}"
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    with chromium_browser(chromium) as running:
-        yield running
 
 
 @pytest.fixture

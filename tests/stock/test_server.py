@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from comfy_client import ComfyClient, Prompt
+from devtools.graphs import MODEL, decode_node, node
 from devtools.server import Server
-from host_graphs import MODEL, box_mask, decode_node, figures, node, random_canvas, upload
+from host_graphs import box_mask, figures, random_canvas, upload
 from stock_models import make_stock
 
 WIDTH = 256  # of the shipped model's prompts, which this SD3 takes

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from webpage import WebPage
@@ -24,6 +25,8 @@ ROOT_GRAPH = "(window.app?.rootGraph ?? window.app?.graph?.rootGraph ?? window.a
 GRAPHS = f"[{ROOT_GRAPH}, ...({ROOT_GRAPH}?.subgraphs?.values() ?? [])]"
 NODE = f"{GRAPHS}.flatMap(graph => graph?.findNodesByType('LazyCanvas') ?? []).sort((a, b) => a.id - b.id)[index]"
 WAIT_MS = 120_000
+# For the fixture `canvas`: a test in both renderers.
+BOTH = pytest.mark.parametrize("canvas", [False, True], ids=["classic", "nodes_2"], indirect=True)
 SQUARE = [(0.3, 0.3), (0.6, 0.3), (0.6, 0.6), (0.3, 0.6), (0.3, 0.45), (0.6, 0.45)]
 
 

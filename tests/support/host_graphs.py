@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from comfy_client import ComfyClient, Prompt, Result
+from comfy_client import ComfyClient, Result
+from devtools.graphs import MODEL, WIDGETS
 
-MODEL = "fluent-small.safetensors"
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / MODEL
 TOKEN = 16  # px, of the shipped model
-WIDGETS = {"seed": 1, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0, "blend": "feather"}
 MASKS = ("ring", "disjoint", "border", "one pixel", "full")
 
 
@@ -60,36 +59,6 @@ def box_mask(height: int, width: int, top: int, left: int, bottom: int, right: i
 
 
 # -- workflows ---------------------------------------------------------------------------------------------------------
-def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs}
-
-
-def edit_graph(canvas: str, mask: str, **widgets: Any) -> Prompt:
-    """One edit of uploaded pictures; node ids are words. `widgets` are Lazy Decode's, and `prompt`, `negative` and `model_name`."""
-    texts = {name: widgets.pop(name, default) for name, default in (("prompt", "panda"), ("negative", ""))}
-    return {
-        "model": node("LazyModelLoader", model_name=widgets.pop("model_name", MODEL)),
-        "canvas": node("LoadImage", image=canvas),
-        "mask": node("LoadImageMask", image=mask, channel="red"),
-        "positive": node("CLIPTextEncode", text=texts["prompt"], clip=["model", 1]),
-        "negative": node("CLIPTextEncode", text=texts["negative"], clip=["model", 1]),
-        "context": node("LazyEncodeContext", model=["model", 0], vae=["model", 2], image=["canvas", 0], mask=["mask", 0]),
-        "decode": decode_node(**widgets),
-        "save": node("SaveImage", images=["decode", 0], filename_prefix="edit"),
-    }
-
-
-def decode_node(**widgets: Any) -> dict[str, Any]:
-    links = {
-        "model": ["model", 0],
-        "vae": ["model", 2],
-        "context": ["context", 0],
-        "positive": ["positive", 0],
-        "negative": ["negative", 0],
-    }
-    return node("LazyDecode", **{**links, **WIDGETS, **widgets})
-
-
 def upload(client: ComfyClient, name: str, canvas: np.ndarray, mask: np.ndarray) -> tuple[str, str]:
     """-> the names that `edit_graph` takes."""
     white = mask.astype(np.uint8) * 255
