@@ -39,7 +39,6 @@ class LazyCanvas(io.ComfyNode):
                 io.Image.Output(display_name="SKETCH", tooltip="The canvas with the painted colours, for Sketch Condition."),
                 EditType.Output(display_name="EDIT", tooltip="For Lazy Result: canvas and mask, so that nothing changes outside it."),
             ],
-            is_output_node=True,  # so that the page can ask for a linked picture alone
         )
 
     @classmethod

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from canvas_page import BOTH, SQUARE, CanvasPage, carried, png, quick_graph
+from canvas_page import BOTH, SQUARE, CanvasPage, carried, node, png, quick_graph
 from comfy_client import ComfyClient
 from devtools import frontend
 from devtools.server import Server
@@ -265,3 +265,29 @@ def test_pictures_of_all_kinds_and_broken_ones(web: WebPage, canvas: CanvasPage)
     canvas.drop(jpeg.getvalue(), "turned.jpg", "image/jpeg")
     assert canvas.stored(canvas.wait_saved("canvas_file", canvas.widget("canvas_file"))).shape == (64, 48, 3)
     assert canvas.state()["edits"][-1]["width"] == 48
+
+
+@BOTH
+def test_the_linked_picture_is_shown_without_an_edit(web: WebPage, canvas: CanvasPage) -> None:
+    graph = quick_graph()
+    green = node(9, "EmptyImage", (-300, 0), (200, 130), [], [("IMAGE", "IMAGE", [9])])
+    green["widgets_values"] = [64, 48, 1, 0x20C040]
+    graph["nodes"][0]["inputs"][0]["link"] = 9
+    linked = {**graph, "nodes": [*graph["nodes"], green], "links": [*graph["links"], [9, 9, 0, 1, 0, "IMAGE"]], "last_node_id": 9}
+    canvas.load(linked)
+    canvas.click("linked")
+    canvas.page.wait_for_function("root => root.querySelector('.lazy-base').width === 64", arg=canvas.root.element_handle())
+    assert np.array_equal(np.unique(canvas.layer("base")[..., :3].reshape(-1, 3), axis=0), [[0x20, 0xC0, 0x40]])
+    assert canvas.state()["results"] == []
+    assert canvas.message_text() == ""
+    green["widgets_values"][3] = 0xE0E000
+    canvas.load(linked)
+    canvas.stroke(SQUARE)  # on a picture that was not seen yet
+    canvas.click("generate")
+    assert "not shown yet" in canvas.message()
+    canvas.page.wait_for_function("root => root.querySelector('.lazy-base').width === 64", arg=canvas.root.element_handle())
+    assert np.array_equal(canvas.layer("base")[0, 0, :3], [0xE0, 0xE0, 0])
+    canvas.stroke(SQUARE)
+    canvas.click("generate")
+    canvas.wait_results()
+    assert len(canvas.state()["results"]) == 1

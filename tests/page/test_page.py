@@ -133,7 +133,7 @@ def test_note_says_whether_the_encoder_ran_and_is_not_saved(open_page: OpenPage,
         page.run()
         assert_notes(page.notes("LazyEncodeContext"), REUSED)
 
-        page.set_widget("SolidMask", "value", 0.9, index=1)  # another graph, the same mask: only our own cache can know
+        page.set_widget("LazyMaskDilate", "fill_holes", False)  # another graph, the same mask: only our own cache can know
         page.set_widget("LazyDecode", "seed", next(fresh))
         page.run()
         assert_notes(page.notes("LazyEncodeContext"), REUSED)

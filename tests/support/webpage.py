@@ -233,7 +233,7 @@ class WebPage:
             """type => { const node = LiteGraph.createNode(type);
                 app.graph.clear();
                 app.graph.add(node);
-                app.canvas.ds.scale = 1;
+                app.canvas.ds.scale = Math.min(1, 500 / node.size[1]);  // with its title below the page's bars
                 app.canvas.centerOnNode(node);
                 app.canvas.setDirty(true, true); }""",
             node_type,
@@ -242,7 +242,8 @@ class WebPage:
         self.page.wait_for_timeout(500)  # and the graph's place on the page is settled
         title = self.evaluate(
             """() => { const [node] = app.graph.nodes, {ds, canvas} = app.canvas, frame = canvas.getBoundingClientRect();
-                return [frame.left + node.pos[0] + ds.offset[0] + 60, frame.top + node.pos[1] + ds.offset[1] - 12]; }"""
+                return [frame.left + (node.pos[0] + ds.offset[0] + 60) * ds.scale,
+                    frame.top + (node.pos[1] + ds.offset[1] - 12) * ds.scale]; }"""
         )
         self.page.mouse.click(*title)
         self.page.get_by_test_id("info-button").click()

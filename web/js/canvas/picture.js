@@ -141,11 +141,11 @@ function restore(/** @type {Session} */ session, /** @type {ReturnType<typeof sn
 }
 
 /** The picture that a run found on the canvas's input: shown where none was opened here. */
-export async function showLinked(/** @type {Session} */ session, /** @type {{ image?: import("./state.js").StoredFile }} */ found) {
-  if (!found.image || session.names?.canvas_file || session.linked?.filename === found.image.filename) return;
+export async function showLinked(/** @type {Session} */ session, /** @type {import("./state.js").StoredFile | undefined} */ found) {
+  if (!found || session.names?.canvas_file || session.linked?.filename === found.filename) return;
   try {
-    const picture = await createImageBitmap(await download(session.host.api, found.image));
-    session.linked = found.image;
+    const picture = await createImageBitmap(await download(session.host.api, found));
+    session.linked = found;
     if (!session.layers.show(picture, picture.width, picture.height)) session.save(["mask", "sketch"]);
     session.laid();
   } catch (trouble) {

@@ -20,30 +20,14 @@ export function jobsOf(/** @type {Session} */ session) {
   return [...jobs.values()].filter((job) => job.session === session);
 }
 
-/** Queue as many edits as seeds are asked for. */
-export async function generate(/** @type {Session} */ session) {
-  if (!session.hasMask && !session.node?.inputs?.some((/** @type {any} */ input) => input.name === "mask" && input.link != null)) {
-    session.say("emptyMask");
-    return;
-  }
+/** The id of an added output node that gives the picture linked to a canvas. */
+const LINKED = "lazydiffusion_linked";
+
+/** Do what queues prompts of a canvas: events that come before the answer that names their prompt are kept until then. */
+async function queued(/** @type {Session} */ session, /** @type {() => Promise<void>} */ work) {
   queueing++;
-  const { random, seeds } = session.state;
-  const wanted = seedsFor(seeds, random ? null : session.wishes.seed);
-  const queue = async () => {
-    await session.flush();
-    while (wanted.length) {
-      await queueOne(session, wanted[0]);
-      wanted.shift();
-    }
-  };
   try {
-    session.say(null);
-    await show(session, null);
-    await queue().catch((trouble) => {
-      if (!trouble.values?.gone) throw trouble;
-      sendAgain(session);
-      return queue();
-    });
+    await work();
   } catch (trouble) {
     session.failed(trouble);
   } finally {
@@ -53,6 +37,37 @@ export async function generate(/** @type {Session} */ session) {
     for (const [name, detail] of waiting) receive(session.host, name, detail);
   }
   session.changed();
+}
+
+/** Queue as many edits as seeds are asked for. */
+export async function generate(/** @type {Session} */ session) {
+  if (!session.hasMask && !session.node?.inputs?.some((/** @type {any} */ input) => input.name === "mask" && input.link != null)) {
+    session.say("emptyMask");
+    return;
+  }
+  if (session.hasMask && session.isLinked() && !session.names?.canvas_file && !session.linked) {
+    session.say("linkedFirst"); // nobody paints on a picture that was never seen
+    await fetchLinked(session);
+    return;
+  }
+  const { random, seeds } = session.state;
+  const wanted = seedsFor(seeds, random ? null : session.wishes.seed);
+  const queue = async () => {
+    await session.flush();
+    while (wanted.length) {
+      await queueOne(session, wanted[0]);
+      wanted.shift();
+    }
+  };
+  await queued(session, async () => {
+    session.say(null);
+    await show(session, null);
+    await queue().catch((trouble) => {
+      if (!trouble.values?.gone) throw trouble;
+      sendAgain(session);
+      return queue();
+    });
+  });
 }
 
 async function queueOne(/** @type {Session} */ session, /** @type {number} */ seed) {
@@ -73,35 +88,48 @@ async function queueOne(/** @type {Session} */ session, /** @type {number} */ se
   const { prompt, denoise, strength } = session.wishes;
   const { mask_file: mask = "", sketch_file: sketch = "" } = session.names ?? {};
   const meta = { seed, prompt, denoise, strength, mask, sketch, workflow, output };
-  const answer = await send(host, part(output, results), workflow);
-  jobs.set(answer.prompt_id, { session, meta, value: 0, max: 0 });
-  session.changed();
+  await send(session, { ...part(output, results), ...linkedPicture(session, canvas) }, workflow, meta);
 }
 
-async function send(/** @type {import("./host.js").Host} */ host, /** @type {any} */ output, /** @type {any} */ workflow) {
-  try {
-    return await host.api.queuePrompt(0, { output, workflow });
-  } catch (/** @type {any} */ refusal) {
+/**
+ * What asks for the picture that is linked to a canvas, where nothing was opened in it. The server runs what an output node needs
+ * and says its result, be it in the cache or not. Lazy Canvas itself is no output node: a run of the page's own whose checkpoints are
+ * missing would end well by the canvas alone, in silence.
+ * @returns {import("./graph.js").Prompt}
+ */
+function linkedPicture(/** @type {Session} */ session, /** @type {string} */ canvas) {
+  if (!session.isLinked() || session.names?.canvas_file) return {};
+  return { [LINKED]: { class_type: "LazyResult", inputs: { image: [canvas, 0] } } };
+}
+
+async function send(
+  /** @type {Session} */ session,
+  /** @type {import("./graph.js").Prompt} */ output,
+  /** @type {any} */ workflow,
+  /** @type {Record<string, any>} */ meta,
+) {
+  const answer = await session.host.api.queuePrompt(0, { output, workflow }).catch((/** @type {any} */ refusal) => {
     if (!refusal?.response) throw new Trouble("noServer");
     const [node] = Object.values(refusal.response.node_errors ?? {});
     const error = /** @type {any} */ (node)?.errors?.[0] ?? refusal.response.error ?? {};
     const text = [error.message, error.details].filter(Boolean).join(": ");
-    throw new Trouble("refused", { text, gone: text.includes("is not on this server") });
-  }
+    // Lazy Canvas refuses nothing else before a run than files that are not there.
+    const gone = /** @type {any} */ (node)?.class_type === "LazyCanvas" && error.type === "custom_validation_failed";
+    throw new Trouble("refused", { text, gone });
+  });
+  jobs.set(answer.prompt_id, { session, meta, value: 0, max: 0 });
+  session.changed();
 }
 
 /** Ask for the picture that is linked to a canvas, without an edit. */
-export async function fetchLinked(/** @type {Session} */ session) {
-  try {
+export function fetchLinked(/** @type {Session} */ session) {
+  return queued(session, async () => {
     const { output, workflow } = await session.host.prompt();
     const id = session.host.executionId(session.node, output);
     if (!id) throw new Trouble("muted");
-    const answer = await send(session.host, part(output, [id]), workflow);
-    jobs.set(answer.prompt_id, { session, meta: {}, value: 0, max: 0 });
-  } catch (trouble) {
-    session.failed(trouble);
-  }
-  session.changed();
+    const canvas = { ...output[id], inputs: { ...output[id].inputs, mask_file: "", sketch_file: "" } }; // they may not fit it
+    await send(session, { ...part(output, [id]), [id]: canvas, ...linkedPicture(session, id) }, workflow, {});
+  });
 }
 
 /** Take back what is queued for a canvas, and stop what runs. */
@@ -138,7 +166,7 @@ function receive(
   const job = jobs.get(id);
   if (job) HANDLE[name]?.(job, detail);
   else if (queueing) early.push([name, detail]);
-  else if (find && name === "executed" && detail?.output?.lazydiffusion_result) foreign(host, detail, find);
+  else if (find && name === "executed") foreign(host, detail, find);
   if (job && ENDS.includes(name)) jobs.delete(id);
   if (job) job.session.changed();
 }
@@ -154,11 +182,11 @@ export function takePreview(/** @type {any} */ { blob, promptId, jobId }) {
 const HANDLE = {
   execution_start: (job) => Object.assign(job, { started: true }),
   progress: (job, { value, max }) => Object.assign(job, { value, max }),
-  executed: (job, { output }) => {
+  executed: (job, { node, output }) => {
     const { workflow: _, output: __, ...meta } = job.meta;
     const { session } = job;
+    if (node === LINKED) return showLinked(session, output?.lazydiffusion_result?.[0]);
     if (output?.lazydiffusion?.[0]?.total_ms && output.lazydiffusion[0].hole_tokens) measure(session, output.lazydiffusion[0]);
-    if (output?.lazydiffusion_canvas?.[0]) showLinked(session, output.lazydiffusion_canvas[0]);
     for (const file of output?.lazydiffusion_result ?? []) addResult(session, { ...file, ...meta });
   },
   execution_error: (job, detail) => {
@@ -179,8 +207,14 @@ function measure(/** @type {Session} */ session, /** @type {any} */ run) {
   session.remeasure();
 }
 
-/** A result of a run that the person started by the page's own button. */
+/** A linked picture or a result of a run that the person started by the page's own button. */
 async function foreign(/** @type {any} */ host, /** @type {any} */ detail, /** @type {(node: any) => Session | undefined} */ find) {
+  const linked = detail?.output?.lazydiffusion_canvas?.[0]?.image;
+  if (linked) {
+    const session = find(host.nodeOf(detail.display_node ?? detail.node));
+    if (session) await showLinked(session, linked);
+  }
+  if (!detail?.output?.lazydiffusion_result) return;
   const { output } = await host.prompt();
   const canvas = output[detail.display_node ?? detail.node] && canvasOf(output, detail.display_node ?? detail.node);
   const session = canvas && find(host.nodeOf(canvas));
@@ -202,7 +236,7 @@ async function recover(/** @type {any} */ host) {
         job.session.say("runLost");
         show(job.session, null);
       }
-      for (const output of Object.values(entry?.outputs ?? {})) HANDLE.executed(job, { output });
+      for (const [node, output] of Object.entries(entry?.outputs ?? {})) HANDLE.executed(job, { node, output });
       jobs.delete(id);
     } catch (trouble) {
       job.session.failed(trouble);

@@ -62,6 +62,7 @@ export const WORDS = {
     saving: "Saving…",
     messages: {
       emptyMask: () => "Nothing is painted. Paint over what is to change, then press Generate.",
+      linkedFirst: () => "The linked picture was not shown yet: it comes now. Paint on it, then generate.",
       noResult: () => "No Lazy Result belongs to this canvas. Connect the edited image to a Lazy Result node, and this canvas's EDIT.",
       muted: () => "This canvas is muted or bypassed. Switch it on again.",
       noServer: () => "The server does not answer. What you painted and typed is kept; it is tried again every few seconds.",
@@ -141,6 +142,7 @@ export const WORDS = {
     saving: "保存中…",
     messages: {
       emptyMask: () => "还没有涂抹。先涂抹要改变的地方，再点“生成”。",
+      linkedFirst: () => "连接的图片尚未显示：现在载入。请在图上涂抹，然后生成。",
       noResult: () => "没有属于此画布的“惰性结果”节点。请把编辑后的图像和此画布的 EDIT 连接到“惰性结果”。",
       muted: () => "此画布已被静音或绕过，请重新启用。",
       noServer: () => "服务器没有响应。涂抹和文字都已保留，每隔几秒会自动重试。",
