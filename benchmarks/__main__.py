@@ -142,11 +142,11 @@ class Bench:
         total = stages.grid(size).tokens
         for n in {(bucket(n), n == bucket(n)): n for n in range(max(total // 100, 1), total + 1)}.values():
             stages.step_on([n], size)()
-        before, draw = stages.graphs.made, torch.Generator().manual_seed(0)
+        before, draw = stages.graphs.captures, torch.Generator().manual_seed(0)
         sizes = (total * (torch.rand(count, generator=draw) * math.log(100)).exp() / 100).ceil().long().tolist()
         for n in sizes:
             stages.step_on([n], size)()
-        captured = stages.graphs.made - before
+        captured = stages.graphs.captures - before
         self.summary.append(
             f"{preset}, {size} px: {len(set(sizes))} sizes in {count} random holes after {before} graphs in all: {captured} captured anew"
         )

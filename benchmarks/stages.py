@@ -1,4 +1,4 @@
-"""The stages of an edit by the three methods, on weights of one size (random unless a checkpoint is given: time does not care).
+"""The stages of an edit by the three methods, on weights of one size (random unless a checkpoint is prepared: time does not care).
 
 lazy: encoder once on the canvas, decoder on the hole's tokens, VAE decoder around the hole.
 image (RegenerateImage): no encoder, decoder on all tokens, the whole VAE.
@@ -23,7 +23,7 @@ from lazy_core.holes import hole_rows, windows_around
 from lazy_core.masks import latent_mask, threshold
 from lazy_core.model import LazyDiffusion
 from lazy_core.networks.cuda_graphs import StepGraphs
-from lazy_core.networks.decoder import LazyDecoder, Prepared
+from lazy_core.networks.decoder import LazyDecoder, PreparedInputs
 from lazy_core.pipeline import fill_hole, read_holes
 from lazy_core.text.tokenizer import build_tokenizer
 from lazy_core.tokens import HoleTokens
@@ -94,7 +94,7 @@ class Stages:
         largest, images = max(counts), len(counts) * (2 if self.guided else 1)
         valid = (torch.arange(largest)[None] < torch.tensor(counts)[:, None]).repeat(images // len(counts), 1).to(self.device)
         draw = lambda *shape: torch.randn(*shape, device=self.device, dtype=self.dtype)  # noqa: E731
-        given = self.decoder.prepare(
+        prepared = self.decoder.prepare(
             draw(images, largest, self.config.encoder_width),
             torch.rand(images, largest, 2, device=self.device),
             draw(images, self.text_tokens, self.config.caption_width),
@@ -103,7 +103,7 @@ class Stages:
             packed=True,
         )
         x, timestep = draw(images, largest, self.config.latent_channels * self.config.patch_size**2), draw(images).abs()
-        return Step(self, x, timestep, given)
+        return Step(self, x, timestep, prepared)
 
     def context(self, case: Case) -> Work:
         """The context encoder alone (lazy only), on a window around each hole."""
@@ -123,8 +123,8 @@ class Stages:
             return self.regenerate(editor, method, case, picture, steps)
         context = editor.encode(picture, case.holes)
 
-        def decode(given: Context) -> Tensor:
-            return editor.decode(given, "panda", steps=steps, cfg=3.0 if self.guided else 1.0)
+        def decode(prepared: Context) -> Tensor:
+            return editor.decode(prepared, "panda", steps=steps, cfg=3.0 if self.guided else 1.0)
 
         return lambda: decode(editor.encode(picture, case.holes)), lambda: decode(context)
 
@@ -182,11 +182,11 @@ class Step:
     stages: Stages
     x: Tensor
     timestep: Tensor
-    given: Prepared
+    prepared: PreparedInputs
 
     @torch.inference_mode()
     def __call__(self) -> Tensor:
-        return self.stages.graphs.step(self.stages.decoder, self.x, self.timestep, self.given)
+        return self.stages.graphs.step(self.stages.decoder, self.x, self.timestep, self.prepared)
 
     def ready(self) -> None:
         if self.x.is_cuda:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -58,8 +58,9 @@ def hashes(commit: str, folder: Path) -> dict[str, str]:
 def edits(folder: Path) -> Iterator[tuple[str, str]]:
     """(name, sha256 of the results) of each edit by the pack in this folder."""
     sys.path.insert(0, str(ROOT / "tests"))
-    import conftest  # puts ComfyUI on the path  # noqa: F401
+    import conftest  # first: it puts ComfyUI on the path  # noqa: F401
 
+    # isort: split
     import comfy.options  # noqa: F401
     import torch
     from comfy.cli_args import args
@@ -81,6 +82,7 @@ def edits(folder: Path) -> Iterator[tuple[str, str]]:
 def own_edits(lazy: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """(name, image and latent) of edits by the shipped model."""
     import torch
+
     from stock_edits import canvas_and_holes
 
     image, holes = canvas_and_holes(256, 272)
@@ -104,6 +106,7 @@ def own_edits(lazy: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
 def stock_edits(lazy: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """(name, image and latent) of edits by tiny stock models."""
     import pytest
+
     from stock_edits import canvas_and_holes
     from stock_models import STOCK, conditioning, make_stock, vae_of
 

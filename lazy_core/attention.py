@@ -12,15 +12,15 @@ from torch import Tensor
 
 
 class Attention(Protocol):
-    """`(q [B, Lq, D], k [B, Lk, D], v [B, Lk, D], heads, keys=None [B, Lk] bool) -> [B, Lq, D]`, softmax scaled by 1/sqrt(D/heads)."""
+    """`(q [B, Lq, D], k [B, Lk, D], v [B, Lk, D], heads, key_mask=None [B, Lk] bool) -> [B, Lq, D]`, softmax scaled by 1/sqrt(D/heads)."""
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int, keys: Tensor | None = None) -> Tensor: ...
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int, key_mask: Tensor | None = None) -> Tensor: ...
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, keys: Tensor | None = None) -> Tensor:
+def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, key_mask: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.scaled_dot_product_attention`: flash, memory-efficient or plain, as the device offers."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # [B, H, L, d]; views, as every step does this
-    mask = None if keys is None else keys[:, None, None, :]
+    mask = None if key_mask is None else key_mask[:, None, None, :]
     attend = plain if q.requires_grad and q.device.type == "cpu" else F.scaled_dot_product_attention
     return attend(q, k, v, mask).transpose(1, 2).flatten(2)
 

@@ -44,7 +44,7 @@ class Context:
     `latent` [B, C, h, w] the canvas encoded with its hole filled smoothly; `model` the identity of the checkpoint that made it.
 
     Each hole is a row of its own, and `owner` [R] says in which image it lies: `hole` [R, K]; `tokens` [R, K, E] the
-    compressed context of the hole; `view` is set where the canvas is larger than the encoder's window; `against` [R, E] is
+    compressed context of the hole; `view` is set where the canvas is larger than the encoder's window; `negative_offset` [R, E] is
     what the negative prompt's tokens get on top, see `negative_tokens`; `edges` [R, K, P P] in 0..1 are lines that the hole's
     P x P px tokens shall follow.
 
@@ -70,7 +70,7 @@ class Context:
     masked: Tensor | None = None
     edges: Tensor | None = None
     kv_dtype: KVDtype = "model"
-    against: Tensor | None = None
+    negative_offset: Tensor | None = None
     weight: Tensor | None = None
     strength: Tensor | None = None
     alpha: Tensor | None = None
@@ -93,10 +93,10 @@ class Context:
 
     @property
     def negative_tokens(self) -> Tensor:
-        """The context [R, K, E] that goes with the negative prompt: guidance leads away from it (`StyleNaming.against`)."""
-        if self.against is None:
+        """The context [R, K, E] that goes with the negative prompt: guidance leads away from it (`StyleEmbedder.negative_offset`)."""
+        if self.negative_offset is None:
             return self.tokens
-        return self.tokens + self.against[:, None] * self.hole.valid[..., None]
+        return self.tokens + self.negative_offset[:, None] * self.hole.valid[..., None]
 
     def with_(self, **changes: Any) -> Context:
         return replace(self, **changes)

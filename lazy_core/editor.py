@@ -90,7 +90,7 @@ class LazyEditor:
         def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
             prompts = [prompt] * len(context.image) if isinstance(prompt, str) else prompt
             captions = self.caption(prompts)[context.owner.to(device)]
-            keys, edges = (None if x is None else x.to(device) for x in (context.hole.padding, context.edges))
+            keys, edges = (None if x is None else x.to(device) for x in (context.hole.token_mask, context.edges))
             places = hole_coordinates(context, self.model.transformer).to(device)
             denoiser = guided_denoiser(
                 self.model.transformer.decoder,

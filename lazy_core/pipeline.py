@@ -65,9 +65,9 @@ def encode_context(
     latent = encode_image(prefill(padded, grid.pad(hole_pixels[:, None])[:, 0]))
     boxes = windows_around(hole, grid, config.window)
     latents, masks = (x.to(device=device, dtype=dtype) for x in (to_model(latent), latent_mask(hole_pixels, grid)))
-    tokens, against = read_holes(transformer, latents, masks, hole.to(device), grid, boxes, style)
+    tokens, negative_offset = read_holes(transformer, latents, masks, hole.to(device), grid, boxes, style)
     view = view_of(hole, grid, boxes) if boxes else None
-    context = Context(model, grid, image, hole_pixels, latent.cpu(), hole, tokens, view=view, against=against)
+    context = Context(model, grid, image, hole_pixels, latent.cpu(), hole, tokens, view=view, negative_offset=negative_offset)
     return softened(context, weight)
 
 
@@ -80,7 +80,7 @@ def read_holes(
     boxes: list[Box],
     style: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Canvas latent [B, C, h, w], mask [B, 1, h, w] -> context [R, K, E] and `Context.against` [R, E] of each hole, on the CPU.
+    """Canvas latent [B, C, h, w], mask [B, 1, h, w] -> context [R, K, E] and `Context.negative_offset` [R, E] of each hole, on the CPU.
 
     Each row is read through its own of `boxes` (`windows_around`), all of one size in one call. Another hole in its window
     is no hole to it, but what the canvas's smooth fill shows there: models are trained with one hole, and draw what was
@@ -100,8 +100,8 @@ def read_holes(
         coordinates = grid_coordinates(seen, transformer.config, latent.device)
         found, offsets = transformer.context_encoder.both(canvas, masked, near, coordinates, style)
         read.update(zip(rows, zip(found, offsets if offsets is not None else [None] * len(rows), strict=True), strict=True))
-    tokens, against = torch.stack([read[row][0] for row in range(len(boxes))]), [read[row][1] for row in range(len(boxes))]
-    named = [offset for offset in against if offset is not None]
+    tokens, negative_offset = torch.stack([read[row][0] for row in range(len(boxes))]), [read[row][1] for row in range(len(boxes))]
+    named = [offset for offset in negative_offset if offset is not None]
     return tokens.float().cpu(), torch.stack(named).float().cpu() if named else None
 
 

@@ -68,16 +68,16 @@ class HoleTokens:
         return self.index.shape[1]
 
     @property
-    def padding(self) -> Tensor | None:
-        """Keys [R, K] that attention may see, or None where no hole is padded.
+    def token_mask(self) -> Tensor | None:
+        """The tokens [R, K] bool that attention may see, or None where no hole is padded.
 
-        An image without a hole keeps one key: a softmax over nothing would be NaN, and its result is dropped anyway.
+        An image without a hole keeps one: a softmax over nothing would be NaN, and its result is dropped anyway.
         """
         if bool(self.valid.all()):
             return None
-        keys = self.valid.clone()
-        keys[:, 0] = True
-        return keys
+        mask = self.valid.clone()
+        mask[:, 0] = True
+        return mask
 
     @property
     def owners(self) -> Tensor:
@@ -154,13 +154,13 @@ class Packing:
 
 @dataclass(frozen=True)
 class Ragged:
-    """Sequences that lie one after the other in a row of tokens [1, T, D], told on the device: a captured step takes any lengths.
+    """Sequences one after the other in a row of tokens [1, T, D]; their lengths lie on the device, so a captured step takes any.
 
-    `starts` [S + 1] int32: where each begins, and the last one's end; `words` [S + 1] the same of their texts. `most` and `most_words`: the
-    longest that may come.
+    `cu_seqlens` [S + 1] int32: where each begins, and the last one's end; `cu_seqlens_text` [S + 1] the same of their texts.
+    `max_seqlen` and `max_seqlen_text`: the longest that may come.
     """
 
-    starts: Tensor
-    words: Tensor
-    most: int
-    most_words: int
+    cu_seqlens: Tensor
+    cu_seqlens_text: Tensor
+    max_seqlen: int
+    max_seqlen_text: int

@@ -85,7 +85,7 @@ def test_a_graph_computes_what_a_step_does(decoder, lengths, packed):
             for row, length in enumerate(lengths):
                 assert far(got[row, :length], expected[row, :length]) < 2e-2
                 assert not got[row, length:].any()
-    assert steps.made == len(steps.captured) == 1
+    assert steps.captures == len(steps.captured) == 1
 
 
 @torch.inference_mode()
@@ -94,9 +94,9 @@ def test_what_lies_in_the_padding_is_never_read(decoder, lengths):
     steps, made = StepGraphs(), edit(decoder, lengths)
     expected = steps.step(decoder, *made)
     inputs = next(iter(steps.captured.values())).inputs
-    padding = inputs.tokens.shape[1] - (lengths[0] if inputs.form.longest is None else sum(lengths))
+    padding = inputs.tokens.shape[1] - (lengths[0] if inputs.key.longest is None else sum(lengths))
     assert padding > 0
-    inputs.tokens[:, -padding:], inputs.given.context[:, -padding:] = 1e4, -1e4
+    inputs.tokens[:, -padding:], inputs.prepared.context[:, -padding:] = 1e4, -1e4
     assert torch.equal(steps.step(decoder, *made), expected)
 
 
@@ -105,11 +105,11 @@ def test_fifty_random_holes_capture_nothing_once_their_buckets_are_warm(decoder)
     steps = StepGraphs()
     for length in {bucket(n): n for n in range(1, 257)}.values():
         steps.step(decoder, *edit(decoder, [length, length]))
-    warm = steps.made
+    warm = steps.captures
     for seed, length in enumerate(torch.randint(1, 257, (50,), generator=torch.Generator().manual_seed(0)).tolist()):
         made = edit(decoder, [length, length], seed)
         assert far(steps.step(decoder, *made), decoder.step(*made)) < 2e-2
-    assert steps.made == warm < 20
+    assert steps.captures == warm < 20
 
 
 @torch.inference_mode()
@@ -119,10 +119,10 @@ def test_moved_weights_are_noticed(decoder):
     steps.step(own, *made)
     for parameter in own.parameters():
         parameter.data = parameter.data * 1.1
-    tokens, timestep, given = edit(own, [41, 41])
-    assert far(steps.step(own, tokens, timestep, given), own.step(tokens, timestep, given)) < 2e-2 and steps.made == 2
+    tokens, timestep, prepared = edit(own, [41, 41])
+    assert far(steps.step(own, tokens, timestep, prepared), own.step(tokens, timestep, prepared)) < 2e-2 and steps.captures == 2
     own.to("cpu")
-    assert steps.ready(own, tokens, given) is None
+    assert steps.graph_for(own, tokens, prepared) is None
 
 
 # -- edits -------------------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_an_edit_is_the_cpus_and_keeps_every_pixel_outside():
         editor.model.to(dtype)
         results[name] = editor.decode(editor.encode(image, mask), ["panda", "pizza"], seed=3, steps=4)
         assert torch.equal(results[name][~hole.expand_as(image)], image[~hole.expand_as(image)])
-        assert (editor.graphs.made > 0) == (dtype is not None)  # holes of different size in float32: no kernel for them
+        assert (editor.graphs.captures > 0) == (dtype is not None)  # holes of different size in float32: no kernel for them
     print({name: round(psnr(result, results["cpu"], hole), 1) for name, result in results.items()})
     assert psnr(results["float32"], results["cpu"], hole) > 35
     assert psnr(results["bfloat16"], results["cpu"], hole) > 20
@@ -186,8 +186,8 @@ def test_captured_steps_train_like_others():
         objective = Objective(model, "lazy", grid).to(DEVICE).train()
         chosen, places = optimizers(objective, "muon", 3e-3, captured=True), grid_coordinates(grid, CONFIG, DEVICE)
 
-        def learn(given: Examples, objective=objective, chosen=chosen, places=places) -> dict[str, Tensor]:
-            losses = objective(given, places)
+        def learn(prepared: Examples, objective=objective, chosen=chosen, places=places) -> dict[str, Tensor]:
+            losses = objective(prepared, places)
             (losses["loss"] + losses["naming"]).backward()
             torch.nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
             for optimizer in chosen:

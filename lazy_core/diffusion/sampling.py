@@ -50,14 +50,14 @@ def guided_denoiser(
     marks, lines = (None if x is None else double(x) for x in (keys, edges))
     contexts = double(context) if negative_context is None or not both else torch.cat([context, negative_context])
     kind = next(decoder.parameters()).dtype
-    given = decoder.prepare(contexts.to(kind), double(coordinates), captions, marks, size, packed=True, edges=lines)
+    prepared = decoder.prepare(contexts.to(kind), double(coordinates), captions, marks, size, packed=True, edges=lines)
 
     step = decoder.step if graphs is None else partial(graphs.step, decoder)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         scaled = x if config.prediction == "flow_x0" else x / (1 + sigma.view(-1, 1, 1) ** 2).sqrt()
         timestep = timestep_of(config.prediction, sigma)
-        output = step(double(scaled.to(kind)), double(timestep), given)
+        output = step(double(scaled.to(kind)), double(timestep), prepared)
         x0 = predict_x0(config, output.to(x), double(x), double(sigma))
         if not both:
             return x0

@@ -46,7 +46,7 @@ class StyleReader(CanvasViT):
         return (named[..., :-1] * named[..., -1:].softmax(1)).sum(1)
 
 
-class StyleNaming(nn.Module):
+class StyleEmbedder(nn.Module):
     """Names the canvas's drawing style, one of those of the training data, and tells it to all of the hole's tokens.
 
     What the context only implies the decoder follows less often than the encoder knows it (measured in training/README.md).
@@ -67,13 +67,13 @@ class StyleNaming(nn.Module):
         weight = valid[..., None].to(tokens)
         return self.head((tokens * weight).sum(1) / weight.sum(1).clamp_min(1))
 
-    def certain(self, style: int, x: Tensor) -> Tensor:
+    def chosen_logits(self, style: int, x: Tensor) -> Tensor:
         """Return the logits [B, styles] of a style that somebody chose, for the images of x [B, ...]: all of the probability is its own."""
         logits = x.new_full((len(x), self.table.shape[0]), -1e4, dtype=torch.float32)
         logits[:, style] = 0
         return logits
 
-    def told(self, logits: Tensor) -> Tensor:
+    def style_embedding(self, logits: Tensor) -> Tensor:
         """The sum of all styles' vectors, weighted by how probable they are [B, E].
 
         Where in doubt, on an empty canvas above all, that is a style of which no scene was: a `decisive` model, once trained, picks one.
@@ -83,16 +83,16 @@ class StyleNaming(nn.Module):
         return logits.float().softmax(-1) @ self.table.float().to(logits.device)
 
     def forward(self, tokens: Tensor, valid: Tensor, logits: Tensor) -> Tensor:
-        """-> tokens [B, K, E], each with what is `told`."""
-        return tokens + self.told(logits)[:, None].to(tokens) * valid[..., None].to(tokens)
+        """-> tokens [B, K, E], each with `style_embedding`."""
+        return tokens + self.style_embedding(logits)[:, None].to(tokens) * valid[..., None].to(tokens)
 
-    def against(self, logits: Tensor) -> Tensor:
+    def negative_offset(self, logits: Tensor) -> Tensor:
         """What the negative prompt's tokens get on top [B, E], so that classifier-free guidance leads towards the named style as well.
 
         Guidance that shares its context between both prompts strengthens the prompt alone, and the style gives way to it. 0 is that;
         at `style_guidance` 1 the negative branch is told the styles' mean, at 1.5 (of three styles) the other two, further beyond.
         """
-        return self.guidance * (self.table.float().mean(0).to(logits.device) - self.told(logits))
+        return self.guidance * (self.table.float().mean(0).to(logits.device) - self.style_embedding(logits))
 
 
 class ContextEncoder(CanvasViT):
@@ -101,25 +101,25 @@ class ContextEncoder(CanvasViT):
     def __init__(self, config: LazyConfig, build: Build):
         super().__init__(config, build, config.encoder_depth)
         self.patch = config.patch_size
-        self.naming = StyleNaming(config, build) if config.styles else None
+        self.naming = StyleEmbedder(config, build) if config.styles else None
         self.fill_embedder = build.linear((config.latent_channels + 1) * self.patch**2, self.width) if config.fill else None
 
     def forward(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor) -> Tensor:
-        """The context of `read_and_name`, to which a model of several styles adds the one that it sees (`StyleNaming`)."""
+        """The context of `read_and_name`, to which a model of several styles adds the one that it sees (`StyleEmbedder`)."""
         return self.both(canvas, mask, hole, coordinates)[0]
 
     def both(
         self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor, style: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """`forward`, and what the negative prompt's tokens get on top [B, E], if anything (`StyleNaming.against`).
+        """`forward`, and what the negative prompt's tokens get on top [B, E], if anything (`StyleEmbedder.negative_offset`).
 
         `style` is the number of the drawing style to follow instead of the one that is read; the reader does not run then.
         """
         tokens, logits = self.read_and_name(canvas, mask, hole, coordinates, style)
         if self.naming is None or logits is None:
             return tokens, None
-        against = self.naming.against(logits).to(tokens) if self.naming.guidance else None
-        return self.naming(tokens, hole.valid, logits), against
+        negative_offset = self.naming.negative_offset(logits).to(tokens) if self.naming.guidance else None
+        return self.naming(tokens, hole.valid, logits), negative_offset
 
     def read_and_name(
         self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor, style: int | None = None
@@ -138,7 +138,7 @@ class ContextEncoder(CanvasViT):
         if self.naming is None:
             return tokens, None
         if style is not None:
-            return tokens, self.naming.certain(style, x)
+            return tokens, self.naming.chosen_logits(style, x)
         return tokens, self.naming.logits(x, coordinates, tokens, hole.valid)
 
     def visible(self, canvas: Tensor, mask: Tensor) -> Tensor:

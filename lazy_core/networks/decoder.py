@@ -15,21 +15,21 @@ from .positions import sincos
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedInputs:
     """The part of a decoder pass that no step changes: context [B, K, E], positions [B, K, D], the text's keys and values per block.
 
-    `size` is PixArt's micro-conditioning [1, D] or 0; `keys` [B, K] bool marks the tokens that are no padding, a `Packing`
+    `micro_cond` is PixArt's micro-conditioning [1, D] or 0; `token_mask` [B, K] bool marks the tokens that are no padding, a `Packing`
     says that context and positions are without padding, [1, T, ...], and steps shall be (`Ragged`: so are they in `static_inputs.py`).
-    `words` [B, L] bool marks the text's tokens that are no padding. `together`: at every step all images are at one timestep.
+    `caption_mask` [B, L] bool marks the text's tokens that are no padding. `shared_timestep`: at every step all images are at one timestep.
     """
 
     context: Tensor
-    places: Tensor
-    text: tuple[TextKV, ...]
-    size: Tensor | float
-    keys: Keys
-    words: Tensor | None = None
-    together: bool = False
+    pos_embed: Tensor
+    text_kv: tuple[TextKV, ...]
+    micro_cond: Tensor | float
+    token_mask: Keys
+    caption_mask: Tensor | None = None
+    shared_timestep: bool = False
 
 
 class LazyDecoder(nn.Module):
@@ -57,31 +57,33 @@ class LazyDecoder(nn.Module):
         coordinates: Tensor,
         timestep: Tensor,
         caption: Tensor,
-        keys: Tensor | None = None,
-        size: tuple[int, int] | None = None,
+        token_mask: Tensor | None = None,
+        image_size: tuple[int, int] | None = None,
         edges: Tensor | None = None,
-        words: Tensor | None = None,
+        caption_mask: Tensor | None = None,
     ) -> Tensor:
         """Noisy tokens [B, K, C p p], context [B, K, E], coordinates [B, K, 2], timestep [B] 0..1000, caption [B, L, T] -> [B, K, C p p].
 
-        `keys` [B, K] bool marks the tokens that are no padding; `size` (height, width) px feeds PixArt's micro-conditioning.
-        `words` [B, L] bool marks the caption's tokens that are no padding (training in batches; an edit's caption has none).
+        `token_mask` [B, K] bool marks the tokens that are no padding; `image_size` (height, width) px feeds PixArt's micro-conditioning.
+        `caption_mask` [B, L] bool marks the caption's tokens that are no padding (training in batches; an edit's caption has none).
         `edges` [B, K, P P] in 0..1 are lines to follow, for each token its P x P px; raises ValueError where the model takes none.
         The result means what `config.prediction` says; a learned variance is dropped.
         """
-        return self.step(tokens, timestep, self.prepare(context, coordinates, caption, keys, size, edges=edges, words=words))
+        return self.step(
+            tokens, timestep, self.prepare(context, coordinates, caption, token_mask, image_size, edges=edges, caption_mask=caption_mask)
+        )
 
     def prepare(
         self,
         context: Tensor,
         coordinates: Tensor,
         caption: Tensor,
-        keys: Tensor | None = None,
-        size: tuple[int, int] | None = None,
+        token_mask: Tensor | None = None,
+        image_size: tuple[int, int] | None = None,
         packed: bool = False,
         edges: Tensor | None = None,
-        words: Tensor | None = None,
-    ) -> Prepared:
+        caption_mask: Tensor | None = None,
+    ) -> PreparedInputs:
         """What `forward` computes from everything but tokens and timestep: once per edit instead of once per step.
 
         `packed`: all images will be at one timestep, as they are in sampling. Steps then modulate them alike, and leave out a batch's
@@ -89,28 +91,30 @@ class LazyDecoder(nn.Module):
         """
         if edges is not None or self.edge_embedder is not None:
             context = context + self.embed_edges(context, edges)
-        packing = Packing.of(keys) if packed and keys is not None and float(keys.float().mean()) < 0.9 else None
+        packing = Packing.of(token_mask) if packed and token_mask is not None and float(token_mask.float().mean()) < 0.9 else None
         if packing is not None:
             context, coordinates = packing.pack(context), packing.pack(coordinates)  # [1, T, E], [1, T, 2]
-        places = sincos(coordinates, self.config.width).to(context)  # [B, K, D]
+        pos_embed = sincos(coordinates, self.config.width).to(context)  # [B, K, D]
         text = self.y_embedder(caption.to(context))  # [B, L, D]
         pairs = tuple(block.cross_attn.keys_and_values(text) for block in self.blocks)  # type: ignore[operator, union-attr]
-        return Prepared(context, places, pairs, self.size_embedding(size, context), packing or keys, words, packed)
+        return PreparedInputs(
+            context, pos_embed, pairs, self.micro_conditioning(image_size, context), packing or token_mask, caption_mask, packed
+        )
 
-    def step(self, tokens: Tensor, timestep: Tensor, given: Prepared) -> Tensor:
+    def step(self, tokens: Tensor, timestep: Tensor, prepared: PreparedInputs) -> Tensor:
         """`forward` for tokens [B, K, C p p] at timestep [B]."""
-        timestep = timestep[:1] if given.together else timestep
-        if isinstance(given.keys, Packing):
-            return given.keys.unpack(self.run_blocks(given.keys.pack(tokens), timestep, given), tokens)
-        return self.run_blocks(tokens, timestep, given)
+        timestep = timestep[:1] if prepared.shared_timestep else timestep
+        if isinstance(prepared.token_mask, Packing):
+            return prepared.token_mask.unpack(self.run_blocks(prepared.token_mask.pack(tokens), timestep, prepared), tokens)
+        return self.run_blocks(tokens, timestep, prepared)
 
-    def run_blocks(self, tokens: Tensor, timestep: Tensor, given: Prepared) -> Tensor:
-        x = self.x_embedder(tokens) + given.places  # [B, K, D]
-        x = self.context_embedder(torch.cat([x, given.context.to(x)], -1))  # [B, K, D + E] -> [B, K, D]
-        time = self.t_embedder(timestep, x.dtype) + given.size  # [B, D]
+    def run_blocks(self, tokens: Tensor, timestep: Tensor, prepared: PreparedInputs) -> Tensor:
+        x = self.x_embedder(tokens) + prepared.pos_embed  # [B, K, D]
+        x = self.context_embedder(torch.cat([x, prepared.context.to(x)], -1))  # [B, K, D + E] -> [B, K, D]
+        time = self.t_embedder(timestep, x.dtype) + prepared.micro_cond  # [B, D]
         modulation = self.t_block(time).unflatten(1, (6, -1))  # [B, 6, D]
-        for block, text in zip(self.blocks, given.text, strict=True):
-            x = block(x, text, modulation, given.keys, given.words)  # [B, K, D]
+        for block, text in zip(self.blocks, prepared.text_kv, strict=True):
+            x = block(x, text, modulation, prepared.token_mask, prepared.caption_mask)  # [B, K, D]
         x = self.final_layer(x, time)  # [B, K, (2) C p p]
         return x[..., : tokens.shape[-1]]  # [B, K, C p p]
 
@@ -121,10 +125,10 @@ class LazyDecoder(nn.Module):
         nothing = context.new_zeros(1, 1, self.config.token_pixels**2)
         return self.edge_embedder(nothing if edges is None else edges.to(context))
 
-    def size_embedding(self, size: tuple[int, int] | None, x: Tensor) -> Tensor | float:
+    def micro_conditioning(self, image_size: tuple[int, int] | None, x: Tensor) -> Tensor | float:
         """Original size and aspect ratio, as PixArt-alpha was trained with at 1024 px (as in SDXL's micro-conditioning)."""
-        if not self.config.micro_conditioning or size is None:
+        if not self.config.micro_conditioning or image_size is None:
             return 0.0
-        height, width = (x.new_tensor([float(side)]) for side in size)
+        height, width = (x.new_tensor([float(side)]) for side in image_size)
         parts = [self.csize_embedder(height, x.dtype), self.csize_embedder(width, x.dtype), self.ar_embedder(height / width, x.dtype)]
         return torch.cat(parts, -1)

@@ -69,7 +69,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, keys: Keys = None) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         if isinstance(keys, Ragged):
-            return self.proj(ragged(q, k, v, keys.starts, keys.starts, keys.most, keys.most, self.heads))
+            return self.proj(ragged(q, k, v, keys.cu_seqlens, keys.cu_seqlens, keys.max_seqlen, keys.max_seqlen, self.heads))
         if isinstance(keys, Packing):
             k, v = (x.split(keys.lengths, 1) for x in (k, v))
             return self.proj(sequence_by_sequence(self.attention, q, keys.lengths, k, v, self.heads))
@@ -89,14 +89,16 @@ class CrossAttention(nn.Module):
         k, v = self.kv_linear(text).chunk(2, dim=-1)
         return k, v
 
-    def forward(self, x: Tensor, text: TextKV, packing: Packing | Ragged | None = None, words: Tensor | None = None) -> Tensor:
-        """`words` [B, L] bool marks the text's tokens that are no padding (without a `packing`); None: all of them."""
+    def forward(self, x: Tensor, text: TextKV, packing: Packing | Ragged | None = None, caption_mask: Tensor | None = None) -> Tensor:
+        """`caption_mask` [B, L] bool marks the text's tokens that are no padding (without a `packing`); None: all of them."""
         q, (k, v) = self.q_linear(x), text
         if packing is None:
-            return self.proj(self.attention(q, k, v, self.heads, words))
+            return self.proj(self.attention(q, k, v, self.heads, caption_mask))
         if isinstance(packing, Ragged):
             k, v = (part.flatten(0, 1)[None] for part in (k, v))
-            return self.proj(ragged(q, k, v, packing.starts, packing.words, packing.most, packing.most_words, self.heads))
+            return self.proj(
+                ragged(q, k, v, packing.cu_seqlens, packing.cu_seqlens_text, packing.max_seqlen, packing.max_seqlen_text, self.heads)
+            )
         return self.proj(sequence_by_sequence(self.attention, q, packing.lengths, k.split(1), v.split(1), self.heads))
 
 
@@ -123,7 +125,7 @@ class DecoderBlock(nn.Module):
         self.norm2, self.mlp = build.norm(width), Mlp(build, width, int(width * mlp_ratio), width)
         self.scale_shift_table = build.table(6, width)
 
-    def forward(self, x: Tensor, text: TextKV, modulation: Tensor, keys: Keys = None, words: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, text: TextKV, modulation: Tensor, keys: Keys = None, caption_mask: Tensor | None = None) -> Tensor:
         """Tokens x [B, K, D], the text's keys and values [B, L, D], modulation [B, 6, D] (or [1, 6, D]) of all blocks -> [B, K, D].
 
         Under a `Packing`, or where sequences are `Ragged`, x is [1, T, D], and modulation [1, 6, D].
@@ -131,7 +133,7 @@ class DecoderBlock(nn.Module):
         parts = (self.scale_shift_table.to(x)[None] + modulation).chunk(6, dim=1)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = parts
         x = torch.addcmul(x, gate_attn, self.attn(modulate(self.norm1, x, shift_attn, scale_attn), keys))
-        x = x + self.cross_attn(x, text, keys if isinstance(keys, (Packing, Ragged)) else None, words)
+        x = x + self.cross_attn(x, text, keys if isinstance(keys, (Packing, Ragged)) else None, caption_mask)
         return torch.addcmul(x, gate_mlp, self.mlp(modulate(self.norm2, x, shift_mlp, scale_mlp)))
 
 

@@ -20,14 +20,14 @@ def chosen_attention(*but: str) -> bool:
     return any(getattr(host_args, f"use_{name}_attention", False) for name in ATTENTION_FLAGS if name not in but)
 
 
-def host_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, keys: Tensor | None = None) -> Tensor:
+def host_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, key_mask: Tensor | None = None) -> Tensor:
     """The host's own choice of attention (sage, flash, xformers, SDPA); see `lazy_core.attention.Attention`.
 
     On a CPU the host's default splits into chunks to save memory; hole tokens need no saving, so PyTorch's own is used there.
     It is used for padded batches, too: 0.3.75's kinds read a mask of booleans in different ways, and sage ignores it.
     """
-    if keys is not None or (q.device.type == "cpu" and not chosen_attention()):
-        return sdpa(q, k, v, heads, keys)
+    if key_mask is not None or (q.device.type == "cpu" and not chosen_attention()):
+        return sdpa(q, k, v, heads, key_mask)
     return optimized_attention(q, k, v, heads)
 
 

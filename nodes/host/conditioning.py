@@ -49,7 +49,7 @@ def with_context(conditioning: list, context: Context, tokens: Tensor, reuse: Re
     """Conditioning that carries the hole's `tokens` to the model. Raises ValueError for what only makes sense on a whole image."""
     check_whole_image_conditions(conditioning)
     conditioning = [[of_rows(text, context), values] for text, values in conditioning]
-    keys = context.hole.padding
+    keys = context.hole.token_mask
     values = {
         "lazy_tokens": tokens,
         "lazy_index": context.seen.index,

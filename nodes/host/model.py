@@ -17,7 +17,7 @@ from torch import Tensor
 from ...lazy_core.checkpoint import Checkpoint, check_keys
 from ...lazy_core.config import LazyConfig
 from ...lazy_core.networks.cuda_graphs import StepGraphs
-from ...lazy_core.networks.decoder import Prepared
+from ...lazy_core.networks.decoder import PreparedInputs
 from ...lazy_core.networks.layers import Build
 from ...lazy_core.networks.positions import window_coordinates
 from ...lazy_core.networks.transformer import LazyTransformer, store_for_few_rows
@@ -31,7 +31,7 @@ class Reuse:
     """What the decoder prepared in one sampling run, per batch of conditionings; it lives no longer than the run."""
 
     def __init__(self) -> None:
-        self.prepared: dict[Any, Prepared] = {}
+        self.prepared: dict[Any, PreparedInputs] = {}
         self.rows = 0  # images of all model calls so far, once for each branch of guidance
 
 
@@ -63,11 +63,11 @@ class LazyDiffusionModel(LazyTransformer):
             raise ValueError("a LazyDiffusion model was sampled without a CONTEXT. Use the Lazy Decode node instead of KSampler.")
         refuse_replaced(transformer_options)
 
-        def prepare() -> Prepared:
-            places = window_coordinates(lazy_grid, lazy_index, self.config, lazy_sizes)  # [R, K, 2]
-            keys = None if lazy_keys is None else lazy_keys > 0
-            size = (lazy_grid.height, lazy_grid.width)
-            return self.decoder.prepare(lazy_tokens, places, context, keys, size, packed=True, edges=lazy_edges)
+        def prepare() -> PreparedInputs:
+            coordinates = window_coordinates(lazy_grid, lazy_index, self.config, lazy_sizes)  # [R, K, 2]
+            token_mask = None if lazy_keys is None else lazy_keys > 0
+            image_size = (lazy_grid.height, lazy_grid.width)
+            return self.decoder.prepare(lazy_tokens, coordinates, context, token_mask, image_size, packed=True, edges=lazy_edges)
 
         tokens = from_strip(x, self.config.patch_size)  # [B, K, C p p]
         batch = tuple((transformer_options or {}).get("uuids", ()))  # which conditionings this call carries, in order
@@ -75,8 +75,8 @@ class LazyDiffusionModel(LazyTransformer):
             output = self.decoder.step(tokens, timestep, prepare())
         else:
             lazy_reuse.rows += len(x)
-            given = lazy_reuse.prepared.get(batch) or lazy_reuse.prepared.setdefault(batch, prepare())
-            output = self.graphs.step(self.decoder, tokens, timestep, given)
+            prepared = lazy_reuse.prepared.get(batch) or lazy_reuse.prepared.setdefault(batch, prepare())
+            output = self.graphs.step(self.decoder, tokens, timestep, prepared)
         if self.config.prediction == "flow_x0":
             # The host's flow models speak velocity: x0 = x - sigma v.
             sigma = (timestep / 1000).clamp_min(1e-4).view(-1, 1, 1)
@@ -157,7 +157,7 @@ def make_model(checkpoint: Checkpoint) -> comfy.model_patcher.ModelPatcher:
     model.lazy_identity, model.lazy_styles = checkpoint.identity, checkpoint.styles
     patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
     # What the captured steps hold goes with the weights when the host makes room for another model.
-    patcher.add_callback(CallbacksMP.ON_DETACH, lambda patcher, *_: transformer_of(patcher).graphs.forget())
+    patcher.add_callback(CallbacksMP.ON_DETACH, lambda patcher, *_: transformer_of(patcher).graphs.clear())
     return patcher
 
 

@@ -87,7 +87,7 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
             return tokens
 
         def make_room() -> None:
-            transformer_of(model).graphs.forget()
+            transformer_of(model).graphs.clear()
             give_memory_back()
 
         # The second time without keeping the text's keys and values between steps.

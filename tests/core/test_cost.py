@@ -40,7 +40,7 @@ def step(decoder: LazyDecoder, tokens: int) -> None:
             empty(1, tokens, 2),
             empty(1),
             empty(1, TEXT, config.caption_width),
-            size=(1024, 1024),
+            image_size=(1024, 1024),
         )
 
 
@@ -115,7 +115,7 @@ def peak(decoder: LazyDecoder, hole: int) -> int:
     inputs = [torch.randn(1, hole, size) for size in (config.latent_channels * config.patch_size**2, config.encoder_width, 2)]
     caption = torch.randn(1, 16, config.caption_width)
     with torch.no_grad():
-        return peak_bytes(lambda: decoder(*inputs, torch.tensor([500.0]), caption, size=(1024, 1024)))
+        return peak_bytes(lambda: decoder(*inputs, torch.tensor([500.0]), caption, image_size=(1024, 1024)))
 
 
 def test_memory_grows_with_the_hole():

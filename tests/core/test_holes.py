@@ -305,7 +305,9 @@ def test_rows_read_apart_or_together_are_the_same(editor: LazyEditor):
     for row, box in enumerate(boxes):
         own = HoleTokens(hole.index[row : row + 1], hole.valid[row : row + 1], hole.total)
         with torch.no_grad():
-            tokens, against = read_holes(transformer, context.latent, latent_mask(context.mask, grid), own, grid, [box])
-        assert against is not None and context.against is not None
-        assert torch.allclose(tokens[0], context.tokens[row], atol=1e-5) and torch.allclose(against[0], context.against[row], atol=1e-5)
+            tokens, negative_offset = read_holes(transformer, context.latent, latent_mask(context.mask, grid), own, grid, [box])
+        assert negative_offset is not None and context.negative_offset is not None
+        assert torch.allclose(tokens[0], context.tokens[row], atol=1e-5) and torch.allclose(
+            negative_offset[0], context.negative_offset[row], atol=1e-5
+        )
     assert grid_coordinates(boxes[0].grid(grid), CONFIG).shape == (64, 2)

@@ -92,11 +92,11 @@ def test_guidance_leads_towards_the_named_style(styled):
     image, mask = torch.rand(2, 3, 64, 64), torch.zeros(2, 64, 64)
     mask[0, :40, :40] = mask[1, 20:30, 30:50] = 1
     context = styled.encode(image, mask)
-    assert context.hole.padding is not None
+    assert context.hole.token_mask is not None
     moved = context.negative_tokens - context.tokens
-    assert torch.allclose(moved[context.hole.valid], context.against[:, None].expand_as(moved)[context.hole.valid], atol=1e-5)
-    assert not moved[~context.hole.valid].any() and context.against.abs().max() > 1e-2
-    without = context.with_(against=None)
+    assert torch.allclose(moved[context.hole.valid], context.negative_offset[:, None].expand_as(moved)[context.hole.valid], atol=1e-5)
+    assert not moved[~context.hole.valid].any() and context.negative_offset.abs().max() > 1e-2
+    without = context.with_(negative_offset=None)
     assert torch.equal(without.negative_tokens, context.tokens)
     edits = {cfg: [styled.decode(each, "red apple", seed=1, steps=2, cfg=cfg) for each in (context, without)] for cfg in (1.0, 3.0)}
     assert torch.equal(*edits[1.0]) and not torch.allclose(*edits[3.0])
@@ -104,10 +104,10 @@ def test_guidance_leads_towards_the_named_style(styled):
 
 def test_models_without_style_guidance_have_one_context_for_both_prompts(editor, styled):
     image, mask = torch.rand(1, 3, 64, 64), torch.ones(1, 64, 64)
-    assert editor.encode(image, mask).against is None
+    assert editor.encode(image, mask).negative_offset is None
     styled.model.transformer.context_encoder.naming.guidance = 0.0
     try:
-        assert styled.encode(image, mask).against is None
+        assert styled.encode(image, mask).negative_offset is None
     finally:
         styled.model.transformer.context_encoder.naming.guidance = 2.0
 
@@ -318,7 +318,7 @@ def test_edges_of_a_batch_of_different_holes(tracer):
     mask[0, :16, :16], mask[1] = 1, 1
     drawing[0, :, 3:9, 8], drawing[1, :, :, 40] = 1, 1
     context = add_edges(tracer.encode(image, mask), drawing, 1.0)
-    edges, padding = context.edges, context.hole.padding
+    edges, padding = context.edges, context.hole.token_mask
     assert edges is not None and padding is not None
     decoder, caption = tracer.model.transformer.decoder, tracer.caption(["apple"])
     noise = context.hole.gather(torch.randn(2, context.hole.total, 16))

@@ -13,7 +13,7 @@ from lazy_core.config import PRESETS
 from lazy_core.geometry import Grid
 from lazy_core.masks import latent_mask, token_mask
 from lazy_core.model import initialise
-from lazy_core.networks.context_encoder import StyleNaming
+from lazy_core.networks.context_encoder import StyleEmbedder
 from lazy_core.networks.layers import Build
 from lazy_core.networks.positions import grid_coordinates
 from lazy_core.networks.transformer import LazyTransformer
@@ -100,7 +100,7 @@ def decode(model, grid, latent, noise, mask, caption):
     cells = mask.view(-1, 1, grid.rows, grid.cols).float().repeat_interleave(2, 2).repeat_interleave(2, 3)
     context = model.context_encoder(latent, cells, hole, coordinates)
     places = hole.gather(coordinates.expand(len(mask), -1, -1))
-    return model.decoder(hole.gather(patchify(noise, 2)), context, places, torch.full((len(mask),), 300.0), caption, hole.padding)
+    return model.decoder(hole.gather(patchify(noise, 2)), context, places, torch.full((len(mask),), 300.0), caption, hole.token_mask)
 
 
 @torch.no_grad()
@@ -113,7 +113,7 @@ def test_packed_steps_equal_padded_ones_without_their_cost(model):
     decoder, x, timestep = model.decoder, draw(3, 38, 16), torch.full((3,), 300.0)
     inputs = (draw(3, 38, TINY.encoder_width), draw(3, 38, 2), draw(3, 5, TINY.caption_width), valid)
     padded, packed = decoder.prepare(*inputs), decoder.prepare(*inputs, packed=True)
-    assert isinstance(packed.keys, Packing) and packed.keys.lengths == (6, 38, 1)
+    assert isinstance(packed.token_mask, Packing) and packed.token_mask.lengths == (6, 38, 1)
     assert torch.allclose(decoder.step(x, timestep, packed)[valid], decoder.step(x, timestep, padded)[valid], atol=1e-5)
     assert not decoder.step(x, timestep, packed)[~valid].any()
     costs = []
@@ -130,8 +130,8 @@ def test_packing_is_left_alone_where_it_gains_nothing(model):
     valid = torch.ones(2, 20, dtype=torch.bool)
     valid[0, -1] = False
     inputs = (torch.randn(2, 20, TINY.encoder_width), torch.randn(2, 20, 2), torch.randn(2, 5, TINY.caption_width))
-    assert model.decoder.prepare(*inputs, valid, packed=True).keys is valid
-    assert model.decoder.prepare(*inputs, None, packed=True).keys is None
+    assert model.decoder.prepare(*inputs, valid, packed=True).token_mask is valid
+    assert model.decoder.prepare(*inputs, None, packed=True).token_mask is None
 
 
 def test_packing_and_its_inverse():
@@ -159,19 +159,19 @@ def test_hole_content_is_never_seen(model):
     assert not torch.allclose(encode(latent), encode(elsewhere))
 
 
-def logits_of(naming: StyleNaming, tokens: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+def logits_of(naming: StyleEmbedder, tokens: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """By the head over the context: what can be seen elsewhere does not matter."""
     return naming.logits(torch.empty(0), torch.empty(0), tokens, valid)
 
 
-def name(naming: StyleNaming, tokens: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+def name(naming: StyleEmbedder, tokens: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     return naming(tokens, valid, logits_of(naming, tokens, valid))
 
 
 @torch.no_grad()
 def test_every_token_is_told_the_style_that_its_own_hole_names():
     torch.manual_seed(1)
-    naming = StyleNaming(replace(TINY, styles=3), Build())
+    naming = StyleEmbedder(replace(TINY, styles=3), Build())
     torch.nn.init.normal_(naming.table)
     valid = torch.zeros(4, 9, dtype=torch.bool)
     valid[0, :5] = valid[1, :9] = valid[2, :1] = True  # and an image without a hole
@@ -192,9 +192,9 @@ def test_the_negative_prompt_is_told_other_styles():
     torch.manual_seed(1)
     tokens, valid = torch.randn(2, 9, TINY.encoder_width), torch.ones(2, 9, dtype=torch.bool)
 
-    def named(guidance: float, certain: float = 100.0) -> StyleNaming:
+    def named(guidance: float, certain: float = 100.0) -> StyleEmbedder:
         torch.manual_seed(2)
-        naming = StyleNaming(replace(TINY, styles=3, style_guidance=guidance), Build())
+        naming = StyleEmbedder(replace(TINY, styles=3, style_guidance=guidance), Build())
         torch.nn.init.normal_(naming.table)
         assert naming.head is not None
         naming.head.get_parameter("weight").zero_()
@@ -204,25 +204,25 @@ def test_the_negative_prompt_is_told_other_styles():
     for guidance, wanted in ((1.0, [1 / 3, 1 / 3, 1 / 3]), (1.5, [0.5, 0.0, 0.5]), (0.0, [0.0, 1.0, 0.0])):
         naming = named(guidance)
         logits = logits_of(naming, tokens, valid)
-        told = naming.told(logits) + naming.against(logits)
+        told = naming.style_embedding(logits) + naming.negative_offset(logits)
         assert torch.allclose(told, torch.tensor(wanted) @ naming.table.expand(3, -1), atol=1e-5)
     undecided = named(3.0, certain=0.0)
-    assert undecided.against(logits_of(undecided, tokens, valid)).abs().max() < 1e-5
+    assert undecided.negative_offset(logits_of(undecided, tokens, valid)).abs().max() < 1e-5
 
 
 @torch.no_grad()
 def test_a_decisive_model_tells_one_style_but_learns_from_all():
     torch.manual_seed(1)
-    naming = StyleNaming(replace(TINY, styles=3, style_guidance=1.0, style_decisive=True), Build())
+    naming = StyleEmbedder(replace(TINY, styles=3, style_guidance=1.0, style_decisive=True), Build())
     torch.nn.init.normal_(naming.table)
     logits = torch.tensor([[0.1, 0.3, 0.2], [2.0, 0.0, 1.9]])
     mixed = logits.softmax(-1) @ naming.table
-    assert torch.allclose(naming.train().told(logits), mixed)
-    assert torch.equal(naming.eval().told(logits), naming.table[[1, 0]])
-    assert torch.allclose(naming.against(logits), naming.table.mean(0) - naming.table[[1, 0]])
-    undecided = StyleNaming(replace(TINY, styles=3), Build()).eval()
+    assert torch.allclose(naming.train().style_embedding(logits), mixed)
+    assert torch.equal(naming.eval().style_embedding(logits), naming.table[[1, 0]])
+    assert torch.allclose(naming.negative_offset(logits), naming.table.mean(0) - naming.table[[1, 0]])
+    undecided = StyleEmbedder(replace(TINY, styles=3), Build()).eval()
     undecided.table.copy_(naming.table)
-    assert torch.allclose(undecided.told(logits), mixed)
+    assert torch.allclose(undecided.style_embedding(logits), mixed)
 
 
 @torch.no_grad()

@@ -256,12 +256,14 @@ def test_lora_on_the_decoder_changes_the_result(lazy: Lazy, context: Any):
 
 def test_each_prompt_gets_its_own_context(lazy: Lazy, context: Any):
     """What `lazy_core` does without the host: the negative prompt's tokens are not the prompt's, and that is all that `against` does."""
-    assert context.against is not None, "the shipped model guides style"
-    guided, plain = (lazy.decode(context.with_(against=against), cfg=3.0)[0] for against in (context.against, None))
+    assert context.negative_offset is not None, "the shipped model guides style"
+    guided, plain = (
+        lazy.decode(context.with_(negative_offset=negative_offset), cfg=3.0)[0] for negative_offset in (context.negative_offset, None)
+    )
     assert not torch.equal(guided, plain)
-    same = [lazy.decode(context.with_(against=against), cfg=1.0)[0] for against in (context.against, None)]
+    same = [lazy.decode(context.with_(negative_offset=negative_offset), cfg=1.0)[0] for negative_offset in (context.negative_offset, None)]
     assert torch.equal(*same)
-    swapped = context.with_(tokens=context.negative_tokens, against=-context.against)
+    swapped = context.with_(tokens=context.negative_tokens, negative_offset=-context.negative_offset)
     little = lazy.decode(context, cfg=0.25)[0]
     other = lazy.decode(swapped, positive=lazy.negative, negative=lazy.text("panda"), cfg=0.75)[0]  # exchanged: cfg becomes 1 - cfg
     assert torch.allclose(other, little, atol=1e-3)

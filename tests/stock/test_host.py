@@ -159,7 +159,7 @@ def test_images_of_a_batch_keep_their_own_holes(lazy: Lazy):
     pair = torch.cat([image, image.flip(1)]), torch.cat([mask, other])
     model = make_stock("flux")
     context, result, latent = edit(lazy, "flux", model, picture=pair)
-    assert context.hole.padding is not None
+    assert context.hole.token_mask is not None
     _, _, first = edit(lazy, "flux", model, picture=(pair[0][:1], pair[1][:1]))
     torch.testing.assert_close(latent[:1], first, rtol=1e-4, atol=1e-5)
     outside = pair[1] < 0.5

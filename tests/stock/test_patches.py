@@ -174,7 +174,7 @@ PATCHES: dict[str, Callable[[Any], Any]] = {
 def test_exact_is_the_hosts_own_run_for_images_that_differ_in_hole_and_prompt(lazy: Lazy, name: str, cfg: float):
     context, latent, _ = edit(lazy, name, make_stock(name), "exact", cfg=cfg)
     expected = host_run(make_stock(name), name, context, cfg, "euler")
-    assert context.hole.padding is not None
+    assert context.hole.token_mask is not None
     assert error(latent, expected, context) < EXACT
     first = [[two_prompts(name, 3)[0][0][:1], two_prompts(name, 3)[0][1]]]
     same = host_run(make_stock(name), name, context, cfg, "euler", first)

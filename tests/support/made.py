@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from lazy_core.model import initialise
-from lazy_core.networks.decoder import LazyDecoder, Prepared
+from lazy_core.networks.decoder import LazyDecoder, PreparedInputs
 from lazy_core.tokens import HoleTokens
 from training.loop.examples import Examples, noise_levels
 from training.loop.pool import Encoded
 
-Edit = tuple[Tensor, Tensor, Prepared]
+Edit = tuple[Tensor, Tensor, PreparedInputs]
 """Tokens, timestep and what is prepared: what a step takes."""
 
 
@@ -34,9 +34,9 @@ def edit_of(decoder: LazyDecoder, lengths: list[int], seed: int = 0, packed: boo
 
     context, places = random(count, most, config.encoder_width), torch.randn(count, most, 2, generator=draw).to(like.device)
     caption, keys = random(count, words, config.caption_width), None if bool(valid.all()) else valid
-    given = decoder.prepare(context, places, caption, keys, (256, 256), packed=packed)
+    prepared = decoder.prepare(context, places, caption, keys, (256, 256), packed=packed)
     tokens = random(count, most, config.latent_channels * config.patch_size**2)
-    return tokens, torch.full((count,), 700.0 - seed, device=like.device), given
+    return tokens, torch.full((count,), 700.0 - seed, device=like.device), prepared
 
 
 def examples(count: int | None, seed: int = 0) -> Examples:
@@ -52,4 +52,4 @@ def examples(count: int | None, seed: int = 0) -> Examples:
     kept = HoleTokens.of(hole, count)
     noise = torch.randn(8, 64, 16, generator=draw)[:, : kept.count]
     text = torch.randint(3, 20, (4, 16), generator=draw)
-    return Examples(scenes, text, None, noise_levels(4, 2, draw), noise, kept, kept.padding if count is None else kept.valid, 2)
+    return Examples(scenes, text, None, noise_levels(4, 2, draw), noise, kept, kept.token_mask if count is None else kept.valid, 2)

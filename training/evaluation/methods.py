@@ -69,8 +69,8 @@ class MethodEditor:
         tokens = everything(hole.new_ones(len(image), grid.tokens))
         coordinates = grid_coordinates(grid, config, device)
         read = editor.model.transformer.context_encoder.both
-        known, against = read(latent.to(device), latent_mask(hole, grid).to(device), tokens.to(device), coordinates)
-        against = None if against is None else against.float().cpu()
-        context = Context(editor.identity, grid, image, hole, latent, tokens, known.float().cpu(), against=against)
+        known, negative_offset = read(latent.to(device), latent_mask(hole, grid).to(device), tokens.to(device), coordinates)
+        negative_offset = None if negative_offset is None else negative_offset.float().cpu()
+        context = Context(editor.identity, grid, image, hole, latent, tokens, known.float().cpu(), negative_offset=negative_offset)
         sample = editor.sampler(context, prompts, steps, cfg)
         return lazy_decode(context, sample, editor.to_latent, editor.to_image, seed, blend=blend)[0]

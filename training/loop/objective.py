@@ -46,7 +46,7 @@ class Objective(nn.Module):
         if encoder.naming is not None and logits is not None:
             naming = F.cross_entropy(logits.float(), scenes.style)
             context = encoder.naming(context, kept.valid, logits)
-        places = kept.gather(coordinates.expand(len(scenes.hole), -1, -1))
+        hole_coordinates = kept.gather(coordinates.expand(len(scenes.hole), -1, -1))
         target = repeat(kept.gather(patchify(scenes.target.float(), config.patch_size)))
         x, timestep = noised(config.prediction, target, examples.noise, examples.sigma)
         caption = self.model.text(examples.text) if self.model.text is not None else examples.text
@@ -54,13 +54,13 @@ class Objective(nn.Module):
         output = transformer.decoder(
             x,
             repeat(context),
-            repeat(places),
+            repeat(hole_coordinates),
             timestep,
             repeat(caption),
             None if examples.keys is None else repeat(examples.keys),
             self.size,
             edges=None if lines is None else repeat(lines),
-            words=None if examples.words is None else repeat(examples.words),
+            caption_mask=None if examples.words is None else repeat(examples.words),
         )
         hole = None if self.method == "lazy" else repeat(scenes.hole)
         wanted = target if config.prediction == "flow_x0" else examples.noise

@@ -82,6 +82,6 @@ class ScenePool:
             sigma = noise_levels(len(text), draws, self.generator, config.prediction)
             lazy = settings.method == "lazy"
             kept = HoleTokens.of(batch.hole, largest) if lazy else everything(batch.hole)
-            keys = None if not lazy else kept.valid if settings.few_shapes else kept.padding
+            keys = None if not lazy else kept.valid if settings.few_shapes else kept.token_mask
             noise = torch.randn(len(text) * draws, kept.count, width, generator=self.generator, device=self.generator.device)
             yield Examples(batch, text, None, sigma, noise, kept, keys, draws)

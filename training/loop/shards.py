@@ -138,7 +138,7 @@ class Steps(Dataset):
         noise = noise_for(generated, draws, encoded.target.shape[1] * self.config.patch_size**2, generators)
         text, words = self.captions(rows, dropped)
         kept = HoleTokens.of(generated)
-        return Examples(encoded, text, words, sigma, noise, kept, kept.padding, draws)
+        return Examples(encoded, text, words, sigma, noise, kept, kept.token_mask, draws)
 
     def read(self, samples: Tensor) -> tuple[Encoded, list[dict[str, Any]]]:
         rows = [self.row(int(self.shards.file[i]), int(self.shards.row[i])) for i in samples]

@@ -1,6 +1,6 @@
 """Steps as CUDA graphs: what is captured computes what a step computes; graphs are bounded and never stale.
 
-What needs a GPU is in test_cuda.py; here a `Captured` runs its step anew instead of replaying it.
+What needs a GPU is in test_cuda.py; here a `CapturedStep` runs its step anew instead of replaying it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from lazy_core.config import PRESETS
 from lazy_core.networks import cuda_graphs as graphs
-from lazy_core.networks.cuda_graphs import Captured, StepGraphs
-from lazy_core.networks.decoder import LazyDecoder, Prepared
-from lazy_core.networks.static_inputs import Even, Form, Inputs, Row, Text, bucket, lengths_of
+from lazy_core.networks.cuda_graphs import CapturedStep, StepGraphs
+from lazy_core.networks.decoder import LazyDecoder, PreparedInputs
+from lazy_core.networks.static_inputs import GraphKey, PaddedInputs, RaggedInputs, StaticInputs, TextBuffers, bucket, lengths_of
 from lazy_core.networks.transformer import LazyTransformer
 from lazy_core.tokens import Packing
 from made import Edit, edit_of, weights_for
@@ -31,29 +31,29 @@ def decoder() -> LazyDecoder:
     return model.eval().decoder
 
 
-def inputs_for(decoder: LazyDecoder, made: Edit) -> Inputs:
-    tokens, _, given = made
-    form = Form.of(tokens, given)
-    return (Even if form.longest is None else Row)(decoder, form, given, Text(form, given), tokens.shape[-1])
+def inputs_for(decoder: LazyDecoder, made: Edit) -> StaticInputs:
+    tokens, _, prepared = made
+    key = GraphKey.of(tokens, prepared)
+    return (PaddedInputs if key.longest is None else RaggedInputs)(decoder, key, prepared, TextBuffers(key, prepared), tokens.shape[-1])
 
 
-def through(inputs: Inputs, made: Edit) -> Tensor:
-    tokens, timestep, given = made
-    inputs.load(tokens, given)
-    inputs.enter(tokens, timestep)
-    return inputs.leave(inputs.run(), tokens)
+def through(inputs: StaticInputs, made: Edit) -> Tensor:
+    tokens, timestep, prepared = made
+    inputs.set_edit(tokens, prepared)
+    inputs.set_step(tokens, timestep)
+    return inputs.read_output(inputs.run(), tokens)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("lengths", [[1], [40], [33, 33], [6, 38, 1], [1, 1, 90], [64, 60]])
 def test_rounded_up_it_computes_what_a_step_does(decoder, lengths, packed):
-    """Padded, packed and even batches; then another edit of the same form in the same memory, and the first one again."""
+    """Padded, packed and even batches; then another edit of the same key in the same memory, and the first one again."""
     first, other = edit_of(decoder, lengths, 1, packed), edit_of(decoder, [max(n - 1, 1) for n in lengths], 2, packed)
     inputs, done = inputs_for(decoder, first), 0
-    assert isinstance(inputs, Even) == (len(set(lengths)) == 1)
+    assert isinstance(inputs, PaddedInputs) == (len(set(lengths)) == 1)
     for made in (first, other, first):
-        if Form.of(made[0], made[2]) != inputs.form:
+        if GraphKey.of(made[0], made[2]) != inputs.key:
             continue
         valid = torch.arange(made[0].shape[1])[None] < torch.tensor(lengths_of(made[0], made[2]))[:, None]
         expected, got = decoder.step(*made), through(inputs, made)
@@ -72,12 +72,12 @@ def test_what_an_edit_leaves_behind_never_reaches_the_next(decoder, long, short)
     inputs = inputs_for(decoder, before)
     clean = through(inputs_for(decoder, made), made)
     through(inputs, before)
-    assert inputs.form == Form.of(made[0], made[2])
+    assert inputs.key == GraphKey.of(made[0], made[2])
     again = through(inputs, made)
     assert torch.equal(again, clean)
     rows = inputs.tokens.shape[1] - (sum(short) if len(inputs.tokens) == 1 else short[0])
     assert rows > 0
-    inputs.tokens[:, -rows:], inputs.given.context[:, -rows:] = torch.nan, torch.inf  # what a diverged edit left
+    inputs.tokens[:, -rows:], inputs.prepared.context[:, -rows:] = torch.nan, torch.inf  # what a diverged edit left
     assert torch.equal(through(inputs, made), clean)
 
 
@@ -92,7 +92,7 @@ def test_buckets_are_few_and_close():
 class Counting:
     """Stands in for a captured graph: runs the step anew."""
 
-    def __init__(self, inputs: Inputs):
+    def __init__(self, inputs: StaticInputs):
         self.inputs, self.output = inputs, inputs.run()
 
     def replay(self) -> None:
@@ -100,17 +100,17 @@ class Counting:
 
 
 @pytest.fixture
-def capture(monkeypatch) -> list[Inputs]:
+def capture(monkeypatch) -> list[StaticInputs]:
     """`StepGraphs` as on a GPU, for tokens on the CPU; -> what was captured so far."""
-    made: list[Inputs] = []
+    made: list[StaticInputs] = []
 
-    def of(inputs: Inputs, pool: object) -> Captured:
+    def of(inputs: StaticInputs, pool: object) -> CapturedStep:
         made.append(inputs)
         graph = Counting(inputs)
-        return Captured(inputs, graph, graph.output)  # type: ignore[arg-type]
+        return CapturedStep(inputs, graph, graph.output)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Captured, "of", of)
-    monkeypatch.setattr(StepGraphs, "possible", lambda self, tokens, given: self.wanted())
+    monkeypatch.setattr(CapturedStep, "of", of)
+    monkeypatch.setattr(StepGraphs, "can_capture", lambda self, tokens, prepared: self.enabled())
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
     return made
 
@@ -124,13 +124,13 @@ def test_holes_of_all_sizes_share_a_few_graphs(decoder, capture):
         for _ in range(2):
             assert torch.allclose(steps.step(decoder, *made), decoder.step(*made), atol=1e-5)
         if seed == len(sizes) - 1:
-            warm = steps.made
-    assert steps.made == warm == len(capture) <= len({bucket(n) for n in sizes})
+            warm = steps.captures
+    assert steps.captures == warm == len(capture) <= len({bucket(n) for n in sizes})
 
 
 @torch.no_grad()
 def test_two_samplings_may_take_turns(decoder, capture):
-    """Positive and negative prompts in calls of their own, as the host does when memory is short: same form, one graph."""
+    """Positive and negative prompts in calls of their own, as the host does when memory is short: same key, one graph."""
     steps, one, other = StepGraphs(), edit_of(decoder, [20], 1), edit_of(decoder, [21], 2)
     for _ in range(3):
         for made in (one, other):
@@ -162,7 +162,7 @@ def test_graphs_and_what_they_hold_are_bounded(decoder, capture, monkeypatch):
     before = steps.nbytes
     steps.step(decoder, *edit_of(decoder, [150], words=5))
     assert steps.nbytes <= before + next(reversed(steps.captured.values())).inputs.nbytes
-    steps.forget()
+    steps.clear()
     assert steps.nbytes == 0
 
 
@@ -178,7 +178,7 @@ def test_what_takes_all_the_room_is_not_captured(decoder, capture, monkeypatch):
 def test_an_edit_is_not_kept_alive(decoder, capture):
     steps, made = StepGraphs(), edit_of(decoder, [20], 1)
     steps.step(decoder, *made)
-    held = steps.captured[Form.of(made[0], made[2])].inputs.loaded
+    held = steps.captured[GraphKey.of(made[0], made[2])].inputs.loaded
     assert held() is made[2]
     del made
     gc.collect()
@@ -191,12 +191,12 @@ def test_where_capturing_fails_steps_run_as_ever(decoder, capture, monkeypatch, 
     """After a step that cannot be captured nothing is tried again; after one that lacked memory the next edit tries."""
     asked = []
 
-    def of(inputs: Inputs, pool: object) -> Captured:
+    def of(inputs: StaticInputs, pool: object) -> CapturedStep:
         asked.append(inputs)
         raise problem
 
-    monkeypatch.setattr(Captured, "of", of)
-    monkeypatch.setattr(StepGraphs, "possible", lambda self, tokens, given: not self.failed and self.short() is not given)
+    monkeypatch.setattr(CapturedStep, "of", of)
+    monkeypatch.setattr(StepGraphs, "can_capture", lambda self, tokens, prepared: not self.failed and self.out_of_memory() is not prepared)
     steps = StepGraphs()
     for made in (edit_of(decoder, [20], 1), edit_of(decoder, [40], 2)):
         for _ in range(3):
@@ -211,7 +211,7 @@ def test_nothing_is_captured_without_a_gpu_or_against_the_users_wish(decoder):
     _, _, even = edit_of(decoder, [20])
     _, _, apart = edit_of(decoder, [20, 10])
 
-    def possible(steps: StepGraphs, given: Prepared, *shape: int) -> bool:
+    def can_capture(steps: StepGraphs, prepared: PreparedInputs, *shape: int) -> bool:
         class OnCuda:  # what `possible` asks of a tensor
             is_cuda, device = True, torch.device("cuda")
 
@@ -221,29 +221,29 @@ def test_nothing_is_captured_without_a_gpu_or_against_the_users_wish(decoder):
             def __len__(self) -> int:
                 return shape[0]
 
-        return steps.possible(OnCuda(), given)  # type: ignore[arg-type]
+        return steps.can_capture(OnCuda(), prepared)  # type: ignore[arg-type]
 
-    assert possible(StepGraphs(), even, 2, 20, 16)
-    assert not possible(StepGraphs(refused), even, 2, 20, 16)
-    assert not possible(StepGraphs(), even, 2, 0, 16)
+    assert can_capture(StepGraphs(), even, 2, 20, 16)
+    assert not can_capture(StepGraphs(refused), even, 2, 20, 16)
+    assert not can_capture(StepGraphs(), even, 2, 0, 16)
     most = graphs.WORK // TINY.width**2 // 2  # from there on the device is busy
-    assert possible(StepGraphs(), even, 2, most, 16) and not possible(StepGraphs(), even, 2, most + 1, 16)
-    assert not possible(StepGraphs(), apart, 2, 20, 16)  # float32: no kernel for holes that differ in size
+    assert can_capture(StepGraphs(), even, 2, most, 16) and not can_capture(StepGraphs(), even, 2, most + 1, 16)
+    assert not can_capture(StepGraphs(), apart, 2, 20, 16)  # float32: no kernel for holes that differ in size
     with torch.enable_grad():
-        assert not possible(StepGraphs(), even, 2, 20, 16)
+        assert not can_capture(StepGraphs(), even, 2, 20, 16)
     steps, made = StepGraphs(), edit_of(decoder, [20])
-    assert torch.equal(steps.step(decoder, *made), decoder.step(*made)) and not steps.made
+    assert torch.equal(steps.step(decoder, *made), decoder.step(*made)) and not steps.captures
 
 
 @torch.no_grad()
 def test_an_image_without_a_hole_in_a_batch(decoder, capture):
-    """`HoleTokens.padding` keeps one key of it; the packed batch, too."""
+    """`HoleTokens.token_mask` keeps one key of it; the packed batch, too."""
     draw = torch.Generator().manual_seed(0)
     valid = torch.zeros(2, 30, dtype=torch.bool)
     valid[0], valid[1, 0] = True, True
     inputs = (torch.randn(2, 30, TINY.encoder_width, generator=draw), torch.randn(2, 30, 2), torch.randn(2, 5, TINY.caption_width), valid)
     for packed in (False, True):
-        given = decoder.prepare(*inputs, packed=packed)
-        assert isinstance(given.keys, Packing) == packed
-        made = torch.randn(2, 30, 16, generator=draw), torch.full((2,), 300.0), given
+        prepared = decoder.prepare(*inputs, packed=packed)
+        assert isinstance(prepared.token_mask, Packing) == packed
+        made = torch.randn(2, 30, 16, generator=draw), torch.full((2,), 300.0), prepared
         assert torch.allclose(StepGraphs().step(decoder, *made)[valid], decoder.step(*made)[valid], atol=1e-5)

@@ -57,7 +57,7 @@ def test_full_canvas_equals_pixart(pixart, height: int, width: int):
         hole.gather(coordinates.expand(2, -1, -1)),
         timestep,
         caption,
-        hole.padding,
+        hole.token_mask,
         (height, width),
     )
     got = unpatchify(tokens, 2, grid.rows, grid.cols)

@@ -38,7 +38,7 @@ def test_the_chosen_style_is_told_and_the_reader_is_not_asked(editor, canvas, mo
     for other in (1, 2):
         moved = chosen[other].tokens - chosen[0].tokens
         assert torch.allclose(moved, (table[other] - table[0]).expand_as(moved), atol=1e-5), "the tokens differ by what they are told"
-        assert not torch.equal(chosen[other].against, chosen[0].against)
+        assert not torch.equal(chosen[other].negative_offset, chosen[0].negative_offset)
     assert any(torch.equal(auto.tokens, one.tokens) for one in chosen), "auto is one of them"
 
 
