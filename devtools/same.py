@@ -22,8 +22,6 @@ from typing import Any
 
 from .places import ROOT
 
-HALF_GREY = 0.5
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m devtools.same", description=(__doc__ or "").split("\n\n")[1])
@@ -88,7 +86,7 @@ def own_edits(lazy: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
     image, holes = canvas_and_holes(256, 272)
     one = holes.clone()
     one[:, 100:] = 0
-    soft, batch = one * HALF_GREY, torch.cat([holes, one])
+    soft, batch = one * 0.5, torch.cat([holes, one])
     soft[:, 30:50, 30:60] = 1
     context = lazy.encode(image, one)[0]
     for vae_decode in ("lazy", "full"):

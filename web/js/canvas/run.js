@@ -41,11 +41,11 @@ async function queued(/** @type {Session} */ session, /** @type {() => Promise<v
 
 /** Queue as many edits as seeds are asked for. */
 export async function generate(/** @type {Session} */ session) {
-  if (!session.hasMask && !session.node?.inputs?.some((/** @type {any} */ input) => input.name === "mask" && input.link != null)) {
+  if (!session.hasMask && !session.isLinked("mask")) {
     session.say("emptyMask");
     return;
   }
-  if (session.hasMask && session.isLinked() && !session.names?.canvas_file && !session.linked) {
+  if (session.hasMask && session.takesLinked() && !session.linked) {
     session.say("linkedFirst"); // nobody paints on a picture that was never seen
     await fetchLinked(session);
     return;
@@ -98,7 +98,7 @@ async function queueOne(/** @type {Session} */ session, /** @type {number} */ se
  * @returns {import("./graph.js").Prompt}
  */
 function linkedPicture(/** @type {Session} */ session, /** @type {string} */ canvas) {
-  if (!session.isLinked() || session.names?.canvas_file) return {};
+  if (!session.takesLinked()) return {};
   return { [LINKED]: { class_type: "LazyResult", inputs: { image: [canvas, 0] } } };
 }
 

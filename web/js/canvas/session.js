@@ -78,8 +78,14 @@ export class Session extends EventTarget {
     this.changed();
   }
 
-  isLinked() {
-    return this.node?.inputs?.some((/** @type {any} */ input) => input.name === "image" && input.link != null) ?? false;
+  /** Whether something is connected to an input of the node. */
+  isLinked(/** @type {"image" | "mask"} */ name = "image") {
+    return this.node?.inputs?.some((/** @type {any} */ input) => input.name === name && input.link != null) ?? false;
+  }
+
+  /** Whether the canvas is the linked picture: nothing was opened or accepted in its place. */
+  takesLinked() {
+    return this.isLinked() && !this.names?.canvas_file;
   }
 
   /** Prompt, seed, denoise or strength as the person wants them from now on. */
