@@ -23,6 +23,7 @@ from lazy_core.cache import content_key
 from lazy_core.config import PRESETS
 from lazy_core.context import Context
 from lazy_core.geometry import Box
+from lazy_core.networks.context_encoder import EncodedHole
 from lazy_core.pipeline import encode_context, lazy_decode
 from lazy_core.tokens import HoleTokens
 from lazy_core.vae.canvas_cache import Canvases
@@ -106,11 +107,11 @@ def decode_image(latent: Tensor, right: Box | None = None) -> Tensor:
     return latent.new_zeros(len(latent), 3, *(CONFIG.latent_scale * side for side in size))
 
 
-def read(latent: Tensor, mask: Tensor, near: HoleTokens, coordinates: Tensor, style: int | None = None) -> tuple[Tensor, None]:
-    return latent.new_zeros(len(latent), near.count, CONFIG.encoder_width), None
+def read(latent: Tensor, mask: Tensor, near: HoleTokens, coordinates: Tensor, style: int | None = None) -> EncodedHole:
+    return EncodedHole(latent.new_zeros(len(latent), near.count, CONFIG.encoder_width))
 
 
-TRANSFORMER: Any = SimpleNamespace(config=CONFIG, context_encoder=SimpleNamespace(both=read))
+TRANSFORMER: Any = SimpleNamespace(config=CONFIG, context_encoder=read)
 
 if __name__ == "__main__":
     raise SystemExit(main())

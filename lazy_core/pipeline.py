@@ -98,7 +98,7 @@ def read_holes(
         canvas, masked = (torch.cat([box.cut(x[i : i + 1]) for box, i in zip(cells, images, strict=True)]) for x in (latent, mask))
         masked = masked * near.cells(seen.cols, grid.patch).to(masked)
         coordinates = grid_coordinates(seen, transformer.config, latent.device)
-        found, offsets = transformer.context_encoder.both(canvas, masked, near, coordinates, style)
+        found, _, offsets = transformer.context_encoder(canvas, masked, near, coordinates, style)
         read.update(zip(rows, zip(found, offsets if offsets is not None else [None] * len(rows), strict=True), strict=True))
     tokens, negative_offset = torch.stack([read[row][0] for row in range(len(boxes))]), [read[row][1] for row in range(len(boxes))]
     named = [offset for offset in negative_offset if offset is not None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn as nn
 from torch import Tensor
@@ -95,6 +97,18 @@ class StyleEmbedder(nn.Module):
         return self.guidance * (self.table.float().mean(0).to(logits.device) - self.style_embedding(logits))
 
 
+class EncodedHole(NamedTuple):
+    """What the encoder keeps of a canvas: `tokens` [B, K, E], the compressed context of its hole.
+
+    Of a model that knows several drawing styles, `style_logits` [B, styles] are of the one that `tokens` follow, and `negative_offset`
+    [B, E] is what the negative prompt's tokens get on top, if anything (`StyleEmbedder.negative_offset`).
+    """
+
+    tokens: Tensor
+    style_logits: Tensor | None = None
+    negative_offset: Tensor | None = None
+
+
 class ContextEncoder(CanvasViT):
     """A ViT over all N tokens of the canvas, then token dropping (section 3.1): T_hole [B, K, E] is the compressed context."""
 
@@ -104,31 +118,12 @@ class ContextEncoder(CanvasViT):
         self.naming = StyleEmbedder(config, build) if config.styles else None
         self.fill_embedder = build.linear((config.latent_channels + 1) * self.patch**2, self.width) if config.fill else None
 
-    def forward(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor) -> Tensor:
-        """The context of `read_and_name`, to which a model of several styles adds the one that it sees (`StyleEmbedder`)."""
-        return self.both(canvas, mask, hole, coordinates)[0]
-
-    def both(
-        self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor, style: int | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """`forward`, and what the negative prompt's tokens get on top [B, E], if anything (`StyleEmbedder.negative_offset`).
-
-        `style` is the number of the drawing style to follow instead of the one that is read; the reader does not run then.
-        """
-        tokens, logits = self.read_and_name(canvas, mask, hole, coordinates, style)
-        if self.naming is None or logits is None:
-            return tokens, None
-        negative_offset = self.naming.negative_offset(logits).to(tokens) if self.naming.guidance else None
-        return self.naming(tokens, hole.valid, logits), negative_offset
-
-    def read_and_name(
-        self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor, style: int | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Canvas latent [B, C, h, w], mask [B, 1, h, w] (1 = hole, 0 = keep), coordinates [N, 2] -> context [B, K, E], and logits of the
-        canvas's style [B, styles] where the model knows several.
+    def forward(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor, style: int | None = None) -> EncodedHole:
+        """Canvas latent [B, C, h, w], mask [B, 1, h, w] (1 = hole, 0 = keep), coordinates [N, 2] -> tokens [B, K, E].
 
         The canvas is encoded with its hole filled smoothly: a `config.fill` model is told that fill token by token, exactly, where
-        attention carries colours roughly.
+        attention carries colours roughly. `style` is the number of the drawing style to follow instead of the one that is read; the
+        reader does not run then.
         """
         x = self.visible(canvas, mask)
         tokens = hole.gather(self.tokens(x, coordinates))
@@ -136,10 +131,13 @@ class ContextEncoder(CanvasViT):
             fill = hole.gather(patchify(torch.cat([canvas, mask], 1), self.patch))
             tokens = tokens + self.fill_embedder(fill) * hole.valid[..., None].to(tokens)
         if self.naming is None:
-            return tokens, None
-        if style is not None:
-            return tokens, self.naming.chosen_logits(style, x)
-        return tokens, self.naming.logits(x, coordinates, tokens, hole.valid)
+            return EncodedHole(tokens)
+        if style is None:
+            logits = self.naming.logits(x, coordinates, tokens, hole.valid)
+        else:
+            logits = self.naming.chosen_logits(style, x)
+        negative_offset = self.naming.negative_offset(logits).to(tokens) if self.naming.guidance else None
+        return EncodedHole(self.naming(tokens, hole.valid, logits), logits, negative_offset)
 
     def visible(self, canvas: Tensor, mask: Tensor) -> Tensor:
         """[B, N, (C + 1) p p]: the hole's content is removed before anything is computed from it; the mask is an input channel."""

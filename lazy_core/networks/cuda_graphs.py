@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ..attention import ragged_runs
-from ..tokens import Packing
 from .decoder import LazyDecoder, PreparedInputs
+from .layout import Packed, Padded
 from .static_inputs import GraphKey, PaddedInputs, RaggedInputs, StaticInputs, TextBuffers
 
 COUNT = 64  # graphs
@@ -81,14 +81,17 @@ class StepGraphs:
 
     def can_capture(self, tokens: Tensor, prepared: PreparedInputs) -> bool:
         """Tell whether a graph may run the step: asked at every step, so nothing is read from the device."""
-        if not tokens.is_cuda or torch.is_grad_enabled() or tokens.shape[1] == 0 or prepared.caption_mask is not None:
+        layout = prepared.layout
+        if not tokens.is_cuda or torch.is_grad_enabled() or tokens.shape[1] == 0:
             return False
         if self.failed or self.out_of_memory() is prepared or not self.enabled():
             return False
+        if isinstance(layout, Padded) and layout.caption_mask is not None:
+            return False
         work = prepared.pos_embed.shape[-1] ** 2
-        if prepared.token_mask is None:
+        if isinstance(layout, Padded) and layout.token_mask is None:
             return len(tokens) * tokens.shape[1] * work <= WORK
-        count = sum(prepared.token_mask.lengths) if isinstance(prepared.token_mask, Packing) else len(tokens) * tokens.shape[1]
+        count = sum(layout.lengths) if isinstance(layout, Packed) else len(tokens) * tokens.shape[1]
         return count * work <= WORK_APART and ragged_runs(tokens.device, prepared.context.dtype)
 
     def graph_for(self, decoder: LazyDecoder, tokens: Tensor, prepared: PreparedInputs) -> CapturedStep | None:

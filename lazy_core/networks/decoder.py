@@ -9,26 +9,25 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..config import LazyConfig
-from ..tokens import Packing
-from .layers import Build, DecoderBlock, FinalLayer, Keys, Mlp, ScalarEmbedder, TextKV
+from .layers import Build, DecoderBlock, FinalLayer, Mlp, ScalarEmbedder, TextKV
+from .layout import Packed, Padded, TokenLayout
 from .positions import sincos
 
 
 @dataclass(frozen=True)
 class PreparedInputs:
-    """The part of a decoder pass that no step changes: context [B, K, E], positions [B, K, D], the text's keys and values per block.
+    """The part of a decoder pass that no step changes.
 
-    `micro_cond` is PixArt's micro-conditioning [1, D] or 0; `token_mask` [B, K] bool marks the tokens that are no padding, a `Packing`
-    says that context and positions are without padding, [1, T, ...], and steps shall be (`Ragged`: so are they in `static_inputs.py`).
-    `caption_mask` [B, L] bool marks the text's tokens that are no padding. `shared_timestep`: at every step all images are at one timestep.
+    `context` [B, K, E] and `pos_embed` [B, K, D] lie as `layout` has them, [1, T, ..] where it packs; `text_kv` are the text's keys
+    and values [B, L, D] of each block, `micro_cond` PixArt's micro-conditioning [1, D], or 0.
+    `shared_timestep`: at every step all images are at one timestep.
     """
 
     context: Tensor
     pos_embed: Tensor
     text_kv: tuple[TextKV, ...]
     micro_cond: Tensor | float
-    token_mask: Keys
-    caption_mask: Tensor | None = None
+    layout: TokenLayout
     shared_timestep: bool = False
 
 
@@ -91,30 +90,28 @@ class LazyDecoder(nn.Module):
         """
         if edges is not None or self.edge_embedder is not None:
             context = context + self.embed_edges(context, edges)
-        packing = Packing.of(token_mask) if packed and token_mask is not None and float(token_mask.float().mean()) < 0.9 else None
-        if packing is not None:
-            context, coordinates = packing.pack(context), packing.pack(coordinates)  # [1, T, E], [1, T, 2]
+        layout: TokenLayout = Padded(token_mask, caption_mask)
+        if packed and token_mask is not None and caption_mask is None and float(token_mask.float().mean()) < 0.9:
+            layout = Packed.of(token_mask)
+        context, coordinates = layout.pack(context), layout.pack(coordinates)
         pos_embed = sincos(coordinates, self.config.width).to(context)  # [B, K, D]
         text = self.y_embedder(caption.to(context))  # [B, L, D]
-        pairs = tuple(block.cross_attn.keys_and_values(text) for block in self.blocks)  # type: ignore[operator, union-attr]
-        return PreparedInputs(
-            context, pos_embed, pairs, self.micro_conditioning(image_size, context), packing or token_mask, caption_mask, packed
-        )
+        text_kv = tuple(block.cross_attn.keys_and_values(text) for block in self.blocks)  # type: ignore[operator, union-attr]
+        return PreparedInputs(context, pos_embed, text_kv, self.micro_conditioning(image_size, context), layout, packed)
 
     def step(self, tokens: Tensor, timestep: Tensor, prepared: PreparedInputs) -> Tensor:
         """`forward` for tokens [B, K, C p p] at timestep [B]."""
         timestep = timestep[:1] if prepared.shared_timestep else timestep
-        if isinstance(prepared.token_mask, Packing):
-            return prepared.token_mask.unpack(self.run_blocks(prepared.token_mask.pack(tokens), timestep, prepared), tokens)
-        return self.run_blocks(tokens, timestep, prepared)
+        return prepared.layout.unpack(self.run_blocks(prepared.layout.pack(tokens), timestep, prepared), tokens)
 
     def run_blocks(self, tokens: Tensor, timestep: Tensor, prepared: PreparedInputs) -> Tensor:
+        """`step` for tokens that lie as `prepared.layout` has them, [B, K, C p p] or [1, T, C p p]."""
         x = self.x_embedder(tokens) + prepared.pos_embed  # [B, K, D]
         x = self.context_embedder(torch.cat([x, prepared.context.to(x)], -1))  # [B, K, D + E] -> [B, K, D]
         time = self.t_embedder(timestep, x.dtype) + prepared.micro_cond  # [B, D]
         modulation = self.t_block(time).unflatten(1, (6, -1))  # [B, 6, D]
         for block, text in zip(self.blocks, prepared.text_kv, strict=True):
-            x = block(x, text, modulation, prepared.token_mask, prepared.caption_mask)  # [B, K, D]
+            x = block(x, text, modulation, prepared.layout)  # [B, K, D]
         x = self.final_layer(x, time)  # [B, K, (2) C p p]
         return x[..., : tokens.shape[-1]]  # [B, K, C p p]
 

@@ -11,8 +11,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention import Attention, ragged, sdpa, sequence_by_sequence
-from ..tokens import Packing, Ragged
+from ..attention import Attention, sdpa
+from .layout import Padded, TokenLayout
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ class Build:
         return nn.Parameter(torch.empty(*shape, dtype=self.dtype, device=self.device))
 
 
-Keys = Tensor | Packing | Ragged | None
-"""What tells a batch's tokens from padding, or one image's from the next one's: see `LazyDecoder.prepare` and `graphs`."""
+NO_PADDING = Padded()
 TextKV = tuple[Tensor, Tensor]
 """Keys and values [B, L, D] that one block's cross-attention reads from the text: the same at every step of an edit."""
 
@@ -66,14 +65,9 @@ class SelfAttention(nn.Module):
         self.heads, self.attention = heads, build.attention
         self.qkv, self.proj = build.linear(width, 3 * width), build.linear(width, width)
 
-    def forward(self, x: Tensor, keys: Keys = None) -> Tensor:
+    def forward(self, x: Tensor, layout: TokenLayout = NO_PADDING) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        if isinstance(keys, Ragged):
-            return self.proj(ragged(q, k, v, keys.cu_seqlens, keys.cu_seqlens, keys.max_seqlen, keys.max_seqlen, self.heads))
-        if isinstance(keys, Packing):
-            k, v = (x.split(keys.lengths, 1) for x in (k, v))
-            return self.proj(sequence_by_sequence(self.attention, q, keys.lengths, k, v, self.heads))
-        return self.proj(self.attention(q, k, v, self.heads, keys))
+        return self.proj(layout.self_attention(self.attention, q, k, v, self.heads))
 
 
 class CrossAttention(nn.Module):
@@ -89,17 +83,9 @@ class CrossAttention(nn.Module):
         k, v = self.kv_linear(text).chunk(2, dim=-1)
         return k, v
 
-    def forward(self, x: Tensor, text: TextKV, packing: Packing | Ragged | None = None, caption_mask: Tensor | None = None) -> Tensor:
-        """`caption_mask` [B, L] bool marks the text's tokens that are no padding (without a `packing`); None: all of them."""
-        q, (k, v) = self.q_linear(x), text
-        if packing is None:
-            return self.proj(self.attention(q, k, v, self.heads, caption_mask))
-        if isinstance(packing, Ragged):
-            k, v = (part.flatten(0, 1)[None] for part in (k, v))
-            return self.proj(
-                ragged(q, k, v, packing.cu_seqlens, packing.cu_seqlens_text, packing.max_seqlen, packing.max_seqlen_text, self.heads)
-            )
-        return self.proj(sequence_by_sequence(self.attention, q, packing.lengths, k.split(1), v.split(1), self.heads))
+    def forward(self, x: Tensor, text: TextKV, layout: TokenLayout = NO_PADDING) -> Tensor:
+        k, v = text
+        return self.proj(layout.cross_attention(self.attention, self.q_linear(x), k, v, self.heads))
 
 
 class Block(nn.Module):
@@ -125,15 +111,15 @@ class DecoderBlock(nn.Module):
         self.norm2, self.mlp = build.norm(width), Mlp(build, width, int(width * mlp_ratio), width)
         self.scale_shift_table = build.table(6, width)
 
-    def forward(self, x: Tensor, text: TextKV, modulation: Tensor, keys: Keys = None, caption_mask: Tensor | None = None) -> Tensor:
-        """Tokens x [B, K, D], the text's keys and values [B, L, D], modulation [B, 6, D] (or [1, 6, D]) of all blocks -> [B, K, D].
+    def forward(self, x: Tensor, text: TextKV, modulation: Tensor, layout: TokenLayout = NO_PADDING) -> Tensor:
+        """Tokens x as `layout` has them, the text's keys and values [B, L, D], modulation [B, 6, D] of all blocks -> the shape of x.
 
-        Under a `Packing`, or where sequences are `Ragged`, x is [1, T, D], and modulation [1, 6, D].
+        Modulation is [1, 6, D] where all images are at one timestep, as it must be where they lie in one row.
         """
         parts = (self.scale_shift_table.to(x)[None] + modulation).chunk(6, dim=1)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = parts
-        x = torch.addcmul(x, gate_attn, self.attn(modulate(self.norm1, x, shift_attn, scale_attn), keys))
-        x = x + self.cross_attn(x, text, keys if isinstance(keys, (Packing, Ragged)) else None, caption_mask)
+        x = torch.addcmul(x, gate_attn, self.attn(modulate(self.norm1, x, shift_attn, scale_attn), layout))
+        x = x + self.cross_attn(x, text, layout)
         return torch.addcmul(x, gate_mlp, self.mlp(modulate(self.norm2, x, shift_mlp, scale_mlp)))
 
 

@@ -15,9 +15,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from ..tokens import Packing, Ragged
 from .decoder import LazyDecoder, PreparedInputs
-from .layers import Keys, TextKV
+from .layers import TextKV
+from .layout import Packed, Padded, Ragged, TokenLayout
 
 MASKED = 1024  # tokens of an image from which on a hole that fills its bucket is worth a graph of its own, without a mask
 
@@ -58,15 +58,17 @@ class GraphKey:
 
 
 def lengths_of(tokens: Tensor, prepared: PreparedInputs) -> tuple[int, ...]:
-    """Valid tokens of each image of [B, K, C p p]."""
-    packing = packing_of(prepared)
-    return (tokens.shape[1],) * len(tokens) if packing is None else packing.lengths
+    """Valid tokens of each image of [B, K, C p p]. Reads the device where the batch has padding."""
+    packed = packed_layout(prepared)
+    return (tokens.shape[1],) * len(tokens) if packed is None else packed.lengths
 
 
-def packing_of(prepared: PreparedInputs) -> Packing | None:
-    """None where no image has padding."""
-    mask = prepared.token_mask
-    return Packing.of(mask) if isinstance(mask, Tensor) else mask if isinstance(mask, Packing) else None
+def packed_layout(prepared: PreparedInputs) -> Packed | None:
+    """How the batch lies without its padding; None where it has none."""
+    layout = prepared.layout
+    if isinstance(layout, Packed):
+        return layout
+    return Packed.of(layout.token_mask) if isinstance(layout, Padded) and layout.token_mask is not None else None
 
 
 class TextBuffers:
@@ -103,13 +105,14 @@ class StaticInputs:
         self.tokens, self.timestep = zeros(rows, key.size, channels), torch.zeros(1, device=key.device)
         context, pos_embed = (zeros(rows, key.size, x.shape[-1]) for x in (prepared.context, prepared.pos_embed))
         size = torch.zeros_like(prepared.micro_cond) if isinstance(prepared.micro_cond, Tensor) else 0.0
-        self.prepared = PreparedInputs(context, pos_embed, self.pairs(), size, self.token_mask())
+        self.prepared = PreparedInputs(context, pos_embed, self.text_kv(), size, self.layout())
         self.loaded: Callable[[], PreparedInputs | None] = lambda: None
 
-    def pairs(self) -> tuple[TextKV, ...]:
+    def text_kv(self) -> tuple[TextKV, ...]:
         raise NotImplementedError
 
-    def token_mask(self) -> Keys:
+    def layout(self) -> TokenLayout:
+        """A layout whose tensors `place` fills."""
         raise NotImplementedError
 
     def holds(self, prepared: PreparedInputs) -> bool:
@@ -146,18 +149,19 @@ class StaticInputs:
 class PaddedInputs(StaticInputs):
     """Images of as many tokens each, [B, T, ...]: any attention will do."""
 
-    def pairs(self) -> tuple[TextKV, ...]:
+    def text_kv(self) -> tuple[TextKV, ...]:
         return self.text.own
 
-    def token_mask(self) -> Keys:
-        return self.tokens.new_zeros(self.tokens.shape[:2], dtype=torch.bool) if self.key.padded else None
+    def layout(self) -> TokenLayout:
+        return Padded(self.tokens.new_zeros(self.tokens.shape[:2], dtype=torch.bool) if self.key.padded else None)
 
     def place(self, tokens: Tensor, prepared: PreparedInputs) -> None:
         count = tokens.shape[1]
         self.prepared.context[:, :count], self.prepared.pos_embed[:, :count] = prepared.context, prepared.pos_embed
         self.tokens[:, count:], self.prepared.context[:, count:] = 0, 0  # a mask does not stop NaN that an earlier edit left
-        if isinstance(self.prepared.token_mask, Tensor):
-            self.prepared.token_mask[:, :count], self.prepared.token_mask[:, count:] = True, False
+        layout = self.prepared.layout
+        if isinstance(layout, Padded) and layout.token_mask is not None:
+            layout.token_mask[:, :count], layout.token_mask[:, count:] = True, False
 
     def set_step(self, tokens: Tensor, timestep: Tensor) -> None:
         self.tokens[:, : tokens.shape[1]] = tokens
@@ -170,10 +174,10 @@ class PaddedInputs(StaticInputs):
 class RaggedInputs(StaticInputs):
     """Images of different size, one after the other, [1, T, ...]; what is left of the row is a sequence of its own."""
 
-    def pairs(self) -> tuple[TextKV, ...]:
+    def text_kv(self) -> tuple[TextKV, ...]:
         return self.text.all
 
-    def token_mask(self) -> Keys:
+    def layout(self) -> TokenLayout:
         starts, text_starts = (
             torch.arange(self.key.images + 2, dtype=torch.int32, device=self.key.device) * n for n in (0, self.key.caption_length)
         )
@@ -181,17 +185,17 @@ class RaggedInputs(StaticInputs):
         return Ragged(starts, text_starts, max(self.key.longest, self.key.size // 8, 16), self.key.caption_length)
 
     def place(self, tokens: Tensor, prepared: PreparedInputs) -> None:
-        packing = packing_of(prepared)
-        assert packing is not None and isinstance(self.prepared.token_mask, Ragged)
-        self.packing, self.count = packing, sum(packing.lengths)
+        packed, layout = packed_layout(prepared), self.prepared.layout
+        assert packed is not None and isinstance(layout, Ragged)
+        self.packed, self.count = packed, sum(packed.lengths)
         for room, values in ((self.prepared.context, prepared.context), (self.prepared.pos_embed, prepared.pos_embed)):
-            room[:, : self.count] = values if packing is prepared.token_mask else packing.pack(values)
-        ends = [0, *accumulate(packing.lengths), self.key.size]
-        self.prepared.token_mask.cu_seqlens.copy_(torch.tensor(ends, dtype=torch.int32))
+            room[:, : self.count] = values if packed is prepared.layout else packed.pack(values)
+        ends = [0, *accumulate(packed.lengths), self.key.size]
+        layout.cu_seqlens.copy_(torch.tensor(ends, dtype=torch.int32))
 
     def set_step(self, tokens: Tensor, timestep: Tensor) -> None:
-        self.tokens[:, : self.count] = self.packing.pack(tokens)
+        self.tokens[:, : self.count] = self.packed.pack(tokens)
         self.timestep.copy_(timestep[:1])
 
     def read_output(self, output: Tensor, tokens: Tensor) -> Tensor:
-        return self.packing.unpack(output[:, : self.count], tokens)
+        return self.packed.unpack(output[:, : self.count], tokens)

@@ -181,8 +181,8 @@ def test_a_hole_sees_the_fill_of_another_one(editor: LazyEditor, monkeypatch: py
     """The other hole in a window is masked for its own row alone; what was in it is never seen."""
     seen: list[Tensor] = []
     encoder = editor.model.transformer.context_encoder
-    read = encoder.both
-    monkeypatch.setattr(encoder, "both", lambda canvas, mask, *rest: (seen.append(mask), read(canvas, mask, *rest))[1])
+    read = encoder.forward
+    monkeypatch.setattr(encoder, "forward", lambda canvas, mask, *rest: (seen.append(mask), read(canvas, mask, *rest))[1])
     image, mask = picture(160, 160), holes(160, 160, *NEAR)
     first = editor.encode(image, mask)
     cells = latent_mask(mask > 0, first.grid)

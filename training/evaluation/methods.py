@@ -68,9 +68,9 @@ class MethodEditor:
         latent = editor.to_latent(prefill(grid.pad(image), grid.pad(hole[:, None].float())[:, 0] > 0))
         tokens = everything(hole.new_ones(len(image), grid.tokens))
         coordinates = grid_coordinates(grid, config, device)
-        read = editor.model.transformer.context_encoder.both
-        known, negative_offset = read(latent.to(device), latent_mask(hole, grid).to(device), tokens.to(device), coordinates)
-        negative_offset = None if negative_offset is None else negative_offset.float().cpu()
-        context = Context(editor.identity, grid, image, hole, latent, tokens, known.float().cpu(), negative_offset=negative_offset)
+        encoder = editor.model.transformer.context_encoder
+        known, _, offset = encoder(latent.to(device), latent_mask(hole, grid).to(device), tokens.to(device), coordinates)
+        offset = None if offset is None else offset.float().cpu()
+        context = Context(editor.identity, grid, image, hole, latent, tokens, known.float().cpu(), negative_offset=offset)
         sample = editor.sampler(context, prompts, steps, cfg)
         return lazy_decode(context, sample, editor.to_latent, editor.to_image, seed, blend=blend)[0]

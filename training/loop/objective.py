@@ -40,12 +40,10 @@ class Objective(nn.Module):
         repeat = lambda x: x.repeat_interleave(examples.draws, 0)  # noqa: E731
         kept = examples.kept
         transformer = self.model.transformer
-        encoder = transformer.context_encoder
-        context, logits = encoder.read_and_name(scenes.canvas.float(), scenes.mask.float(), kept, coordinates)
+        encoded = transformer.context_encoder(scenes.canvas.float(), scenes.mask.float(), kept, coordinates)
         naming = examples.sigma.new_zeros(())
-        if encoder.naming is not None and logits is not None:
-            naming = F.cross_entropy(logits.float(), scenes.style)
-            context = encoder.naming(context, kept.valid, logits)
+        if encoded.style_logits is not None:
+            naming = F.cross_entropy(encoded.style_logits.float(), scenes.style)
         hole_coordinates = kept.gather(coordinates.expand(len(scenes.hole), -1, -1))
         target = repeat(kept.gather(patchify(scenes.target.float(), config.patch_size)))
         x, timestep = noised(config.prediction, target, examples.noise, examples.sigma)
@@ -53,7 +51,7 @@ class Objective(nn.Module):
         lines = None if scenes.lines is None else kept.gather(patchify(scenes.lines.float() / 255, config.token_pixels))
         output = transformer.decoder(
             x,
-            repeat(context),
+            repeat(encoded.tokens),
             repeat(hole_coordinates),
             timestep,
             repeat(caption),

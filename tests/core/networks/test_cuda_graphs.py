@@ -16,9 +16,9 @@ from lazy_core.config import PRESETS
 from lazy_core.networks import cuda_graphs as graphs
 from lazy_core.networks.cuda_graphs import CapturedStep, StepGraphs
 from lazy_core.networks.decoder import LazyDecoder, PreparedInputs
+from lazy_core.networks.layout import Packed
 from lazy_core.networks.static_inputs import GraphKey, PaddedInputs, RaggedInputs, StaticInputs, TextBuffers, bucket, lengths_of
 from lazy_core.networks.transformer import LazyTransformer
-from lazy_core.tokens import Packing
 from made import Edit, edit_of, weights_for
 
 TINY = PRESETS["tiny"]
@@ -244,6 +244,6 @@ def test_an_image_without_a_hole_in_a_batch(decoder, capture):
     inputs = (torch.randn(2, 30, TINY.encoder_width, generator=draw), torch.randn(2, 30, 2), torch.randn(2, 5, TINY.caption_width), valid)
     for packed in (False, True):
         prepared = decoder.prepare(*inputs, packed=packed)
-        assert isinstance(prepared.token_mask, Packing) == packed
+        assert isinstance(prepared.layout, Packed) == packed
         made = torch.randn(2, 30, 16, generator=draw), torch.full((2,), 300.0), prepared
         assert torch.allclose(StepGraphs().step(decoder, *made)[valid], decoder.step(*made)[valid], atol=1e-5)

@@ -50,7 +50,7 @@ def test_full_canvas_equals_pixart(pixart, height: int, width: int):
     hole = HoleTokens.of(torch.ones(2, grid.tokens, dtype=torch.bool))
     coordinates = grid_coordinates(grid, SMALL)
     mask = torch.ones(2, 1, *grid.latent_size)
-    context = lazy.context_encoder(latent, mask, hole, coordinates)
+    context = lazy.context_encoder(latent, mask, hole, coordinates).tokens
     tokens = lazy.decoder(
         hole.gather(patchify(latent, 2)),
         context,
