@@ -23,7 +23,7 @@ from lazy_core.holes import hole_rows, windows_around
 from lazy_core.masks import latent_mask, threshold
 from lazy_core.model import LazyDiffusion
 from lazy_core.networks.cuda_graphs import StepGraphs
-from lazy_core.networks.decoder import LazyDecoder, PreparedInputs
+from lazy_core.networks.decoder import Conditioning, LazyDecoder, PreparedInputs
 from lazy_core.pipeline import fill_hole, read_holes
 from lazy_core.text.tokenizer import build_tokenizer
 from lazy_core.tokens import HoleTokens
@@ -94,14 +94,14 @@ class Stages:
         largest, images = max(counts), len(counts) * (2 if self.guided else 1)
         valid = (torch.arange(largest)[None] < torch.tensor(counts)[:, None]).repeat(images // len(counts), 1).to(self.device)
         draw = lambda *shape: torch.randn(*shape, device=self.device, dtype=self.dtype)  # noqa: E731
-        prepared = self.decoder.prepare(
+        conditioning = Conditioning(
             draw(images, largest, self.config.encoder_width),
             torch.rand(images, largest, 2, device=self.device),
             draw(images, self.text_tokens, self.config.caption_width),
             None if bool(valid.all()) else valid,
             (side, side),
-            packed=True,
         )
+        prepared = self.decoder.prepare(conditioning, shared_timestep=True)
         x, timestep = draw(images, largest, self.config.latent_channels * self.config.patch_size**2), draw(images).abs()
         return Step(self, x, timestep, prepared)
 

@@ -22,11 +22,12 @@ from tqdm import tqdm
 
 from lazy_core.attention import plain
 from lazy_core.checkpoint import load_model
+from lazy_core.diffusion.parametrisation import parametrisation
 from lazy_core.masks import threshold
 from lazy_core.model import LazyDiffusion
 from lazy_core.tokens import patchify
 from training.loop.examples import Examples, noise_levels
-from training.loop.objective import loss_weight, optimizers, token_loss
+from training.loop.objective import optimizers, token_loss
 from training.loop.precision import mixed_precision, optimizer_for
 from training.loop.record import Record, learning_rate, progress_fraction
 from training.loop.scene_source import PoolSettings, ScenePool
@@ -132,7 +133,7 @@ class Trainer:
         with mixed_precision(self.device):
             x0 = denoised(self.base, (1 - level) * clean + level * noise, sigma, text, pooled, concat)
         predicted, wanted = (patchify(x, PATCH) for x in (x0, clean))
-        loss = token_loss(predicted, wanted, loss_weight("flow_x0", sigma), torch.ones_like(hole), hole)
+        loss = token_loss(predicted, wanted, parametrisation("flow_x0").loss_weight(sigma), torch.ones_like(hole), hole)
         loss.backward()
         nn.utils.clip_grad_norm_(self.transformer.parameters(), 1.0)
         for optimizer in self.optimizers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,12 +13,12 @@ from .blend.composite import Blend
 from .checkpoint import load_model, style_number
 from .context import Context
 from .diffusion.differential import differential, relative
-from .diffusion.parametrisation import add_noise
+from .diffusion.parametrisation import parametrisation
 from .diffusion.sampling import Solver, dpmpp_2m, euler, guided_denoiser
-from .diffusion.schedule import shifted, sigmas
 from .geometry import Box
 from .model import LazyDiffusion
 from .networks.cuda_graphs import StepGraphs
+from .networks.decoder import Conditioning
 from .networks.text_encoder import same_length
 from .networks.transformer import store_for_few_rows
 from .pipeline import Sample, encode_context, hole_coordinates, lazy_decode
@@ -47,9 +48,9 @@ class LazyEditor:
 
     def encode(self, image: Tensor, mask: Tensor, style: str = "auto") -> Context:
         """Read canvas and mask, once for many edits. `style` is one of `styles`, or auto: what the canvas shows. Raises ValueError."""
-        kind = next(self.model.transformer.parameters()).dtype
+        dtype = next(self.model.transformer.parameters()).dtype
         number = style_number(self.styles, style)
-        return encode_context(self.model.transformer, self.to_latent, image, mask, self.identity, self.device, dtype=kind, style=number)
+        return encode_context(self.model.transformer, self.to_latent, image, mask, self.identity, self.device, dtype=dtype, style=number)
 
     def decode(
         self,
@@ -86,36 +87,36 @@ class LazyEditor:
         self, context: Context, prompt: str | list[str], steps: int, cfg: float, solver: Solver = "euler", shift: float | None = None
     ) -> Sample:
         config, device = self.model.config, self.device
+        model = parametrisation(config.prediction)
 
         def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
-            prompts = [prompt] * len(context.image) if isinstance(prompt, str) else prompt
-            captions = self.caption(prompts)[context.owner.to(device)]
-            keys, edges = (None if x is None else x.to(device) for x in (context.hole.token_mask, context.edges))
-            places = hole_coordinates(context, self.model.transformer).to(device)
-            denoiser = guided_denoiser(
-                self.model.transformer.decoder,
-                context.tokens.to(device),
-                places,
-                captions,
-                self.caption([""]).expand(len(captions), -1, -1),
-                cfg,
-                keys,
-                (context.grid.height, context.grid.width),
-                edges,
-                context.negative_tokens.to(device),
-                self.graphs,
-            )
-            levels = sigmas(config.prediction, steps, denoise).to(device)
-            levels = shifted(levels, config.shift if shift is None else shift) if config.prediction == "flow_x0" else levels
+            positive, negative = self.conditioning(context, prompt)
+            denoiser = guided_denoiser(self.model.transformer.decoder, positive, negative, cfg, self.graphs)
+            sigmas = model.sigmas(steps, denoise, config.shift if shift is None else shift).to(device)
             start, noise = start.to(device), noise.to(device)
             if context.strength is not None:
-                noised = partial(add_noise, config.prediction, start, noise)
-                denoiser = differential(denoiser, relative(context.strength).to(device), start, noised, levels)
-            x = add_noise(config.prediction, start, noise, levels[0])
-            end = euler(denoiser, x, levels) if solver == "euler" else dpmpp_2m(denoiser, x, levels)
+                noised = partial(model.add_noise, start, noise)
+                denoiser = differential(denoiser, relative(context.strength).to(device), start, noised, sigmas)
+            x = model.add_noise(start, noise, sigmas[0])
+            end = euler(denoiser, x, sigmas) if solver == "euler" else dpmpp_2m(denoiser, x, sigmas)
             return end.cpu()
 
         return sample
+
+    def conditioning(self, context: Context, prompt: str | list[str]) -> tuple[Conditioning, Conditioning]:
+        """Return what the hole is denoised by, and what guidance leads away from. `prompt` as in `decode`."""
+        device, prompts = self.device, [prompt] * len(context.image) if isinstance(prompt, str) else prompt
+        token_mask, edges = (None if x is None else x.to(device) for x in (context.hole.token_mask, context.edges))
+        positive = Conditioning(
+            context.tokens.to(device),
+            hole_coordinates(context, self.model.transformer).to(device),
+            self.caption(prompts)[context.owner.to(device)],
+            token_mask,
+            (context.grid.height, context.grid.width),
+            edges,
+        )
+        caption = self.caption([""]).expand(len(positive.caption), -1, -1)
+        return positive, replace(positive, context=context.negative_tokens.to(device), caption=caption)
 
     def to_latent(self, image: Tensor) -> Tensor:
         return self.vae.encode(image.to(self.vae.mean).clamp(0, 1) * 2 - 1).float().cpu()

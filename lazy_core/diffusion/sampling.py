@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..config import LazyConfig
 from ..networks.cuda_graphs import StepGraphs
-from ..networks.decoder import LazyDecoder
-from ..networks.text_encoder import same_length
-from .parametrisation import predict_x0, timestep_of
+from ..networks.decoder import Conditioning, LazyDecoder
+from .parametrisation import parametrisation
 
 Solver = Literal["euler", "dpmpp_2m"]
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -23,45 +22,28 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 def guided_denoiser(
     decoder: LazyDecoder,
-    context: Tensor,
-    coordinates: Tensor,
-    caption: Tensor,
-    negative: Tensor | None = None,
+    conditioning: Conditioning,
+    negative: Conditioning | None = None,
     cfg: float = 1.0,
-    keys: Tensor | None = None,
-    size: tuple[int, int] | None = None,
-    edges: Tensor | None = None,
-    negative_context: Tensor | None = None,
     graphs: StepGraphs | None = None,
 ) -> Denoiser:
-    """The decoder under classifier-free guidance, both branches in one batch; `cfg` 1 or no `negative` runs one branch.
+    """Make a denoiser of the decoder under classifier-free guidance (Ho and Salimans 2022), both branches in one batch.
 
-    `negative_context` goes with `negative`; None: both have the same. `graphs` run the steps where a CUDA device does.
+    `cfg` 1 or no `negative` runs one branch. `graphs` run the steps where a CUDA device does.
     """
-    config: LazyConfig = decoder.config
-    both = negative is not None and cfg != 1.0
-
-    def double(x: Tensor) -> Tensor:
-        return torch.cat([x, x]) if both else x
-
-    captions = caption
-    if both and negative is not None:
-        captions = torch.cat(same_length([caption, negative.expand(len(caption), -1, -1)]))
-    marks, lines = (None if x is None else double(x) for x in (keys, edges))
-    contexts = double(context) if negative_context is None or not both else torch.cat([context, negative_context])
-    kind = next(decoder.parameters()).dtype
-    prepared = decoder.prepare(contexts.to(kind), double(coordinates), captions, marks, size, packed=True, edges=lines)
-
+    model, dtype = parametrisation(decoder.config.prediction), next(decoder.parameters()).dtype
+    guided = conditioning.beside(negative) if negative is not None and cfg != 1.0 else None
+    given = guided or conditioning
+    prepared = decoder.prepare(replace(given, context=given.context.to(dtype)), shared_timestep=True)
     step = decoder.step if graphs is None else partial(graphs.step, decoder)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        scaled = x if config.prediction == "flow_x0" else x / (1 + sigma.view(-1, 1, 1) ** 2).sqrt()
-        timestep = timestep_of(config.prediction, sigma)
-        output = step(double(scaled.to(kind)), double(timestep), prepared)
-        x0 = predict_x0(config, output.to(x), double(x), double(sigma))
-        if not both:
-            return x0
-        positive, unguided = x0.chunk(2)
+        level, timestep = sigma.view(-1, 1, 1), model.timestep(sigma)
+        scaled = model.scale_input(x, level).to(dtype)
+        if guided is None:
+            return model.to_x0(step(scaled, timestep, prepared).to(x), x, level)
+        output = step(torch.cat([scaled, scaled]), torch.cat([timestep, timestep]), prepared).to(x)
+        positive, unguided = (model.to_x0(branch, x, level) for branch in output.chunk(2))
         return unguided + cfg * (positive - unguided)
 
     return denoise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn as nn
@@ -12,6 +12,41 @@ from ..config import LazyConfig
 from .layers import Build, DecoderBlock, FinalLayer, Mlp, ScalarEmbedder, TextKV
 from .layout import Packed, Padded, TokenLayout
 from .positions import sincos
+from .text_encoder import same_length
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a hole is denoised by.
+
+    `context` [B, K, E] is the encoder's, `coordinates` [B, K, 2] where its tokens lie, `caption` [B, L, T] the text.
+    `token_mask` [B, K] and `caption_mask` [B, L], both bool, mark what is no padding; None: all of it.
+    `image_size` (height, width) px feeds PixArt's micro-conditioning. `edges` [B, K, P P] in 0..1 are lines to follow, for each
+    token its P x P px.
+    """
+
+    context: Tensor
+    coordinates: Tensor
+    caption: Tensor
+    token_mask: Tensor | None = None
+    image_size: tuple[int, int] | None = None
+    edges: Tensor | None = None
+    caption_mask: Tensor | None = None
+
+    def beside(self, other: Conditioning) -> Conditioning:
+        """Return both as one batch, [2 B, ...]: the two branches of guidance, on the same hole."""
+        captions = same_length([self.caption, other.caption])
+        pairs = ((getattr(self, name), getattr(other, name)) for name in ("token_mask", "edges", "caption_mask"))
+        token_mask, edges, caption_mask = (None if first is None else torch.cat([first, second]) for first, second in pairs)
+        return replace(
+            self,
+            context=torch.cat([self.context, other.context]),
+            coordinates=torch.cat([self.coordinates, other.coordinates]),
+            caption=torch.cat(captions),
+            token_mask=token_mask,
+            edges=edges,
+            caption_mask=caption_mask,
+        )
 
 
 @dataclass(frozen=True)
@@ -49,55 +84,31 @@ class LazyDecoder(nn.Module):
         self.blocks = nn.ModuleList(DecoderBlock(build, width, config.heads, config.mlp_ratio) for _ in range(config.depth))
         self.final_layer = FinalLayer(build, width, config.out_channels * token)
 
-    def forward(
-        self,
-        tokens: Tensor,
-        context: Tensor,
-        coordinates: Tensor,
-        timestep: Tensor,
-        caption: Tensor,
-        token_mask: Tensor | None = None,
-        image_size: tuple[int, int] | None = None,
-        edges: Tensor | None = None,
-        caption_mask: Tensor | None = None,
-    ) -> Tensor:
-        """Noisy tokens [B, K, C p p], context [B, K, E], coordinates [B, K, 2], timestep [B] 0..1000, caption [B, L, T] -> [B, K, C p p].
+    def forward(self, tokens: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """Noisy tokens [B, K, C p p] at timestep [B] in 0..1000 -> [B, K, C p p], which means what `config.prediction` says.
 
-        `token_mask` [B, K] bool marks the tokens that are no padding; `image_size` (height, width) px feeds PixArt's micro-conditioning.
-        `caption_mask` [B, L] bool marks the caption's tokens that are no padding (training in batches; an edit's caption has none).
-        `edges` [B, K, P P] in 0..1 are lines to follow, for each token its P x P px; raises ValueError where the model takes none.
-        The result means what `config.prediction` says; a learned variance is dropped.
+        A learned variance is dropped. Raises ValueError for edges where the model takes none.
         """
-        return self.step(
-            tokens, timestep, self.prepare(context, coordinates, caption, token_mask, image_size, edges=edges, caption_mask=caption_mask)
-        )
+        return self.step(tokens, timestep, self.prepare(conditioning))
 
-    def prepare(
-        self,
-        context: Tensor,
-        coordinates: Tensor,
-        caption: Tensor,
-        token_mask: Tensor | None = None,
-        image_size: tuple[int, int] | None = None,
-        packed: bool = False,
-        edges: Tensor | None = None,
-        caption_mask: Tensor | None = None,
-    ) -> PreparedInputs:
-        """What `forward` computes from everything but tokens and timestep: once per edit instead of once per step.
+    def prepare(self, conditioning: Conditioning, shared_timestep: bool = False) -> PreparedInputs:
+        """Compute what `forward` does from everything but tokens and timestep: once per edit instead of once per step.
 
-        `packed`: all images will be at one timestep, as they are in sampling. Steps then modulate them alike, and leave out a batch's
-        padding where it is a tenth of the tokens or more.
+        `shared_timestep`: all images will be at one timestep, as they are in sampling. Steps then modulate them alike, and leave out a
+        batch's padding where it is a tenth of the tokens or more. Raises ValueError like `forward`.
         """
+        context, token_mask, edges = conditioning.context, conditioning.token_mask, conditioning.edges
         if edges is not None or self.edge_embedder is not None:
             context = context + self.embed_edges(context, edges)
-        layout: TokenLayout = Padded(token_mask, caption_mask)
-        if packed and token_mask is not None and caption_mask is None and float(token_mask.float().mean()) < 0.9:
+        layout: TokenLayout = Padded(token_mask, conditioning.caption_mask)
+        if shared_timestep and token_mask is not None and layout.caption_mask is None and float(token_mask.float().mean()) < 0.9:
             layout = Packed.of(token_mask)
-        context, coordinates = layout.pack(context), layout.pack(coordinates)
+        context, coordinates = layout.pack(context), layout.pack(conditioning.coordinates)
         pos_embed = sincos(coordinates, self.config.width).to(context)  # [B, K, D]
-        text = self.y_embedder(caption.to(context))  # [B, L, D]
+        text = self.y_embedder(conditioning.caption.to(context))  # [B, L, D]
         text_kv = tuple(block.cross_attn.keys_and_values(text) for block in self.blocks)  # type: ignore[operator, union-attr]
-        return PreparedInputs(context, pos_embed, text_kv, self.micro_conditioning(image_size, context), layout, packed)
+        micro_cond = self.micro_conditioning(conditioning.image_size, context)
+        return PreparedInputs(context, pos_embed, text_kv, micro_cond, layout, shared_timestep)
 
     def step(self, tokens: Tensor, timestep: Tensor, prepared: PreparedInputs) -> Tensor:
         """`forward` for tokens [B, K, C p p] at timestep [B]."""

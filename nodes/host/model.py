@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ...lazy_core.checkpoint import Checkpoint, check_keys
 from ...lazy_core.config import LazyConfig
+from ...lazy_core.diffusion.parametrisation import parametrisation
 from ...lazy_core.networks.cuda_graphs import StepGraphs
-from ...lazy_core.networks.decoder import PreparedInputs
+from ...lazy_core.networks.decoder import Conditioning, PreparedInputs
 from ...lazy_core.networks.layers import Build
 from ...lazy_core.networks.positions import window_coordinates
 from ...lazy_core.networks.transformer import LazyTransformer, store_for_few_rows
@@ -65,9 +66,9 @@ class LazyDiffusionModel(LazyTransformer):
 
         def prepare() -> PreparedInputs:
             coordinates = window_coordinates(lazy_grid, lazy_index, self.config, lazy_sizes)  # [R, K, 2]
-            token_mask = None if lazy_keys is None else lazy_keys > 0
-            image_size = (lazy_grid.height, lazy_grid.width)
-            return self.decoder.prepare(lazy_tokens, coordinates, context, token_mask, image_size, packed=True, edges=lazy_edges)
+            token_mask, image_size = None if lazy_keys is None else lazy_keys > 0, (lazy_grid.height, lazy_grid.width)
+            conditioning = Conditioning(lazy_tokens, coordinates, context, token_mask, image_size, lazy_edges)
+            return self.decoder.prepare(conditioning, shared_timestep=True)
 
         tokens = from_strip(x, self.config.patch_size)  # [B, K, C p p]
         batch = tuple((transformer_options or {}).get("uuids", ()))  # which conditionings this call carries, in order
@@ -77,11 +78,8 @@ class LazyDiffusionModel(LazyTransformer):
             lazy_reuse.rows += len(x)
             prepared = lazy_reuse.prepared.get(batch) or lazy_reuse.prepared.setdefault(batch, prepare())
             output = self.graphs.step(self.decoder, tokens, timestep, prepared)
-        if self.config.prediction == "flow_x0":
-            # The host's flow models speak velocity: x0 = x - sigma v.
-            sigma = (timestep / 1000).clamp_min(1e-4).view(-1, 1, 1)
-            output = (tokens.float() - output.float()) / sigma
-        return to_strip(output, self.config.patch_size)
+        velocity = parametrisation(self.config.prediction).to_velocity(output, tokens, timestep)  # what the host's samplers follow
+        return to_strip(velocity, self.config.patch_size)
 
 
 class HostModel(comfy.model_base.BaseModel):

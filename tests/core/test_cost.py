@@ -16,7 +16,7 @@ from lazy_core.config import PRESETS, LazyConfig
 from lazy_core.cost import encoder_flops, step_flops
 from lazy_core.model import initialise
 from lazy_core.networks.context_encoder import ContextEncoder
-from lazy_core.networks.decoder import LazyDecoder
+from lazy_core.networks.decoder import Conditioning, LazyDecoder
 from lazy_core.networks.layers import Build
 from lazy_core.networks.transformer import store_for_few_rows
 from lazy_core.tokens import HoleTokens
@@ -34,14 +34,9 @@ def step(decoder: LazyDecoder, tokens: int) -> None:
     config = decoder.config
     empty = lambda *shape: torch.empty(*shape, device="meta")  # noqa: E731
     with torch.no_grad():
-        decoder(
-            empty(1, tokens, config.latent_channels * config.patch_size**2),
-            empty(1, tokens, config.encoder_width),
-            empty(1, tokens, 2),
-            empty(1),
-            empty(1, TEXT, config.caption_width),
-            image_size=(1024, 1024),
-        )
+        context, coordinates, caption = empty(1, tokens, config.encoder_width), empty(1, tokens, 2), empty(1, TEXT, config.caption_width)
+        conditioning = Conditioning(context, coordinates, caption, image_size=(1024, 1024))
+        decoder(empty(1, tokens, config.latent_channels * config.patch_size**2), empty(1), conditioning)
 
 
 def counted(decoder: LazyDecoder, tokens: int) -> int:
@@ -98,7 +93,7 @@ def test_an_estimated_step_takes_what_a_step_takes():
         with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
             patch.setattr(throughput.time, "perf_counter", time.thread_time)
             patch.setattr(throughput, "_MEASURED", {})
-            given = decoder.prepare(context, torch.rand(2, 256, 2), text, packed=True)
+            given = decoder.prepare(Conditioning(context, torch.rand(2, 256, 2), text), shared_timestep=True)
             taken = []
             for _ in range(3):
                 begin = time.thread_time()
@@ -112,10 +107,11 @@ def test_an_estimated_step_takes_what_a_step_takes():
 def peak(decoder: LazyDecoder, hole: int) -> int:
     """Most bytes that a step on the CPU holds beside the weights, from the profiler's record of every allocation and release."""
     config = decoder.config
-    inputs = [torch.randn(1, hole, size) for size in (config.latent_channels * config.patch_size**2, config.encoder_width, 2)]
-    caption = torch.randn(1, 16, config.caption_width)
+    tokens = torch.randn(1, hole, config.latent_channels * config.patch_size**2)
+    context, coordinates = torch.randn(1, hole, config.encoder_width), torch.randn(1, hole, 2)
+    conditioning = Conditioning(context, coordinates, torch.randn(1, 16, config.caption_width), image_size=(1024, 1024))
     with torch.no_grad():
-        return peak_bytes(lambda: decoder(*inputs, torch.tensor([500.0]), caption, image_size=(1024, 1024)))
+        return peak_bytes(lambda: decoder(tokens, torch.tensor([500.0]), conditioning))
 
 
 def test_memory_grows_with_the_hole():

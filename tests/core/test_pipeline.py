@@ -15,11 +15,13 @@ from lazy_core.cache import ContentCache, content_key
 from lazy_core.checkpoint import CONFIG_KEY, load_model, read_checkpoint, save_checkpoint
 from lazy_core.config import PRESETS, LazyConfig
 from lazy_core.context import Context
+from lazy_core.diffusion.parametrisation import parametrisation
 from lazy_core.diffusion.sampling import dpmpp_2m, euler
-from lazy_core.diffusion.schedule import shifted, sigmas
+from lazy_core.diffusion.schedule import shifted
 from lazy_core.editor import LazyEditor
 from lazy_core.masks import latent_mask
 from lazy_core.model import LazyDiffusion, initialise
+from lazy_core.networks.decoder import Conditioning
 from lazy_core.pipeline import hole_coordinates, hole_noise, lazy_decode
 from lazy_core.sketch import add_edges, add_sketch
 from lazy_core.text.tokenizer import build_tokenizer
@@ -322,15 +324,15 @@ def test_edges_of_a_batch_of_different_holes(tracer):
     assert edges is not None and padding is not None
     decoder, caption = tracer.model.transformer.decoder, tracer.caption(["apple"])
     noise = context.hole.gather(torch.randn(2, context.hole.total, 16))
-    places = hole_coordinates(context, tracer.model.transformer)
+    coordinates = hole_coordinates(context, tracer.model.transformer)
 
     def output(rows: slice, packed: bool, edges: torch.Tensor = edges) -> torch.Tensor:
         """Of one decoder pass on some of the images, padding cut off where there is one image."""
         count = int(context.hole.valid[rows].sum(1).max())
         keys = padding[rows, :count]
-        parts = (x[rows, :count] for x in (context.tokens, places))
         texts = caption.expand(len(keys), -1, -1)
-        given = decoder.prepare(*parts, texts, keys, packed=packed, edges=edges[rows, :count])
+        conditioning = Conditioning(context.tokens[rows, :count], coordinates[rows, :count], texts, keys, edges=edges[rows, :count])
+        given = decoder.prepare(conditioning, shared_timestep=packed)
         return decoder.step(noise[rows, :count], torch.full((len(keys),), 500.0), given)
 
     with torch.no_grad():
@@ -352,11 +354,27 @@ def test_edge_padding_repeats_nothing_of_the_hole(editor):
 
 @pytest.mark.parametrize("prediction", ["flow_x0", "epsilon"])
 def test_schedules_fall_to_zero(prediction):
-    levels = sigmas(prediction, 10)
+    model = parametrisation(prediction)
+    levels = model.sigmas(10)
     assert len(levels) == 11 and levels[-1] == 0 and (levels.diff() < 0).all()
-    assert torch.allclose(sigmas(prediction, 5, 0.5), levels[-6:])
+    assert torch.allclose(model.sigmas(5, 0.5), levels[-6:])
     with pytest.raises(ValueError, match="steps is 0"):
-        sigmas(prediction, 0)
+        model.sigmas(0)
+
+
+@pytest.mark.parametrize("prediction", ["flow_x0", "epsilon"])
+def test_a_right_output_leads_back_to_the_clean_tokens(prediction):
+    """What a perfect network puts out for x is `target`: the clean tokens and dx/dsigma follow from it, at every noise level."""
+    model, draw = parametrisation(prediction), torch.Generator().manual_seed(0)
+    clean, noise = torch.randn(3, 5, 4, generator=draw), torch.randn(3, 5, 4, generator=draw)
+    sigma = model.training_sigma(torch.tensor([0.2, 0.5, 0.9]))
+    level = sigma.view(-1, 1, 1)
+    x, output = model.add_noise(clean, noise, level), model.target(clean, noise)
+    assert (sigma.diff() > 0).all() and (model.loss_weight(sigma) > 0).all()
+    torch.testing.assert_close(model.to_x0(output, x, level), clean, atol=1e-4, rtol=1e-4)
+    step = 1e-3
+    slope = (model.add_noise(clean, noise, level + step) - x) / step
+    torch.testing.assert_close(model.to_velocity(output, x, model.timestep(sigma)), slope, atol=5e-3, rtol=5e-3)
 
 
 def test_checkpoint_round_trip(checkpoint):
@@ -456,7 +474,7 @@ def test_context_is_a_value(editor):
 
 
 def test_shifted_levels_keep_their_ends():
-    levels = sigmas("flow_x0", 8)
+    levels = parametrisation("flow_x0").sigmas(8)
     for shift in (0.5, 1.0, 3.0):
         moved = shifted(levels, shift)
         assert moved[0] == 1 and moved[-1] == 0 and (moved.diff() < 0).all()
@@ -493,7 +511,7 @@ def test_the_second_order_solver_is_nearer_the_truth(prediction):
     noise = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0)).double()
 
     def solve(solver, steps: int) -> torch.Tensor:
-        levels = sigmas("flow_x0", steps).double()
+        levels = parametrisation("flow_x0").sigmas(steps).double()
         levels = levels if prediction == "flow_x0" else 9 * levels**2 + 0.02 * levels
         x = noise * levels[0]
         return solver(denoise, x, levels)

@@ -14,6 +14,7 @@ from lazy_core.geometry import Grid
 from lazy_core.masks import latent_mask, token_mask
 from lazy_core.model import initialise
 from lazy_core.networks.context_encoder import StyleEmbedder
+from lazy_core.networks.decoder import Conditioning
 from lazy_core.networks.layers import Build
 from lazy_core.networks.layout import Packed, Padded
 from lazy_core.networks.positions import grid_coordinates
@@ -100,8 +101,8 @@ def decode(model, grid, latent, noise, mask, caption):
     coordinates = grid_coordinates(grid, TINY)
     cells = mask.view(-1, 1, grid.rows, grid.cols).float().repeat_interleave(2, 2).repeat_interleave(2, 3)
     context = model.context_encoder(latent, cells, hole, coordinates).tokens
-    places = hole.gather(coordinates.expand(len(mask), -1, -1))
-    return model.decoder(hole.gather(patchify(noise, 2)), context, places, torch.full((len(mask),), 300.0), caption, hole.token_mask)
+    conditioning = Conditioning(context, hole.gather(coordinates.expand(len(mask), -1, -1)), caption, hole.token_mask)
+    return model.decoder(hole.gather(patchify(noise, 2)), torch.full((len(mask),), 300.0), conditioning)
 
 
 @torch.no_grad()
@@ -112,8 +113,8 @@ def test_packed_steps_equal_padded_ones_without_their_cost(model):
     valid[2, 0] = True  # an image without a hole keeps one key
     draw = lambda *shape: torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))  # noqa: E731
     decoder, x, timestep = model.decoder, draw(3, 38, 16), torch.full((3,), 300.0)
-    inputs = (draw(3, 38, TINY.encoder_width), draw(3, 38, 2), draw(3, 5, TINY.caption_width), valid)
-    padded, packed = decoder.prepare(*inputs), decoder.prepare(*inputs, packed=True)
+    conditioning = Conditioning(draw(3, 38, TINY.encoder_width), draw(3, 38, 2), draw(3, 5, TINY.caption_width), valid)
+    padded, packed = decoder.prepare(conditioning), decoder.prepare(conditioning, shared_timestep=True)
     assert isinstance(packed.layout, Packed) and packed.layout.lengths == (6, 38, 1)
     assert torch.allclose(decoder.step(x, timestep, packed)[valid], decoder.step(x, timestep, padded)[valid], atol=1e-5)
     assert not decoder.step(x, timestep, packed)[~valid].any()
@@ -131,8 +132,8 @@ def test_packing_is_left_alone_where_it_gains_nothing(model):
     valid = torch.ones(2, 20, dtype=torch.bool)
     valid[0, -1] = False
     inputs = (torch.randn(2, 20, TINY.encoder_width), torch.randn(2, 20, 2), torch.randn(2, 5, TINY.caption_width))
-    assert model.decoder.prepare(*inputs, valid, packed=True).layout == Padded(valid)
-    assert model.decoder.prepare(*inputs, None, packed=True).layout == Padded()
+    assert model.decoder.prepare(Conditioning(*inputs, valid), shared_timestep=True).layout == Padded(valid)
+    assert model.decoder.prepare(Conditioning(*inputs), shared_timestep=True).layout == Padded()
 
 
 def test_packing_and_its_inverse():

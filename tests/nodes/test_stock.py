@@ -280,8 +280,8 @@ def test_sampling_patch_changes_the_result_and_keeps_the_context(lazy: Lazy):
 
 def test_the_hosts_noise_levels_are_those_of_the_checkpoint(lazy: Lazy):
     """The shipped file asks for more steps near the noise; the stock scheduler follows, and so does the pack without ComfyUI."""
-    sampling, schedule = lazy.model.get_model_object("model_sampling"), lazy.core("diffusion.schedule")
+    sampling, own = lazy.model.get_model_object("model_sampling"), lazy.core("diffusion.parametrisation")
     shift = lazy.model.model.diffusion_model.config.shift
     levels = importlib.import_module("comfy.samplers").calculate_sigmas(sampling, "simple", 8)
     assert shift > 1
-    torch.testing.assert_close(levels, schedule.shifted(schedule.sigmas("flow_x0", 8), shift))
+    torch.testing.assert_close(levels, own.parametrisation("flow_x0").sigmas(8, shift=shift))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lazy_core.model import initialise
-from lazy_core.networks.decoder import LazyDecoder, PreparedInputs
+from lazy_core.networks.decoder import Conditioning, LazyDecoder, PreparedInputs
 from lazy_core.tokens import HoleTokens
 from training.loop.examples import Examples, noise_levels
 from training.loop.pool import Encoded
@@ -32,9 +32,9 @@ def edit_of(decoder: LazyDecoder, lengths: list[int], seed: int = 0, packed: boo
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw).to(like)
 
-    context, places = random(count, most, config.encoder_width), torch.randn(count, most, 2, generator=draw).to(like.device)
-    caption, keys = random(count, words, config.caption_width), None if bool(valid.all()) else valid
-    prepared = decoder.prepare(context, places, caption, keys, (256, 256), packed=packed)
+    context, coordinates = random(count, most, config.encoder_width), torch.randn(count, most, 2, generator=draw).to(like.device)
+    caption, token_mask = random(count, words, config.caption_width), None if bool(valid.all()) else valid
+    prepared = decoder.prepare(Conditioning(context, coordinates, caption, token_mask, (256, 256)), shared_timestep=packed)
     tokens = random(count, most, config.latent_channels * config.patch_size**2)
     return tokens, torch.full((count,), 700.0 - seed, device=like.device), prepared
 

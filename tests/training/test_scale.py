@@ -20,15 +20,16 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from lazy_core.checkpoint import read_checkpoint, save_checkpoint
-from lazy_core.config import PRESETS
+from lazy_core.config import PRESETS, Prediction
+from lazy_core.diffusion.parametrisation import parametrisation
 from lazy_core.diffusion.schedule import ddpm_sigmas
 from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.vae.tiny import TinyVAE
 from training import precompute, train
 from training.corpus.instances import Skipped, read_pictures
-from training.loop.objective import noised
 from training.loop.shards import Shards, Share, Steps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -313,7 +314,7 @@ def test_two_processes_train_like_one(shards, vae, alone, tmp_path, more):
     one, two = curve(alone), curve(tmp_path)
     print("one process", one, "two", two)
     assert len(one) == len(two) == 10 and one[-1] < one[0]
-    assert two == pytest.approx(one, rel=2e-4)
+    assert two == pytest.approx(one, rel=2e-4, abs=1.01e-5), "but for the last digit that the log prints"
     ours, theirs = (load_file(path / "model.safetensors") for path in (alone, tmp_path))
     assert all(torch.allclose(ours[key].float(), theirs[key].float(), atol=2e-3) for key in ours)
     assert json.loads((tmp_path / "record.json").read_text())["settings"]["processes"] == 2
@@ -388,7 +389,12 @@ def test_public_vae_t5_and_pixart_weights(folder, tmp_path, monkeypatch):
 def test_what_the_network_is_given():
     """Flow: a mix of clean and noise. DDPM: scaled to unit variance, and told the nearest step of its table."""
     clean, noise = torch.ones(2, 3, 4), torch.full((2, 3, 4), 2.0)
-    x, t = noised("flow_x0", clean, noise, torch.tensor([0.25, 1.0]))
+
+    def given(prediction: Prediction, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        model, level = parametrisation(prediction), sigma.view(-1, 1, 1)
+        return model.scale_input(model.add_noise(clean, noise, level), level), model.timestep(sigma)
+
+    x, t = given("flow_x0", torch.tensor([0.25, 1.0]))
     assert torch.allclose(x[0], torch.tensor(1.25)) and torch.allclose(x[1], torch.tensor(2.0)) and t.tolist() == [250, 1000]
-    x, t = noised("epsilon", clean, noise, torch.tensor([1.0, float(ddpm_sigmas()[999])]))
+    x, t = given("epsilon", torch.tensor([1.0, float(ddpm_sigmas()[999])]))
     assert torch.allclose(x[0], torch.tensor(3 / 2**0.5)) and t[1] == 999

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lazy_core.config import Prediction
-from lazy_core.diffusion.schedule import ddpm_sigmas
+from lazy_core.diffusion.parametrisation import parametrisation
 from lazy_core.tokens import HoleTokens
 
 from .pool import Encoded
@@ -49,16 +49,10 @@ def draws_for(hole: int, tokens: int, most: int) -> int:
 
 
 def noise_levels(scenes: int, draws: int, generator: torch.Generator, prediction: Prediction = "flow_x0") -> Tensor:
-    """Sigmas [scenes * draws], stratified over a scene's draws: logit-normal (Esser et al. 2024, section 3.1); DDPM: uniform in steps.
-
-    The logit-normal's mean leans to noise (0.6): shapes are decided there, and shapes are what a short training lacks.
-    """
+    """Return sigmas [scenes * draws], stratified over a scene's draws, as `Parametrisation.training_sigma` spreads them."""
     device = generator.device
     quantile = (torch.rand(scenes, draws, generator=generator, device=device) + torch.arange(draws, device=device)) / draws
-    if prediction == "epsilon":
-        table = ddpm_sigmas().to(device)
-        return table[(quantile * len(table)).long().clamp(max=len(table) - 1)].flatten()
-    return torch.special.ndtri(quantile.clamp(1e-4, 1 - 1e-4)).add(0.6).sigmoid().flatten()
+    return parametrisation(prediction).training_sigma(quantile).flatten()
 
 
 def noise_for(hole: Tensor, draws: int, width: int, generators: list[torch.Generator]) -> Tensor:

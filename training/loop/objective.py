@@ -11,16 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
-from lazy_core.config import Prediction
-from lazy_core.diffusion.parametrisation import add_noise, timestep_of
+from lazy_core.diffusion.parametrisation import parametrisation
 from lazy_core.geometry import Grid
 from lazy_core.model import LazyDiffusion
+from lazy_core.networks.decoder import Conditioning
 from lazy_core.tokens import patchify
 
 from .examples import Examples
 from .method import Method
-
-SIGMA_FLOOR = 0.2  # the velocity loss weights by 1 / sigma^2; below this it would only fit the autoencoder's residue
 
 
 class Objective(nn.Module):
@@ -46,37 +44,25 @@ class Objective(nn.Module):
             naming = F.cross_entropy(encoded.style_logits.float(), scenes.style)
         hole_coordinates = kept.gather(coordinates.expand(len(scenes.hole), -1, -1))
         target = repeat(kept.gather(patchify(scenes.target.float(), config.patch_size)))
-        x, timestep = noised(config.prediction, target, examples.noise, examples.sigma)
+        model = parametrisation(config.prediction)
+        level = examples.sigma.view(-1, 1, 1)
+        x = model.scale_input(model.add_noise(target, examples.noise, level), level)
         caption = self.model.text(examples.text) if self.model.text is not None else examples.text
         lines = None if scenes.lines is None else kept.gather(patchify(scenes.lines.float() / 255, config.token_pixels))
-        output = transformer.decoder(
-            x,
+        conditioning = Conditioning(
             repeat(encoded.tokens),
             repeat(hole_coordinates),
-            timestep,
             repeat(caption),
             None if examples.keys is None else repeat(examples.keys),
             self.size,
-            edges=None if lines is None else repeat(lines),
-            caption_mask=None if examples.words is None else repeat(examples.words),
+            None if lines is None else repeat(lines),
+            None if examples.words is None else repeat(examples.words),
         )
+        output = transformer.decoder(x, model.timestep(examples.sigma), conditioning)
         hole = None if self.method == "lazy" else repeat(scenes.hole)
-        wanted = target if config.prediction == "flow_x0" else examples.noise
-        weight = loss_weight(config.prediction, examples.sigma)
+        wanted, weight = model.target(target, examples.noise), model.loss_weight(examples.sigma)
         loss = token_loss(output, wanted, weight, repeat(kept.valid), hole, self.mean_count)
         return {"loss": loss, "naming": naming}
-
-
-def noised(prediction: Prediction, clean: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """Clean tokens [B, K, D] at `sigma` [B] -> what the decoder is given, and the timestep [B] that it is told."""
-    level = sigma.view(-1, 1, 1)
-    x = add_noise(prediction, clean, noise, level)
-    return x if prediction == "flow_x0" else x / (1 + level**2).sqrt(), timestep_of(prediction, sigma)
-
-
-def loss_weight(prediction: Prediction, sigma: Tensor) -> Tensor:
-    """[B]: the velocity's error for networks that predict clean tokens; 1 for those that predict noise (DDPM's simple loss)."""
-    return sigma.clamp_min(SIGMA_FLOOR) ** -2 if prediction == "flow_x0" else torch.ones_like(sigma)
 
 
 def token_loss(

@@ -15,7 +15,7 @@ from torch import Tensor
 from lazy_core.config import PRESETS
 from lazy_core.networks import cuda_graphs as graphs
 from lazy_core.networks.cuda_graphs import CapturedStep, StepGraphs
-from lazy_core.networks.decoder import LazyDecoder, PreparedInputs
+from lazy_core.networks.decoder import Conditioning, LazyDecoder, PreparedInputs
 from lazy_core.networks.layout import Packed
 from lazy_core.networks.static_inputs import GraphKey, PaddedInputs, RaggedInputs, StaticInputs, TextBuffers, bucket, lengths_of
 from lazy_core.networks.transformer import LazyTransformer
@@ -241,9 +241,10 @@ def test_an_image_without_a_hole_in_a_batch(decoder, capture):
     draw = torch.Generator().manual_seed(0)
     valid = torch.zeros(2, 30, dtype=torch.bool)
     valid[0], valid[1, 0] = True, True
-    inputs = (torch.randn(2, 30, TINY.encoder_width, generator=draw), torch.randn(2, 30, 2), torch.randn(2, 5, TINY.caption_width), valid)
+    context, caption = torch.randn(2, 30, TINY.encoder_width, generator=draw), torch.randn(2, 5, TINY.caption_width)
+    conditioning = Conditioning(context, torch.randn(2, 30, 2), caption, valid)
     for packed in (False, True):
-        prepared = decoder.prepare(*inputs, packed=packed)
+        prepared = decoder.prepare(conditioning, shared_timestep=packed)
         assert isinstance(prepared.layout, Packed) == packed
         made = torch.randn(2, 30, 16, generator=draw), torch.full((2,), 300.0), prepared
         assert torch.allclose(StepGraphs().step(decoder, *made)[valid], decoder.step(*made)[valid], atol=1e-5)

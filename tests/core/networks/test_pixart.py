@@ -10,6 +10,7 @@ import torch
 from lazy_core.checkpoint import from_pixart
 from lazy_core.config import PRESETS
 from lazy_core.geometry import Grid
+from lazy_core.networks.decoder import Conditioning
 from lazy_core.networks.positions import grid_coordinates
 from lazy_core.tokens import HoleTokens, patchify, unpatchify
 
@@ -51,15 +52,9 @@ def test_full_canvas_equals_pixart(pixart, height: int, width: int):
     coordinates = grid_coordinates(grid, SMALL)
     mask = torch.ones(2, 1, *grid.latent_size)
     context = lazy.context_encoder(latent, mask, hole, coordinates).tokens
-    tokens = lazy.decoder(
-        hole.gather(patchify(latent, 2)),
-        context,
-        hole.gather(coordinates.expand(2, -1, -1)),
-        timestep,
-        caption,
-        hole.token_mask,
-        (height, width),
-    )
+    spread = hole.gather(coordinates.expand(2, -1, -1))
+    conditioning = Conditioning(context, spread, caption, hole.token_mask, (height, width))
+    tokens = lazy.decoder(hole.gather(patchify(latent, 2)), timestep, conditioning)
     got = unpatchify(tokens, 2, grid.rows, grid.cols)
     assert expected.abs().max() > 0.1  # random weights that do something
     assert (got - expected).abs().max() < 1e-4
