@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .blend.composite import Blend, composite
 from .blend.prefill import prefill
-from .checks.inputs import check_inputs
+from .canvas import Canvas
 from .config import LazyConfig
 from .context import Context, View
 from .diffusion.differential import token_strength
@@ -53,22 +53,25 @@ def encode_context(
     Raises ValueError for sizes that do not match, NaN, or an image smaller than a token.
     """
     config = transformer.config
-    image, mask = check_inputs(image, mask)
-    grid = Grid(image.shape[-2], image.shape[-1], config.latent_scale, config.patch_size)
-    hole_pixels, weight = holes_of(mask)
-    hole = hole_rows(hole_pixels, grid, config.window)
+    canvas = Canvas.of(image, mask, config.latent_scale, config.patch_size)
+    grid = canvas.grid
+    hole = hole_rows(canvas.hole, grid, config.window)
     if hole.count == 0:
-        latent = image.new_zeros(len(image), config.latent_channels, *grid.latent_size)
-        return Context(model, grid, image, hole_pixels, latent, hole, image.new_zeros(len(hole.index), 0, config.encoder_width))
-    padded = grid.pad(image)
-    # Padding repeats the edge, so it repeats the hole's content wherever the hole touches the edge: it is hole there, too.
-    latent = encode_image(prefill(padded, grid.pad(hole_pixels[:, None])[:, 0]))
+        return without_hole(canvas, model, hole, config.latent_channels, config.encoder_width)
+    latent = encode_image(canvas.filled())
     boxes = windows_around(hole, grid, config.window)
-    latents, masks = (x.to(device=device, dtype=dtype) for x in (to_model(latent), latent_mask(hole_pixels, grid)))
+    latents, masks = (x.to(device=device, dtype=dtype) for x in (to_model(latent), latent_mask(canvas.hole, grid)))
     tokens, negative_offset = read_holes(transformer, latents, masks, hole.to(device), grid, boxes, style)
     view = view_of(hole, grid, boxes) if boxes else None
-    context = Context(model, grid, image, hole_pixels, latent.cpu(), hole, tokens, view=view, negative_offset=negative_offset)
-    return softened(context, weight)
+    context = Context(model, grid, canvas.image, canvas.hole, latent.cpu(), hole, tokens, view=view, negative_offset=negative_offset)
+    return softened(context, canvas.weight)
+
+
+def without_hole(canvas: Canvas, model: str, hole: HoleTokens, channels: int, width: int) -> Context:
+    """Make the context of a canvas on which nothing is to be done; nothing is encoded."""
+    latent = canvas.image.new_zeros(len(canvas.image), channels, *canvas.grid.latent_size)
+    tokens = canvas.image.new_zeros(len(hole.index), 0, width)
+    return Context(model, canvas.grid, canvas.image, canvas.hole, latent, hole, tokens)
 
 
 def read_holes(
@@ -138,19 +141,15 @@ def encode_canvas(
     `scale` px make a latent's side, `patch` latents a token's. With `fill` the canvas is encoded a second time with its hole
     mid-grey, as inpainting models want to see it. Raises ValueError like `encode_context`.
     """
-    image, mask = check_inputs(image, mask)
-    grid = Grid(image.shape[-2], image.shape[-1], scale, patch)
-    hole_pixels, weight = holes_of(mask)
-    hole = HoleTokens.of(token_mask(hole_pixels, grid))
-    nothing = image.new_zeros(len(image), hole.count, 0)
+    canvas = Canvas.of(image, mask, scale, patch)
+    hole = HoleTokens.of(token_mask(canvas.hole, canvas.grid))
     if hole.count == 0:
-        latent = image.new_zeros(len(image), channels, *grid.latent_size)
-        return Context(model, grid, image, hole_pixels, latent, hole, nothing, reuse=reuse)
-    padded, gone = grid.pad(image), grid.pad(hole_pixels[:, None])[:, 0]
-    latent = encode_image(prefill(padded, gone)).cpu()
-    masked = encode_image(torch.where(gone[:, None], 0.5, padded)).cpu() if fill else None
-    context = Context(model, grid, image, hole_pixels, latent, hole, nothing, reuse=reuse, masked=masked)
-    return softened(context, weight)
+        return without_hole(canvas, model, hole, channels, 0).with_(reuse=reuse)
+    latent = encode_image(canvas.filled()).cpu()
+    masked = encode_image(canvas.greyed()).cpu() if fill else None
+    tokens = canvas.image.new_zeros(len(canvas.image), hole.count, 0)
+    context = Context(model, canvas.grid, canvas.image, canvas.hole, latent, hole, tokens, reuse=reuse, masked=masked)
+    return softened(context, canvas.weight)
 
 
 def softened(context: Context, weight: Tensor | None) -> Context:

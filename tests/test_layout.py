@@ -22,7 +22,7 @@ ORDER: dict[str, dict[str, tuple[str, ...]]] = {
         "diffusion": ("diffusion",),
         "blend": ("blend",),
         "kv": ("kv",),
-        "calls": ("model", "context", "cost", "throughput", "edit", "checkpoint", "pipeline", "sketch", "editor"),
+        "calls": ("model", "canvas", "context", "cost", "throughput", "edit", "checkpoint", "pipeline", "sketch", "editor"),
     },
     "nodes": {
         "values": ("checks", "messages", "images", "memory"),
