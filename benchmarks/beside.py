@@ -26,7 +26,7 @@ from lazy_core.geometry import Box
 from lazy_core.networks.context_encoder import EncodedHole
 from lazy_core.pipeline import encode_context, lazy_decode
 from lazy_core.tokens import HoleTokens
-from lazy_core.vae.canvas_cache import Canvases
+from lazy_core.vae.canvas_cache import CanvasCache
 from lazy_core.vae.windows import decode_windows
 
 from .holes import hole
@@ -58,11 +58,11 @@ def main(argv: list[str] | None = None) -> int:
 def measure(size: int, share: float, rounds: int) -> list[Row]:
     """A canvas as the host has it, channels last, and one square hole in its middle."""
     image, mask = torch.rand(1, size, size, 3).movedim(-1, 1), hole("compact", share, size)[None]
-    context = encode(Canvases(1 << 30), image, mask)
+    context = encode(CanvasCache(1 << 30), image, mask)
     works: dict[str, Callable[[], object]] = {
         "copy": image.clone,
         "key": lambda: content_key(image.movedim(1, -1), mask),
-        "encode": lambda: encode(Canvases(1 << 30), image, mask),
+        "encode": lambda: encode(CanvasCache(1 << 30), image, mask),
         "encode_next": Next(image, mask),
         **{f"decode_{blend}": partial(decode, context, blend) for blend in BLENDS},
     }
@@ -77,14 +77,14 @@ class Next:
         self.image, self.mask = image, mask
 
     def ready(self) -> None:
-        self.canvases = Canvases(1 << 30)
+        self.canvases = CanvasCache(1 << 30)
         encode(self.canvases, self.image, self.mask)
 
     def __call__(self) -> Context:
         return encode(self.canvases, self.image, self.mask.roll(16, -1))
 
 
-def encode(canvases: Canvases, image: Tensor, mask: Tensor) -> Context:
+def encode(canvases: CanvasCache, image: Tensor, mask: Tensor) -> Context:
     return encode_context(TRANSFORMER, partial(canvases.encode, "stub", encode_image), image, mask, "stub")
 
 
@@ -102,8 +102,8 @@ def encode_image(image: Tensor) -> Tensor:
     return image.new_zeros(len(image), CONFIG.latent_channels, height, width)
 
 
-def decode_image(latent: Tensor, right: Box | None = None) -> Tensor:
-    size = latent.shape[-2:] if right is None else right.size
+def decode_image(latent: Tensor, wanted: Box | None = None) -> Tensor:
+    size = latent.shape[-2:] if wanted is None else wanted.size
     return latent.new_zeros(len(latent), 3, *(CONFIG.latent_scale * side for side in size))
 
 

@@ -27,7 +27,7 @@ from lazy_core.networks.decoder import Conditioning, LazyDecoder, PreparedInputs
 from lazy_core.pipeline import fill_hole, read_holes
 from lazy_core.text.tokenizer import build_tokenizer
 from lazy_core.tokens import HoleTokens
-from lazy_core.vae.canvas_cache import Canvases
+from lazy_core.vae.canvas_cache import CanvasCache
 from lazy_core.vae.windows import decode_windows
 
 from .timing import Work
@@ -132,7 +132,7 @@ class Stages:
         """A lazy edit of another hole, on a canvas that was edited before: each time the hole is somewhere else."""
         assert self.config.text
         editor = LazyEditor(self.model, build_tokenizer([], self.config.text.length))
-        editor.to_latent = partial(Canvases(limit=1 << 30).encode, "", editor.to_latent)  # type: ignore[method-assign]
+        editor.to_latent = partial(CanvasCache(limit=1 << 30).encode, "", editor.to_latent)  # type: ignore[method-assign]
         picture, holes = torch.rand(case.batch, 3, case.side, case.side), case.holes
         cfg = 3.0 if self.guided else 1.0
 

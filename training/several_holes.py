@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from lazy_core.vae.canvas_cache import Canvases as KnownCanvases
+from lazy_core.vae.canvas_cache import CanvasCache
 
 from .evaluation.edits import SEEDS
 from .evaluation.figures import interval
@@ -37,7 +37,7 @@ Boxes = list[tuple[int, int, int, int]]
 
 
 @dataclass(frozen=True)
-class Canvases:
+class ManyHoles:
     """`image` [B, 3, S, S], `holes` [B, n, 1, S, S] (1 = hole), and what each of a canvas's holes shall show: `label` [B] in
     `style` [B]."""
 
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     sheet, editor, judges = opened(args)
     # A canvas is encoded once, then what another mask changes: the same latents (lazy_core.vae.canvas_cache).
-    editor.editor.to_latent = partial(KnownCanvases(limit=256 << 20).encode, "", editor.editor.to_latent)  # type: ignore[method-assign]
+    editor.editor.to_latent = partial(CanvasCache(limit=256 << 20).encode, "", editor.editor.to_latent)  # type: ignore[method-assign]
     print(f"{'canvas':>8}{'holes':>7}{'prompt, one by one':>28}{'prompt, together':>28}{'ratio':>8}{'style':>8}{'together':>10}")
     rows, shown = [], []
     for size in args.sizes:
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def compare(
-    editor: MethodEditor, judges: Judges, sheet: SpriteSheet, made: Canvases, steps: int, cfg: float
+    editor: MethodEditor, judges: Judges, sheet: SpriteSheet, made: ManyHoles, steps: int, cfg: float
 ) -> tuple[dict[str, Any], Tensor]:
     """-> the figures of all holes, and what came out with all holes in one mask [B, 3, S, S]."""
     prompts, count = sheet.prompts(made.label), made.holes.shape[1]
@@ -108,7 +108,7 @@ def share(flags: list[Tensor]) -> float:
     return float(torch.cat(flags).float().mean()) if flags else float("nan")
 
 
-def canvases(sheet: SpriteSheet, count: int, size: int, holes: int, seed: int) -> Canvases:
+def canvases(sheet: SpriteSheet, count: int, size: int, holes: int, seed: int) -> ManyHoles:
     """Canvases of `size` px with so many holes each, apart from each other, and at most two other objects in the canvas's style."""
     draw = Draw(torch.Generator().manual_seed(seed))
     none = torch.zeros(count, dtype=torch.bool)
@@ -128,7 +128,7 @@ def canvases(sheet: SpriteSheet, count: int, size: int, holes: int, seed: int) -
             if spot is not None:
                 x, y, side = (round(size * value) for value in spot)
                 boxes.append((x - side // 2, y - side // 2, x + side // 2, y + side // 2))
-    return Canvases(image * tints(draw, count), torch.stack(masks), objects[:, 0], style)
+    return ManyHoles(image * tints(draw, count), torch.stack(masks), objects[:, 0], style)
 
 
 def separate_holes(draw: Draw, sprite: Tensor, size: int, holes: int) -> tuple[Tensor, Boxes]:
@@ -169,7 +169,7 @@ def free_box(draw: Draw, taken: Boxes, size: int) -> tuple[float, float, float] 
     return None if spot is None else ((spot[0] + side / 2) / size, (spot[1] + side / 2) / size, side / size)
 
 
-def sheet_of(shown: list[tuple[Canvases, Tensor]], columns: int = 6, side: int = 256) -> Any:
+def sheet_of(shown: list[tuple[ManyHoles, Tensor]], columns: int = 6, side: int = 256) -> Any:
     """Two rows for each setting: canvases with their holes grey, and what came out."""
     from PIL import Image
 

@@ -58,39 +58,44 @@ class TinyVAE(nn.Module):
         """[B, 3, H, W] in -1..1 -> [B, C, H/8, W/8], normalised. H and W are multiples of 8."""
         return (self.encoder(image) - self.mean.to(image)) / self.std.to(image)
 
-    def decode(self, latent: Tensor, right: Box | None = None) -> Tensor:
+    def decode(self, latent: Tensor, wanted: Box | None = None) -> Tensor:
         """[B, C, h, w] -> [B, 3, 8h, 8w], about -1..1 (not clamped).
 
-        `right`: the latents [h', w'] whose pixels [B, 3, 8h', 8w'] alone are wanted. The finer the layers, the less they see beyond these,
+        `wanted`: the latents [h', w'] whose pixels [B, 3, 8h', 8w'] alone are wanted. The finer the layers, the less they see beyond these,
         so that what lies around them is left behind on the way up.
         """
         x = latent * self.std.to(latent) + self.mean.to(latent)
-        if right is None:
+        if wanted is None:
             return self.decoder(x)
         margins = iter(MARGINS)
         for layer in self.decoder:
             if isinstance(layer, nn.Upsample):
-                kept = right.grown(next(margins)).within(Box(0, 0, *x.shape[-2:]))
-                x, right = kept.cut(x), right.moved(-kept.top, -kept.left).times(2)
+                kept = wanted.grown(next(margins)).within(Box(0, 0, *x.shape[-2:]))
+                x, wanted = kept.cut(x), wanted.moved(-kept.top, -kept.left).times(2)
             x = layer(x)
-        return right.times(2).cut(x)
+        return wanted.times(2).cut(x)
 
 
 class SoftClamp(nn.Module):
     """Bounds what the decoder sees, so that an outlier in a generated latent stays local and finite."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> the same, within -3..3."""
         return torch.tanh(x / 3) * 3
 
 
 class ConvBlock(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut, without normalisation."""
+
     def __init__(self, channels: int, ops: Any, factory: dict[str, Any]):
         super().__init__()
         self.conv1, self.conv2 = conv(channels, channels, ops, factory), conv(channels, channels, ops, factory)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] -> the same shape."""
         return x + self.conv2(F.relu(self.conv1(F.relu(x))))
 
 
 def conv(inputs: int, outputs: int, ops: Any, factory: dict[str, Any], stride: int = 1) -> nn.Module:
+    """Make a 3 x 3 convolution that keeps the size, or halves it with `stride` 2."""
     return ops.Conv2d(inputs, outputs, 3, stride, 1, **factory)

@@ -32,21 +32,21 @@ LARGEST_SHARE = 0.6  # of the canvas: beyond it, one full decode is faster than 
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a latent: what is computed, and what of that is right, because it lies a halo away from every cut."""
+    """A part of a latent: what is computed, and what of that is valid, because it lies a halo away from every cut."""
 
     computed: Box
-    right: Box
+    valid: Box
 
     @property
     def inner(self) -> Box:
-        """What is right, in what was computed."""
-        return self.right.moved(-self.computed.top, -self.computed.left)
+        """What is valid, in what was computed."""
+        return self.valid.moved(-self.computed.top, -self.computed.left)
 
 
 def windows(cells: Tensor, halo: int, margin: int = 1) -> list[Window]:
     """Latents that a hole touches [h, w] bool -> disjoint windows that contain them, a `halo` of latents around.
 
-    Right are the hole's latents inside a window and `margin` more on each side: blending compares the pixels around a hole.
+    Valid are the hole's latents inside a window and `margin` more on each side: blending compares the pixels around a hole.
     """
     hole = cells.cpu().numpy()
     near = ndimage.maximum_filter(hole, size=2 * halo + 1, mode="constant", cval=0)
@@ -57,6 +57,7 @@ def windows(cells: Tensor, halo: int, margin: int = 1) -> list[Window]:
 
 
 def around(hole: np.ndarray, window: Box, margin: int) -> Box | None:
+    """Return the box of the hole inside a window, grown by `margin`; None where no hole is in it."""
     inside = Box.around(torch.from_numpy(window.cut(hole)), margin)
     return inside and inside.moved(window.top, window.left)
 
@@ -64,7 +65,7 @@ def around(hole: np.ndarray, window: Box, margin: int) -> Box | None:
 def decode_windows(decode: DecodeImage, decode_part: DecodePart, latent: Tensor, canvas: Tensor, cells: Tensor, halo: int = HALO) -> Tensor:
     """Latent [B, C, h, w] of the edited canvas, canvas [B, 3, H', W'], touched latents [B, h, w] bool -> [B, 3, H', W'] in 0..1.
 
-    Right in the hole and on the latents next to it; elsewhere it is whatever was in memory.
+    Valid in the hole and on the latents next to it; elsewhere it is whatever was in memory.
     """
     scale = canvas.shape[-1] // latent.shape[-1]
     result = torch.empty_like(canvas)
@@ -75,7 +76,7 @@ def decode_windows(decode: DecodeImage, decode_part: DecodePart, latent: Tensor,
             continue
         for part in parts:
             pixels = decode_part(part.computed.cut(latent[index : index + 1]), part.inner)
-            part.right.times(scale).cut(result[index]).copy_(pixels[0])
+            part.valid.times(scale).cut(result[index]).copy_(pixels[0])
     return result
 
 
@@ -89,9 +90,10 @@ def encode_windows(encode: EncodeImage, image: Tensor, latent: Tensor, cells: Te
         return None
     result = latent.clone()
     for part in parts:
-        part.right.cut(result).copy_(part.inner.cut(encode(part.computed.times(scale).cut(image))))
+        part.valid.cut(result).copy_(part.inner.cut(encode(part.computed.times(scale).cut(image))))
     return result
 
 
 def too_large(parts: list[Window], cells: Tensor) -> bool:
+    """Tell whether windows hold so much of the canvas that computing all of it is faster."""
     return sum(part.computed.area for part in parts) > LARGEST_SHARE * cells.numel()

@@ -16,7 +16,7 @@ from ...lazy_core.checkpoint import Checkpoint, check_keys
 from ...lazy_core.geometry import Box
 from ...lazy_core.pipeline import DecodeHole
 from ...lazy_core.vae.autoencoder_kl.decoder import Records
-from ...lazy_core.vae.canvas_cache import Canvases
+from ...lazy_core.vae.canvas_cache import CanvasCache
 from ...lazy_core.vae.tiny import TinyVAE
 from ...lazy_core.vae.windows import DecodeImage, EncodeImage, decode_windows
 from ..images import encoder
@@ -26,7 +26,7 @@ from .kl_decoder import parts_of
 from .memory import free_memory, total_memory
 
 RECORDS = Records(limit=part_of_memory(512 << 20, total_memory()), free=free_memory)
-CANVASES = Canvases(limit=part_of_memory(256 << 20, total_memory(), 64), free=free_memory)
+CANVASES = CanvasCache(limit=part_of_memory(256 << 20, total_memory(), 64), free=free_memory)
 forgettable(RECORDS.cache.clear)
 forgettable(CANVASES.cache.clear)
 
@@ -86,6 +86,6 @@ def hole_decoder(vae: Any, decode: DecodeImage) -> DecodeHole | None:
 
 def decoded_part(vae: Any, latent: Tensor, wanted: Box) -> Tensor:
     """A `lazy_core.vae.windows.DecodePart` with our VAE. A host that ran out of memory decodes in tiles, and everything."""
-    pixels = vae.decode(latent, vae_options={"right": wanted}).movedim(-1, 1)
+    pixels = vae.decode(latent, vae_options={"wanted": wanted}).movedim(-1, 1)
     scale = vae.spacial_compression_decode()
     return pixels if pixels.shape[-2:] == wanted.times(scale).size else wanted.times(scale).cut(pixels)

@@ -20,7 +20,7 @@ from lazy_core.networks.decoder import Conditioning, LazyDecoder
 from lazy_core.networks.layers import Build
 from lazy_core.networks.transformer import store_for_few_rows
 from lazy_core.tokens import HoleTokens
-from lazy_core.vae.canvas_cache import Canvases
+from lazy_core.vae.canvas_cache import CanvasCache
 from memory import Written, peak_bytes
 
 TEXT = 120
@@ -139,10 +139,10 @@ def test_weights_column_by_column_are_the_same_weights():
 def test_what_an_edit_writes_beside_its_networks(blend):
     """The new canvas, and those that the cache of canvases keeps and compares: all else follows the hole, here 1 % of 2048 px."""
     image, mask = torch.rand(1, 2048, 2048, 3).movedim(-1, 1), hole("compact", 0.01, 2048)[None]
-    known = Canvases(1 << 30)
+    known = CanvasCache(1 << 30)
     context = beside.encode(known, image, mask)
     with Written() as first:
-        beside.encode(Canvases(1 << 30), image, mask)
+        beside.encode(CanvasCache(1 << 30), image, mask)
     with Written() as following:
         beside.encode(known, image, mask.roll(64, -1))
     with Written() as decode:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from benchmarks.recorded import random_vae, sequence
 from benchmarks.stock import load_pack
-from lazy_core.vae.autoencoder_kl.atlas import NotWholeError, Strip
+from lazy_core.vae.autoencoder_kl.atlas import Atlas, UnexpectedShapeError
 from lazy_core.vae.autoencoder_kl.decoder import Records
-from lazy_core.vae.autoencoder_kl.hole_pass import HALOS, decode_holes, with_patches
+from lazy_core.vae.autoencoder_kl.hole_pass import HOLE_HALOS, decode_holes, with_probes
 from lazy_core.vae.autoencoder_kl.record import Parts, decode_and_record
 from lazy_core.vae.windows import windows
 
@@ -62,7 +62,7 @@ def parts_of(vae: Any, pack: Any) -> Parts:
 
 
 def boxes_of(cells: Tensor) -> list[Any]:
-    return [window.right for window in windows(cells, HALOS[0])]
+    return [window.valid for window in windows(cells, HOLE_HALOS[0])]
 
 
 @pytest.mark.parametrize("kind", ["compact", "corner", "two parts"])
@@ -71,7 +71,7 @@ def test_what_was_recorded_comes_back(vae: Any, pack: Any, kind: str):
     latent, parts, cells = noise(vae, 0), parts_of(vae, pack), holes(kind)
     full, record = decode_and_record(parts, lambda x: decode(vae, x), latent)
     assert torch.equal(full, decode(vae, latent))
-    record = with_patches(parts, lambda x: decode(vae, x), record)
+    record = with_probes(parts, lambda x: decode(vae, x), record)
     canvas = torch.rand(3, 8 * SIDE, 8 * SIDE, generator=torch.Generator().manual_seed(1))
     result, _ = decode_holes(parts, lambda x: decode(vae, x), latent, canvas, boxes_of(cells), record)
     print(f"{kind}: {quality(result, full, cells):.1f} dB")
@@ -89,14 +89,14 @@ def test_other_content_is_near_and_nearer_than_without_patches(vae: Any, pack: A
     full = decode(vae, other)
 
     def decoded() -> tuple[Tensor, Any]:
-        known = with_patches(parts, lambda x: decode(vae, x), record)
+        known = with_probes(parts, lambda x: decode(vae, x), record)
         return decode_holes(parts, lambda x: decode(vae, x), other, canvas[0], boxes_of(cells), known)
 
     result, after = decoded()
     with monkeypatch.context() as patched:
-        patched.setattr("lazy_core.vae.autoencoder_kl.witnesses.spread", lambda canvas: [])
+        patched.setattr("lazy_core.vae.autoencoder_kl.probes.spread", lambda canvas: [])
         without, _ = decoded()
-    print(f"{quality(result, full, cells):.1f} dB, without patches {quality(without, full, cells):.1f} dB")
+    print(f"{quality(result, full, cells):.1f} dB, without probes {quality(without, full, cells):.1f} dB")
     assert quality(result, full, cells) > quality(without, full, cells) + 3
     assert float(record.moved(other)[~cells].max()) == 0 < float(record.moved(other)[cells].min())
     assert float(after.moved(other).max()) == 0
@@ -106,11 +106,11 @@ def test_other_content_is_near_and_nearer_than_without_patches(vae: Any, pack: A
 def test_tiles_are_noticed(vae: Any, pack: Any):
     """Where the host runs out of memory it decodes in tiles, which a record knows nothing of."""
     latent, parts, cells = noise(vae, 0), parts_of(vae, pack), holes("compact")
-    with pytest.raises(NotWholeError):
+    with pytest.raises(UnexpectedShapeError):
         decode_and_record(parts, lambda x: decode(vae, x[..., :20]), latent)
     canvas, record = decode_and_record(parts, lambda x: decode(vae, x), latent)
-    record = with_patches(parts, lambda x: decode(vae, x), record)
-    with pytest.raises(NotWholeError):
+    record = with_probes(parts, lambda x: decode(vae, x), record)
+    with pytest.raises(UnexpectedShapeError):
         decode_holes(parts, lambda x: decode(vae, x[..., :-1, :]), latent, canvas[0], boxes_of(cells), record)
     assert torch.equal(canvas, decode(vae, latent))
 
@@ -118,15 +118,15 @@ def test_tiles_are_noticed(vae: Any, pack: Any):
 def test_pieces_of_a_strip_lie_apart():
     from lazy_core.geometry import Box
 
-    strip = Strip.of([Box(0, 0, 20, 12), *(Box(i, i, i + 6, i + 6) for i in range(9))], 2)
+    strip = Atlas.of([Box(0, 0, 20, 12), *(Box(i, i, i + 6, i + 6) for i in range(9))], 2)
     covered = strip.covered(torch.zeros(0))
     assert int(covered.sum()) == sum(box.times(2).area for box in strip.pieces)
-    grown = [place.grown(1) for place in strip.places]
-    assert not any(a.overlaps(b) for i, a in enumerate(grown) for b in strip.places[i + 1 :])
+    grown = [slot.grown(1) for slot in strip.slots]
+    assert not any(a.overlaps(b) for i, a in enumerate(grown) for b in strip.slots[i + 1 :])
 
 
 # -- records -----------------------------------------------------------------------------------------------------------
-WIDE = 48  # latents: large enough for a hole beside the patches
+WIDE = 48  # latents: large enough for a hole beside the probes
 
 
 class Counted:
@@ -233,7 +233,7 @@ def test_a_batch_goes_image_by_image(sdxl: Any, pack: Any):
 def test_a_host_that_went_over_to_tiles_is_left_to_it(sdxl: Any, pack: Any, monkeypatch: pytest.MonkeyPatch):
     parts, records, latent = parts_of(sdxl, pack), Records(limit=256 << 20), content(sdxl, 0)
     canvas, calls, cells = decode(sdxl, latent), [], box_at(3, 5)
-    monkeypatch.setattr("lazy_core.vae.autoencoder_kl.decoder.REST", 3)
+    monkeypatch.setattr("lazy_core.vae.autoencoder_kl.decoder.BACKOFF", 3)
 
     def tiled(x: Tensor) -> Tensor:
         calls.append(x.shape)
@@ -258,7 +258,7 @@ def test_no_edit_fails_for_the_sake_of_time(sdxl: Any, pack: Any, monkeypatch: p
     def fails(*given: Any) -> Any:
         raise wrong("on purpose")
 
-    monkeypatch.setattr("lazy_core.vae.autoencoder_kl.witnesses.shares", fails)
+    monkeypatch.setattr("lazy_core.vae.autoencoder_kl.probes.shares", fails)
     assert torch.equal(records.decode("a", parts, Counted(sdxl), other, canvas, cells[None]), decode(sdxl, other))
 
     class CancelledError(Exception):
@@ -279,7 +279,7 @@ def test_nothing_finite_nothing_recorded_and_nothing_to_do(sdxl: Any, pack: Any)
     counted = Counted(sdxl)
     assert torch.equal(records.decode("a", parts, counted, latent, canvas, torch.zeros_like(cells)[None]), canvas)
     assert counted.sizes == []
-    small = latent[..., :6, :6]  # too small for patches
+    small = latent[..., :6, :6]  # too small for probes
     picture = decode(sdxl, small)
     for _ in range(2):
         assert torch.equal(records.decode("a", parts, Counted(sdxl), small, picture, cells[None, :6, :6] | True), picture)
@@ -289,7 +289,7 @@ def test_nothing_finite_nothing_recorded_and_nothing_to_do(sdxl: Any, pack: Any)
         again = Counted(sdxl)
         tight.decode("a", parts, again, latent, canvas, cells[None])
         assert again.fulls == expected
-    assert tight.rests(f"a/{tuple(latent.shape)}/")
+    assert tight.take_backoff(f"a/{tuple(latent.shape)}/")
 
 
 # -- nodes -------------------------------------------------------------------------------------------------------------

@@ -11,17 +11,18 @@ from torch import Tensor
 from ...cache import ContentCache, content_key
 from ...geometry import Box
 from ..windows import LARGEST_SHARE, DecodeImage, windows
-from . import witnesses
-from .hole_pass import HALOS, FarError, Holes, decode_holes, with_patches
+from . import probes
+from .atlas import UnexpectedShapeError
+from .hole_pass import HOLE_HALOS, FarError, HolePass, decode_holes, with_probes
+from .probes import BLOCK
 from .record import Parts, Record, decode_and_record
-from .witnesses import BLOCK
 
-FRESH = 0.25  # of the latents' variance: a latent that moved further shows something else, and is computed like a hole
-FEWEST = 0.25  # of a canvas's patches: with fewer that are known and untouched, nothing tells how the rest moved
-MOST_EDITS = 10  # one after the other on one record: errors add up
-DRIFT = 0.02  # on average over all others: more, and it is another canvas
+RECOMPUTE_ABOVE = 0.25  # of the latents' variance: a latent that moved further shows something else, and is computed like a hole
+MIN_KNOWN_PROBES = 0.25  # of a canvas's probes: with fewer that are known and untouched, nothing tells how the rest moved
+MAX_EDITS = 10  # one after the other on one record: errors add up
+MAX_MEAN_DRIFT = 0.02  # on average over all others: more, and it is another canvas
 
-REST = 20  # decodes in full after one that failed
+BACKOFF = 20  # decodes in full after one that failed
 FAILURES = (RuntimeError, ValueError, LookupError, TypeError, AttributeError)  # not what a host raises when a user cancels
 
 Nearest = tuple[str, Record, list[Box]]  # its key, and what is computed of it
@@ -36,68 +37,75 @@ class Records:
 
     def __init__(self, limit: int, free: Callable[[], int] | None = None):
         self.cache: ContentCache[Record] = ContentCache(limit, free)
-        self.resting: dict[str, int] = {}  # decodes until a VAE at a size is tried again
+        self.backoff: dict[str, int] = {}  # decodes until a VAE at a size is tried again
 
     def decode(self, vae: str, parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor, cells: Tensor) -> Tensor:
-        """A `lazy_core.pipeline.DecodeHole`, for the VAE that `vae` names and that has these `parts`."""
-        given = zip(latent.split(1), canvas, cells, strict=True)
-        return torch.stack([self.one(vae, parts, decode, part, image, hole).to(canvas) for part, image, hole in given])
+        """A `lazy_core.pipeline.DecodeHole`, for the VAE that `vae` names and that has these `parts`.
 
-    def one(self, vae: str, parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor, cells: Tensor) -> Tensor:
-        """[1, C, h, w], [3, H, W], [h, w] -> [3, H, W]"""
+        Latent [B, C, h, w] of the edited canvas [B, 3, H, W], `cells` [B, h, w] bool the latents that a hole touches -> [B, 3, H, W].
+        """
+        given = zip(latent.split(1), canvas, cells, strict=True)
+        return torch.stack([self.decode_image(vae, parts, decode, part, image, hole).to(canvas) for part, image, hole in given])
+
+    def decode_image(self, vae: str, parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor, cells: Tensor) -> Tensor:
+        """Decode one image with the nearest record, or in full and recorded, or in full: [1, C, h, w], [3, H, W], [h, w] -> [3, H, W]."""
         if not bool(cells.any()):
             return canvas
-        kind = f"{vae}/{tuple(latent.shape)}/"
-        fits = all(side % BLOCK == 0 for side in cells.shape) and witnesses.spread(Box(0, 0, *cells.shape))
-        if fits and not self.rests(kind):
+        prefix = f"{vae}/{tuple(latent.shape)}/"
+        fits = all(side % BLOCK == 0 for side in cells.shape) and probes.spread(Box(0, 0, *cells.shape))
+        if fits and not self.take_backoff(prefix):
             ways = (
-                lambda: self.near(self.nearest(kind, latent, cells), parts, decode, latent, canvas),
-                lambda: self.whole(kind, parts, decode, latent),
+                lambda: self.with_record(self.nearest(prefix, latent, cells), parts, decode, latent, canvas),
+                lambda: self.in_full(prefix, parts, decode, latent),
             )
             for way in ways:
-                if (picture := self.attempt(kind, way)) is not None:
+                if (picture := self.attempt(prefix, way)) is not None:
                     return picture
         return decode(latent)[0]
 
-    def rests(self, kind: str) -> bool:
-        left = self.resting.get(kind, 0)
-        self.resting[kind] = max(0, left - 1)
+    def take_backoff(self, prefix: str) -> bool:
+        """Tell whether full decodes are still to be made after a failure, and count one of them."""
+        left = self.backoff.get(prefix, 0)
+        self.backoff[prefix] = max(0, left - 1)
         return left > 0
 
-    def attempt(self, kind: str, way: Callable[[], Tensor | None]) -> Tensor | None:
+    def attempt(self, prefix: str, way: Callable[[], Tensor | None]) -> Tensor | None:
         """None where that does not work: a full decode always does, and no edit may fail for the sake of time."""
         try:
-            return None if self.resting.get(kind) else way()
+            return None if self.backoff.get(prefix) else way()
         except FarError:
             return None
         except FAILURES as error:
-            logging.warning(f"The VAE decodes the whole picture for a while, as around the hole it failed: {error}")
-            self.resting[kind] = REST
+            failed = "The VAE decodes the whole picture for a while, as around the hole it failed"
+            logging.warning(f"{failed}: {error}", exc_info=not isinstance(error, UnexpectedShapeError))
+            self.backoff[prefix] = BACKOFF
         return None
 
-    def whole(self, kind: str, parts: Parts, decode: DecodeImage, latent: Tensor) -> Tensor:
+    def in_full(self, prefix: str, parts: Parts, decode: DecodeImage, latent: Tensor) -> Tensor:
+        """Decode the whole canvas, and keep its record -> [3, H, W]."""
         pictures, record = decode_and_record(parts, decode, latent)
         if record.get_ram_usage() > self.cache.limit:
-            self.resting[kind] = 1 << 30
+            self.backoff[prefix] = 1 << 30
         elif record.finite:
-            self.cache.put(kind + content_key(latent), record)
+            self.cache.put(prefix + content_key(latent), record)
         return pictures[0]
 
-    def near(self, nearest: Nearest | None, parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor) -> Tensor | None:
+    def with_record(self, nearest: Nearest | None, parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor) -> Tensor | None:
+        """Decode the holes with the nearest record -> [3, H, W]; None where there is none."""
         if nearest is None:
             return None
         key, record, boxes = nearest
-        record = with_patches(parts, decode, record)
+        record = with_probes(parts, decode, record)
         self.cache.put(key, record)
         picture, after = decode_holes(parts, decode, latent, canvas, boxes, record)
         self.cache.put(f"{key} {content_key(str(boxes))}", after)
         return picture
 
-    def nearest(self, kind: str, latent: Tensor, cells: Tensor) -> Nearest | None:
+    def nearest(self, prefix: str, latent: Tensor, cells: Tensor) -> Nearest | None:
         """The record with the least to compute, and the boxes that are; of several the one with the fewest edits behind it."""
         found = []
-        for key, record in self.cache.under(kind):
-            if record.edits < MOST_EDITS and (boxes := changed(record, latent, cells)) is not None:
+        for key, record in self.cache.under(prefix):
+            if record.edits < MAX_EDITS and (boxes := changed(record, latent, cells)) is not None:
                 found.append((sum(box.area for box in boxes), record.edits, key, record, boxes))
         return min(found, key=lambda each: each[:2])[2:] if found else None
 
@@ -105,11 +113,11 @@ class Records:
 def changed(record: Record, latent: Tensor, cells: Tensor) -> list[Box] | None:
     """Boxes of latents that hold a hole's `cells` and whatever else is not what was recorded; None where a full decode is better."""
     moved = record.moved(latent)
-    fresh = (moved > FRESH) | cells.cpu()
-    if float(torch.where(fresh, 0, moved).mean()) > DRIFT:
+    fresh = (moved > RECOMPUTE_ABOVE) | cells.cpu()
+    if float(torch.where(fresh, 0, moved).mean()) > MAX_MEAN_DRIFT:
         return None
-    boxes = [window.right for window in windows(fresh, HALOS[0])]
-    holes = Holes.over(record, boxes)
-    counted = int(holes.known.sum()) if record.patch_moments else len(holes.kept)
-    enough = counted >= FEWEST * len(witnesses.spread(record.canvas)) > 0
+    boxes = [window.valid for window in windows(fresh, HOLE_HALOS[0])]
+    holes = HolePass.over(record, boxes)
+    counted = int(holes.known.sum()) if record.probe_moments else len(holes.probe_ids)
+    enough = counted >= MIN_KNOWN_PROBES * len(probes.spread(record.canvas)) > 0
     return boxes if enough and holes.cost <= LARGEST_SHARE else None

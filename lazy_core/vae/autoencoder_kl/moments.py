@@ -1,4 +1,4 @@
-"""Mean and variance of GroupNorm's groups, taken apart by places and put together again."""
+"""Mean and variance of GroupNorm's groups, taken apart by positions and put together again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...geometry import Box
 
 
 class Moments(NamedTuple):
-    """Mean and variance of each group [G], or of each group at several places [G, n] or [G, h, w]."""
+    """Mean and variance of each group [G], or of each group at several positions [G, n] or [G, h, w]."""
 
     mean: Tensor
     variance: Tensor
@@ -23,9 +23,10 @@ class Moments(NamedTuple):
         return cls(both[0], both[1])
 
     def stacked(self) -> Tensor:
+        """As one tensor [2, G, ...]."""
         return torch.stack(self)
 
-    def united(self, share: Tensor | float) -> Moments:
+    def pooled(self, share: Tensor | float) -> Moments:
         """Places [G, n], of which each is a `share` [n] of the whole (shares sum to one), as one [G]."""
         middle = (self.mean * share).sum(-1)
         return Moments(middle, ((self.variance + (self.mean - middle[:, None]).square()) * share).sum(-1))
@@ -47,20 +48,20 @@ def block_moments(x: Tensor, side: int, centre: Tensor) -> Moments:
     return Moments(mean + centre.view(-1, 1, 1), (square - mean.square()).clamp_min_(0))
 
 
-def patch_moments(x: Tensor, places: list[Box], groups: int) -> Tensor:
-    """Of patches of one size in [1, C, H, W]: [2, G, patches]."""
-    stacked = torch.stack([place.cut(x)[0] for place in places]).float()
-    variance, mean = torch.var_mean(stacked.view(len(places), groups, -1), 2, correction=0)
+def probe_moments(x: Tensor, positions: list[Box], groups: int) -> Tensor:
+    """Of probes of one size in [1, C, H, W]: [2, G, probes]."""
+    stacked = torch.stack([position.cut(x)[0] for position in positions]).float()
+    variance, mean = torch.var_mean(stacked.view(len(positions), groups, -1), 2, correction=0)
     return torch.stack([mean.T, variance.T])
 
 
-def together(parts: list[Moments], sizes: list[int]) -> Moments:
+def pooled_parts(parts: list[Moments], sizes: list[int]) -> Moments:
     """Parts [G] of different `sizes` as one."""
     share = torch.tensor(sizes, device=parts[0].mean.device) / sum(sizes)
-    return Moments(*(torch.stack(each, -1) for each in zip(*parts, strict=True))).united(share)
+    return Moments(*(torch.stack(each, -1) for each in zip(*parts, strict=True))).pooled(share)
 
 
-class Shift(NamedTuple):
+class MomentShift(NamedTuple):
     """How the moments of one thing moved: means by a `step`, variances (and an epsilon) by a `factor` [G]."""
 
     step: Tensor
@@ -68,30 +69,34 @@ class Shift(NamedTuple):
     eps: float
 
     @classmethod
-    def between(cls, old: Moments, new: Moments, eps: float) -> Shift:
+    def between(cls, old: Moments, new: Moments, eps: float) -> MomentShift:
+        """Find the shift that makes `new` of `old`, both [G]."""
         return cls(new.mean - old.mean, (new.variance + eps) / (old.variance + eps), eps)
 
     def apply(self, to: Moments) -> Moments:
+        """MomentShift moments [G, ...]."""
         return Moments(to.mean + self.along(to.mean, self.step), (to.variance + self.eps) * self.along(to.mean, self.factor) - self.eps)
 
     def undo(self, to: Moments) -> Moments:
+        """The inverse of `apply`."""
         variance = (to.variance + self.eps) / self.along(to.mean, self.factor) - self.eps
         return Moments(to.mean - self.along(to.mean, self.step), variance.clamp_min(0))
 
     @staticmethod
     def along(like: Tensor, each: Tensor) -> Tensor:
+        """Reshape [G] to broadcast over moments [G, ...]."""
         return each.view(-1, *[1] * (like.dim() - 1))
 
 
-class Line(NamedTuple):
+class ChannelAffine(NamedTuple):
     """How the values of each channel moved: by a `gain` and a `step` [C]."""
 
     gain: Tensor
     step: Tensor
 
     @classmethod
-    def between(cls, old: Tensor, new: Tensor, share: Tensor) -> Line:
-        """Least squares over patches [C, patches, px], each of a `share` [patches]; channels that hardly vary keep their gain."""
+    def between(cls, old: Tensor, new: Tensor, share: Tensor) -> ChannelAffine:
+        """Least squares over probes [C, probes, px], each of a `share` [probes]; channels that hardly vary keep their gain."""
         weight = share[:, None] / old.shape[-1]
         before, now = ((each * weight).sum((1, 2)) for each in (old, new))
         apart = old - before[:, None, None]
@@ -105,6 +110,7 @@ class Line(NamedTuple):
         return (to.float() * self.gain[:, None, None] + self.step[:, None, None]).to(to)
 
     def undo(self, to: Tensor) -> Tensor:
+        """The inverse of `apply`."""
         return ((to.float() - self.step[:, None, None]) / self.gain[:, None, None]).to(to)
 
 
@@ -117,8 +123,8 @@ def normalised(x: Tensor, moments: Moments, weight: Tensor, bias: Tensor, eps: f
 SPIKE = 16.0
 
 
-def affine(module: nn.GroupNorm, original: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """A GroupNorm's weight and bias [C] in float32 as it applies them, whatever the host casts: nothing gives the bias, a spike the weight.
+def groupnorm_affine(module: nn.GroupNorm, original: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Recover the weight and bias [C] that a GroupNorm applies, whatever the host casts, in float32: from a map of zeros and from a spike.
 
     The spike is high, so that half precision rounds the weight and not what the bias makes of it.
     """

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lazy_core.checkpoint import load_model
-from lazy_core.vae.canvas_cache import Canvases
+from lazy_core.vae.canvas_cache import CanvasCache
 from lazy_core.vae.tiny import TinyVAE
 
 SHIPPED = Path(__file__).resolve().parents[3] / "models" / "fluent-small.safetensors"
@@ -62,7 +62,7 @@ PLACES = {
 @pytest.mark.parametrize("place", PLACES)
 def test_equals_the_full_encode(vae: TinyVAE, photo: Tensor, place: str):
     pixels: list[int] = []
-    encode, canvases = counted(vae, pixels), Canvases(limit=1 << 28)
+    encode, canvases = counted(vae, pixels), CanvasCache(limit=1 << 28)
     canvases.encode("vae", encode, photo)
     after = painted(photo, *PLACES[place])
     latent, full = canvases.encode("vae", encode, after), encode(after)
@@ -72,7 +72,7 @@ def test_equals_the_full_encode(vae: TinyVAE, photo: Tensor, place: str):
 
 
 def test_fifty_edits_do_not_drift(vae: TinyVAE, photo: Tensor):
-    encode, canvases = counted(vae, []), Canvases(limit=1 << 28)
+    encode, canvases = counted(vae, []), CanvasCache(limit=1 << 28)
     image, draw = photo, torch.Generator().manual_seed(3)
     latent = canvases.encode("vae", encode, image)
     for index in range(50):
@@ -84,7 +84,7 @@ def test_fifty_edits_do_not_drift(vae: TinyVAE, photo: Tensor):
 
 def test_a_known_canvas_is_not_encoded(vae: TinyVAE, photo: Tensor):
     pixels: list[int] = []
-    encode, canvases = counted(vae, pixels), Canvases(limit=1 << 28)
+    encode, canvases = counted(vae, pixels), CanvasCache(limit=1 << 28)
     first = canvases.encode("vae", encode, photo)
     pixels.clear()
     assert torch.equal(canvases.encode("vae", encode, photo.clone()), first)
@@ -92,7 +92,7 @@ def test_a_known_canvas_is_not_encoded(vae: TinyVAE, photo: Tensor):
 
 
 def test_what_callers_do_to_images_and_latents_later_is_their_own(vae: TinyVAE, photo: Tensor):
-    encode, canvases = counted(vae, []), Canvases(limit=1 << 28)
+    encode, canvases = counted(vae, []), CanvasCache(limit=1 << 28)
     image = photo.clone()
     first = canvases.encode("vae", encode, image)
     expected = first.clone()
@@ -105,7 +105,7 @@ def test_what_callers_do_to_images_and_latents_later_is_their_own(vae: TinyVAE, 
 def test_batches_image_by_image(vae: TinyVAE, photo: Tensor):
     """One image known, one nearly known, two new ones in one batch."""
     sizes: list[int] = []
-    encode, canvases = counted(vae, []), Canvases(limit=1 << 28)
+    encode, canvases = counted(vae, []), CanvasCache(limit=1 << 28)
 
     def watched(image: Tensor) -> Tensor:
         sizes.append(len(image))
@@ -120,14 +120,14 @@ def test_batches_image_by_image(vae: TinyVAE, photo: Tensor):
 
 def test_vaes_and_sizes_are_kept_apart(vae: TinyVAE, photo: Tensor):
     pixels: list[int] = []
-    encode, canvases = counted(vae, pixels), Canvases(limit=1 << 28)
+    encode, canvases = counted(vae, pixels), CanvasCache(limit=1 << 28)
     for name, image in (("one", photo), ("other", photo), ("one", photo[..., :320]), ("one", photo)):
         canvases.encode(name, encode, image)
     assert pixels == [SIDE**2, SIDE**2, SIDE * 320]
 
 
 def test_bounded_in_bytes(vae: TinyVAE, photo: Tensor):
-    canvases = Canvases(limit=4 * photo.nbytes)
+    canvases = CanvasCache(limit=4 * photo.nbytes)
     for seed in range(8):
         canvases.encode("vae", counted(vae, []), painted(photo, (0, 0, SIDE, SIDE), seed=seed))
     assert 0 < canvases.cache.bytes <= 4 * photo.nbytes
@@ -135,7 +135,7 @@ def test_bounded_in_bytes(vae: TinyVAE, photo: Tensor):
 
 
 def test_not_a_number_is_never_known(vae: TinyVAE, photo: Tensor):
-    encode, canvases = counted(vae, []), Canvases(limit=1 << 28)
+    encode, canvases = counted(vae, []), CanvasCache(limit=1 << 28)
     broken = photo.clone()
     broken[..., 300, 300] = torch.nan
     canvases.encode("vae", encode, broken)

@@ -92,7 +92,7 @@ def near(cells: Tensor) -> Tensor:
     """Pixels of the smallest boxes around the parts of a hole and one latent more."""
     result = torch.zeros(1, 8 * SIDE, 8 * SIDE, dtype=torch.bool)
     for part in windows(cells[0], HALO):
-        part.right.times(8).cut(result).fill_(True)
+        part.valid.times(8).cut(result).fill_(True)
     return result
 
 
@@ -129,7 +129,7 @@ def test_windows_contain_every_hole_and_never_overlap():
         decoded, right = (torch.zeros(height, width, dtype=torch.int64) for _ in range(2))
         for part in windows(cells, halo):
             part.computed.cut(decoded).add_(1)
-            part.right.cut(right).add_(1)
+            part.valid.cut(right).add_(1)
         assert int(decoded.max()) <= 1
         grown = torch.nn.functional.max_pool2d(cells[None].float(), 3, 1, 1)[0] > 0
         assert bool((right[grown] == 1).all())  # the hole and the latents next to it, each in one window

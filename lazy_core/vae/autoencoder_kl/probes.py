@@ -1,4 +1,4 @@
-"""Small patches all over a canvas, and what they tell of the rest of it: they are computed along with a hole as witnesses."""
+"""Small probes all over a canvas, and what they tell of the rest of it: they are computed along with a hole as probes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from ...geometry import Box
 from .moments import Moments
 
 BLOCK = 2  # latents a side of what moments are recorded over
-SIDE, ACROSS = 4, 6  # latents a side of a patch; a square of so many patches a side is spread over the canvas
-HALOS = (2, 1, 0, 0)  # latents around each, at each resolution from the latents' to the pixels'
+SIDE, ACROSS = 4, 6  # latents a side of a probe; a square of so many probes a side is spread over the canvas
+PROBE_HALOS = (2, 1, 0, 0)  # latents around each, at each resolution from the latents' to the pixels'
 RIDGE = 1.0  # how much shares keep to areas: the root of a mean square of differences of moments, in their units
 
 
 def spread(canvas: Box) -> list[Box]:
-    """Patches along the canvas's edges, and in the middle of equal parts of the rest; none on a canvas of a few latents."""
+    """Probes along the canvas's edges, and in the middle of equal parts of the rest; none on a canvas of a few latents."""
     rows, cols = (starts(side) for side in (canvas.bottom, canvas.right))
     return [Box(top, left, top + SIDE, left + SIDE) for top in rows for left in cols]
 
 
 def starts(side: int) -> list[int]:
+    """Return where probes start along one side, in latents."""
     count = min(ACROSS, side // (2 * SIDE))
     if count < 3:
         return [0, side - SIDE][:count]
@@ -32,7 +33,7 @@ def starts(side: int) -> list[int]:
 
 
 def areas(canvas: Box) -> Tensor:
-    """Which share of the canvas each patch stands for [patches]: those at an edge for no more than the edge."""
+    """Which share of the canvas each probe stands for [probes]: those at an edge for no more than the edge."""
     sides = []
     for side in (canvas.bottom, canvas.right):
         count = len(starts(side))
@@ -42,15 +43,15 @@ def areas(canvas: Box) -> Tensor:
     return (sides[0][:, None] * sides[1]).flatten()
 
 
-def shares(area: Tensor, patches: dict[str, Tensor], wholes: dict[str, Moments]) -> Tensor:
-    """Which share of the rest each patch stands for [n]: near its `area` [n], and so that they have together the rest's moments.
+def shares(area: Tensor, probes: dict[str, Tensor], wholes: dict[str, Moments]) -> Tensor:
+    """Which share of the rest each probe stands for [n]: near its `area` [n], and so that they have together the rest's moments.
 
-    Moments of the patches [2, G, n] and of the rest [G] for each norm. Survey sampling calls it calibration (Deville and
-    Särndal 1992): what the patches have by chance more or less of than the canvas weighs less or more.
+    Moments of the probes [2, G, n] and of the rest [G] for each norm. Survey sampling calls it calibration (Deville and
+    Särndal 1992): what the probes have by chance more or less of than the canvas weighs less or more.
     """
     apart = []
     for name, whole in wholes.items():
-        each, variance = Moments.of(patches[name]), whole.variance.clamp_min(1e-12)[:, None]
+        each, variance = Moments.of(probes[name]), whole.variance.clamp_min(1e-12)[:, None]
         off = each.mean - whole.mean[:, None]
         apart += [off / variance.sqrt(), (each.variance + off.square()) / variance - 1]
     unlike = torch.cat(apart).double().numpy()
@@ -61,8 +62,8 @@ def shares(area: Tensor, patches: dict[str, Tensor], wholes: dict[str, Moments])
 
 
 def disagreement(old: Moments, new: Moments, share: Tensor) -> float:
-    """Standard error of how patches [G, n] say that the whole's variances moved, relative to these, on average over groups."""
-    before, now = old.united(share), new.united(share)
+    """Standard error of how probes [G, n] say that the whole's variances moved, relative to these, on average over groups."""
+    before, now = old.pooled(share), new.pooled(share)
     squares = (each.variance + (each.mean - whole.mean[:, None]).square() for each, whole in ((old, before), (new, now)))
     small = 1e-9
     expected, found = next(squares) * ((now.variance + small) / (before.variance + small))[:, None], next(squares)
