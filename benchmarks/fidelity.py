@@ -152,7 +152,7 @@ class Bench:
     def edit(self, image: Tensor, mask: Tensor, prompt: str, seed: int, kv_dtype: Any) -> tuple[Tensor, float, float]:
         timings, sampling = loaded("nodes.host.timing"), loaded("nodes.host.sampling")
         stock, pipeline = loaded("nodes.stock.edit"), loaded("lazy_core.pipeline")
-        context = pipeline.encode_canvas(self.editor.to_latent, image, mask[:, 0], "stand-in", 8, 2, 8, "measured").with_(kv_dtype=kv_dtype)
+        context = pipeline.encode_canvas(self.editor.to_latent, image, mask[:, 0], "stand-in", 8, 2, 8, "measured", kv_dtype=kv_dtype)
         conds = [self.conditioning(text, context) for text in (prompt, "")]
         timing, settings = timings.Timing(), sampling.Settings(seed, self.args.steps, self.args.cfg, "euler", "simple")
         sample, begun = stock.hole_sampler(self.model, context, *conds, settings, timing), time.monotonic()

@@ -56,6 +56,7 @@ def ragged_runs(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def varlen() -> Callable[..., Any] | None:
+    """Return PyTorch's kernel for sequences of different length, or None where this PyTorch has none."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:

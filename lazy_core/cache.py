@@ -15,7 +15,11 @@ from torch import Tensor
 
 
 class Sized(Protocol):
-    def get_ram_usage(self) -> int: ...
+    """What a cache can hold: a value that knows its size."""
+
+    def get_ram_usage(self) -> int:
+        """Return bytes."""
+        ...
 
 
 Value = TypeVar("Value", bound=Sized)
@@ -74,6 +78,7 @@ class ContentCache(Generic[Value]):
             self.bytes -= oldest.get_ram_usage()
 
     def clear(self) -> None:
+        """Drop all values; `runs` goes on counting."""
         with self._lock:
             self._values.clear()
             self.bytes = 0

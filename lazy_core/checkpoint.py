@@ -120,6 +120,7 @@ def check_file(path: Path) -> None:
 
 
 def config_in(metadata: dict[str, str], name: str) -> LazyConfig:
+    """Return the config in a file's metadata. Raises CheckpointError."""
     if CONFIG_KEY in metadata:
         return LazyConfig.from_json(metadata[CONFIG_KEY], name)
     sentence = (
@@ -130,6 +131,7 @@ def config_in(metadata: dict[str, str], name: str) -> LazyConfig:
 
 
 def tokenizer_in(metadata: dict[str, str], config: LazyConfig, name: str) -> Tokenizer | None:
+    """Return the tokenizer in a file's metadata; None for a model without a text encoder. Raises CheckpointError."""
     if config.text is None:
         return None
     if WORDS_KEY in metadata:
@@ -209,6 +211,7 @@ def check_keys(expected: dict[str, tuple[int, ...]], weights: dict[str, Tensor],
 
 
 def compare(expected: dict[str, tuple[int, ...]], got: dict[str, tuple[int, ...]], name: str) -> None:
+    """Raises CheckpointError where tensors' names and shapes are not what was expected, with all that is wrong in one sentence."""
     missing, unexpected = some(expected.keys() - got.keys()), some(got.keys() - expected.keys())
     wrong = some(key for key, shape in expected.items() if key in got and got[key] != shape)
     shapes = [f"{key[:100]} is {got[key]}, expected {expected[key]}" for key in wrong[0]]

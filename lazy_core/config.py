@@ -41,7 +41,7 @@ class LazyConfig:
     `positions`: `pixart` takes PixArt-alpha's spacing of positions, `unit` spaces neighbours 1 apart at any size.
     `window`: tokens a side that the encoder reads around a hole on a canvas that is larger; None reads everything.
     `edges`: the decoder also takes edge maps (lines to follow), added to the context; the encoder does not run again for one.
-    `fill`: the context also tells each of the hole's tokens what the canvas's smooth fill is there (`masks.prefill`), in latents,
+    `fill`: the context also tells each of the hole's tokens what the canvas's smooth fill is there (`blend.prefill`), in latents,
     and which of them the mask covers.
     `styles`: of so many drawing styles the encoder names the canvas's; 0 names none. `style_depth`: blocks of a ViT of its own that
     names it (`StyleReader`); 0 names it from the context.
@@ -94,9 +94,11 @@ class LazyConfig:
 
     @property
     def out_channels(self) -> int:
+        """Channels of what the decoder puts out: twice the latent's where it also learned a variance."""
         return self.latent_channels * (2 if self.learn_sigma else 1)
 
     def to_json(self) -> str:
+        """Return the config as a checkpoint's metadata carries it."""
         return json.dumps({"format": FORMAT_VERSION if self.text else 1, **asdict(self)})
 
     @classmethod

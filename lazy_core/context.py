@@ -37,6 +37,19 @@ class View:
 
 
 @dataclass(frozen=True)
+class StockTerms:
+    """What only the steps of a stock model ask of a context.
+
+    `reuse` says how freely they may reuse what is known of the canvas, `kv_dtype` as what they keep it. `masked` [B, C, h, w] is the
+    canvas encoded with a grey hole, for models that were trained to fill one.
+    """
+
+    reuse: Reuse
+    kv_dtype: KVDtype = "model"
+    masked: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Context:
     """What Encode Context hands on.
 
@@ -52,9 +65,7 @@ class Context:
     [R, K] in 0..1 is how much of the noise levels each token takes part in (`lazy_core.diffusion.differential`). `alpha` [B, 1, H, W] is
     the canvas's, if any.
 
-    For a stock model an image's holes are one row, `tokens` are empty [B, K, 0], `reuse` says how freely its steps may reuse
-    what is known of the canvas, `kv_dtype` as what they keep it, and `masked` is the canvas encoded with a grey hole
-    [B, C, h, w], for models that were trained to fill one.
+    For a `stock` model an image's holes are one row, and `tokens` are empty [B, K, 0].
     """
 
     model: str
@@ -66,10 +77,8 @@ class Context:
     tokens: Tensor
     sketch: Sketch | None = None
     view: View | None = None
-    reuse: Reuse | None = None
-    masked: Tensor | None = None
+    stock: StockTerms | None = None
     edges: Tensor | None = None
-    kv_dtype: KVDtype = "model"
     negative_offset: Tensor | None = None
     weight: Tensor | None = None
     strength: Tensor | None = None
@@ -99,6 +108,7 @@ class Context:
         return self.tokens + self.negative_offset[:, None] * self.hole.valid[..., None]
 
     def with_(self, **changes: Any) -> Context:
+        """Return the context with some fields changed."""
         return replace(self, **changes)
 
     def starts_from_black(self, denoise: float) -> bool:
@@ -113,6 +123,7 @@ class Context:
         return int(self.mask.count_nonzero()) / max(self.mask.numel(), 1)
 
     def tensors(self) -> list[Tensor]:
+        """Return all tensors that the context holds."""
         return _tensors(self)
 
     # The host asks these two of whatever its node cache holds (0.3.75: bytes; newer: the tensors themselves).

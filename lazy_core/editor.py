@@ -38,12 +38,14 @@ class LazyEditor:
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> LazyEditor:
+        """Read a checkpoint that brings its own text encoder and VAE, such as the shipped one. Raises CheckpointError."""
         model, checkpoint = load_model(path)
         store_for_few_rows(model.to(device))
         return cls(model, checkpoint.tokenizer, checkpoint.identity, checkpoint.styles)
 
     @property
     def device(self) -> torch.device:
+        """Where the model is."""
         return self.vae.mean.device
 
     def encode(self, image: Tensor, mask: Tensor, style: str = "auto") -> Context:
@@ -86,6 +88,7 @@ class LazyEditor:
     def sampler(
         self, context: Context, prompt: str | list[str], steps: int, cfg: float, solver: Solver = "euler", shift: float | None = None
     ) -> Sample:
+        """Make the sampler of `decode`, for `pipeline.lazy_decode`."""
         config, device = self.model.config, self.device
         model = parametrisation(config.prediction)
 
@@ -112,14 +115,16 @@ class LazyEditor:
             hole_coordinates(context, self.model.transformer).to(device),
             self.caption(prompts)[context.owner.to(device)],
             token_mask,
-            (context.grid.height, context.grid.width),
+            (context.seen.grid.height, context.seen.grid.width),
             edges,
         )
         caption = self.caption([""]).expand(len(positive.caption), -1, -1)
         return positive, replace(positive, context=context.negative_tokens.to(device), caption=caption)
 
     def to_latent(self, image: Tensor) -> Tensor:
+        """Image [B, 3, H, W] in 0..1 -> latent [B, C, h, w], on the CPU."""
         return self.vae.encode(image.to(self.vae.mean).clamp(0, 1) * 2 - 1).float().cpu()
 
-    def to_image(self, latent: Tensor, right: Box | None = None) -> Tensor:
-        return (self.vae.decode(latent.to(self.vae.mean), right) / 2 + 0.5).clamp(0, 1).float().cpu()
+    def to_image(self, latent: Tensor, wanted: Box | None = None) -> Tensor:
+        """Latent [B, C, h, w] -> image [B, 3, H, W] in 0..1, on the CPU; with `wanted` of those latents alone."""
+        return (self.vae.decode(latent.to(self.vae.mean), wanted) / 2 + 0.5).clamp(0, 1).float().cpu()

@@ -28,22 +28,27 @@ class Grid:
 
     @property
     def token_pixels(self) -> int:
+        """Pixels of a token's side."""
         return self.scale * self.patch
 
     @property
     def rows(self) -> int:
+        """Tokens from top to bottom."""
         return -(-self.height // self.token_pixels)
 
     @property
     def cols(self) -> int:
+        """Tokens from left to right."""
         return -(-self.width // self.token_pixels)
 
     @property
     def tokens(self) -> int:
+        """N, the tokens of the whole canvas."""
         return self.rows * self.cols
 
     @property
     def latent_size(self) -> tuple[int, int]:
+        """Height and width in latents."""
         return self.rows * self.patch, self.cols * self.patch
 
     def pad(self, image: Tensor, value: float | None = None) -> Tensor:
@@ -87,21 +92,26 @@ class Box:
 
     @property
     def height(self) -> int:
+        """Rows that the box holds."""
         return self.bottom - self.top
 
     @property
     def width(self) -> int:
+        """Columns that it holds."""
         return self.right - self.left
 
     @property
     def size(self) -> tuple[int, int]:
+        """Height and width."""
         return self.height, self.width
 
     @property
     def area(self) -> int:
+        """Cells that it holds."""
         return self.height * self.width
 
     def grown(self, margin: int) -> Box:
+        """Return the box with `margin` more on all sides."""
         return Box(self.top - margin, self.left - margin, self.bottom + margin, self.right + margin)
 
     def within(self, other: Box) -> Box:
@@ -117,6 +127,7 @@ class Box:
         return Box(self.top // side, self.left // side, self.bottom // side, self.right // side)
 
     def moved(self, down: int, along: int) -> Box:
+        """Return the box moved `down` and `along`."""
         return Box(self.top + down, self.left + along, self.bottom + down, self.right + along)
 
     def times(self, scale: int) -> Box:
@@ -129,6 +140,7 @@ class Box:
         return Grid((self.bottom - self.top) * side, (self.right - self.left) * side, whole.scale, whole.patch)
 
     def overlaps(self, other: Box) -> bool:
+        """Tell whether two boxes share a cell."""
         return self.top < other.bottom and other.top < self.bottom and self.left < other.right and other.left < self.right
 
     def union(self, other: Box) -> Box:

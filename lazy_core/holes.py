@@ -1,4 +1,4 @@
-"""Which of a mask's holes are edits of their own: a row of tokens for each (docs/design.md).
+"""Which of a mask's holes are edits of their own: a row of tokens for each (docs/masks.md).
 
 Holes are told apart in cells of half a token: what lies in cells that touch is one hole, so that gaps of a brush are closed.
 A speck, too small to show anything, belongs to what lies within its reach. Of what is left there are at most `MOST` in an
@@ -15,7 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from .geometry import Box, Grid
-from .masks import in_cells, token_mask
+from .masks import hole_token_mask, in_cells
 from .tokens import HoleTokens
 
 MARGIN = 2  # tokens around a hole that is as large as the encoder's window
@@ -35,7 +35,7 @@ def hole_rows(hole: Tensor, grid: Grid, window: int | None = None) -> HoleTokens
     """
     parts = [(image, tokens) for image, own in enumerate(hole) for tokens in separate(own, grid, window)]
     if [image for image, _ in parts] == list(range(len(hole))):
-        return HoleTokens.of(token_mask(hole, grid))
+        return HoleTokens.of(hole_token_mask(hole, grid))
     marks = torch.zeros(len(parts), grid.tokens, dtype=torch.bool)
     for row, (_, tokens) in zip(marks, parts, strict=True):
         row[torch.from_numpy(tokens)] = True
@@ -102,6 +102,7 @@ class Groups:
             left -= 1
 
     def join(self, one: int, other: int) -> None:
+        """Make one group of two."""
         self.group[self.group == other] = one
         self.low[one], self.high[one] = np.minimum(*self.low[[one, other]]), np.maximum(*self.high[[one, other]])
         self.largest[one] = self.largest[[one, other]].max()
@@ -127,7 +128,7 @@ class Groups:
 def windows_around(hole: HoleTokens, grid: Grid, window: int | None) -> list[Box]:
     """For each row the box in tokens that the encoder reads: `window` tokens a side around the hole, more for a hole that is larger.
 
-    All of one size where each image has one hole, else each as large as its own hole asks for. Empty where all are the whole canvas. The
+    All of one size where each image has one hole (`owner` None), else each as large as its own hole asks for. Empty where all are the whole canvas. The
     encoder's cost then follows the holes, wherever they lie, and a model meets no position that it was not trained on, however large the
     canvas (the paper's encoder is quadratic in it, section 5).
     """

@@ -100,7 +100,7 @@ def in_cells(flags: Tensor, side: int) -> Tensor:
     return found.unflatten(-1, (-1, side)).amax(-1) > 0
 
 
-def token_mask(hole: Tensor, grid: Grid) -> Tensor:
+def hole_token_mask(hole: Tensor, grid: Grid) -> Tensor:
     """Pixel holes [B, H, W] bool -> hole tokens [B, N] bool by max-pooling: any masked pixel makes its token a hole (section 3.1)."""
     return in_cells(hole, grid.token_pixels).flatten(1)
 

@@ -11,12 +11,13 @@ from .blend.composite import Blend, composite
 from .blend.prefill import prefill
 from .canvas import Canvas
 from .config import LazyConfig
-from .context import Context, View
+from .context import Context, StockTerms, View
 from .diffusion.differential import token_strength
 from .geometry import Box, Grid
 from .holes import hole_rows, windows_around
 from .kv.policy import Reuse
-from .masks import boxes_of, holes_of, latent_mask, token_mask
+from .kv.store import KVDtype
+from .masks import boxes_of, hole_token_mask, holes_of, latent_mask
 from .networks.positions import grid_coordinates, window_coordinates
 from .networks.transformer import LazyTransformer
 from .tokens import HoleTokens
@@ -46,9 +47,8 @@ def encode_context(
 ) -> Context:
     """Image [B, 3, H, W] in 0..1 and mask [M, H, W] (1 = hole, 0 = keep) -> Context, on the CPU.
 
-    Each hole is a row (`holes.hole_rows`). Runs the VAE encoder once, and the context encoder once for all holes that it reads through
-    windows of one size; neither where no mask has a hole. `model` names the checkpoint,
-    `to_model` scales the VAE's latents to what the model was trained on; everything in a Context is in the VAE's units. `dtype` is what
+    Each hole is a row (`holes.hole_rows`). One VAE encode, and one call of the context encoder for each size of window; none where no
+    mask has a hole. `model` names the checkpoint, `to_model` scales the VAE's latents to what the model was trained on; everything in a Context is in the VAE's units. `dtype` is what
     the encoder computes in; None: as the latents come. `style` is the number of a drawing style to follow; None: what the canvas shows.
     Raises ValueError for sizes that do not match, NaN, or an image smaller than a token.
     """
@@ -57,17 +57,17 @@ def encode_context(
     grid = canvas.grid
     hole = hole_rows(canvas.hole, grid, config.window)
     if hole.count == 0:
-        return without_hole(canvas, model, hole, config.latent_channels, config.encoder_width)
-    latent = encode_image(canvas.filled())
+        return empty_context(canvas, model, hole, config.latent_channels, config.encoder_width)
+    latent = encode_image(canvas.filled())  # padding is filled like a hole, and seen: what is there is the fill
     boxes = windows_around(hole, grid, config.window)
     latents, masks = (x.to(device=device, dtype=dtype) for x in (to_model(latent), latent_mask(canvas.hole, grid)))
     tokens, negative_offset = read_holes(transformer, latents, masks, hole.to(device), grid, boxes, style)
     view = view_of(hole, grid, boxes) if boxes else None
     context = Context(model, grid, canvas.image, canvas.hole, latent.cpu(), hole, tokens, view=view, negative_offset=negative_offset)
-    return softened(context, canvas.weight)
+    return with_soft_mask(context, canvas.weight)
 
 
-def without_hole(canvas: Canvas, model: str, hole: HoleTokens, channels: int, width: int) -> Context:
+def empty_context(canvas: Canvas, model: str, hole: HoleTokens, channels: int, width: int) -> Context:
     """Make the context of a canvas on which nothing is to be done; nothing is encoded."""
     latent = canvas.image.new_zeros(len(canvas.image), channels, *canvas.grid.latent_size)
     tokens = canvas.image.new_zeros(len(hole.index), 0, width)
@@ -96,16 +96,18 @@ def read_holes(
     read: dict[int, tuple[Tensor, Tensor | None]] = {}
     for rows in same_size.values():
         windows, images = [boxes[row] for row in rows], hole.owners[rows].tolist()
-        seen, near = windows[0].grid(grid), HoleTokens(hole.index[rows], hole.valid[rows], hole.total).within(grid.cols, windows)
+        window_grid = windows[0].grid(grid)
+        in_window = HoleTokens(hole.index[rows], hole.valid[rows], hole.total).within(grid.cols, windows)
         cells = [box.times(grid.patch) for box in windows]
         canvas, masked = (torch.cat([box.cut(x[i : i + 1]) for box, i in zip(cells, images, strict=True)]) for x in (latent, mask))
-        masked = masked * near.cells(seen.cols, grid.patch).to(masked)
-        coordinates = grid_coordinates(seen, transformer.config, latent.device)
-        found, _, offsets = transformer.context_encoder(canvas, masked, near, coordinates, style)
-        read.update(zip(rows, zip(found, offsets if offsets is not None else [None] * len(rows), strict=True), strict=True))
-    tokens, negative_offset = torch.stack([read[row][0] for row in range(len(boxes))]), [read[row][1] for row in range(len(boxes))]
-    named = [offset for offset in negative_offset if offset is not None]
-    return tokens.float().cpu(), torch.stack(named).float().cpu() if named else None
+        masked = masked * in_window.cells(window_grid.cols, grid.patch).to(masked)
+        coordinates = grid_coordinates(window_grid, transformer.config, latent.device)
+        encoded = transformer.context_encoder(canvas, masked, in_window, coordinates, style)
+        offsets = encoded.negative_offset if encoded.negative_offset is not None else [None] * len(rows)
+        read.update(zip(rows, zip(encoded.tokens, offsets, strict=True), strict=True))
+    tokens = torch.stack([read[row][0] for row in range(len(boxes))]).float().cpu()
+    offsets = [offset for row in range(len(boxes)) if (offset := read[row][1]) is not None]
+    return tokens, torch.stack(offsets).float().cpu() if offsets else None
 
 
 def view_of(hole: HoleTokens, grid: Grid, boxes: list[Box]) -> View:
@@ -133,26 +135,28 @@ def encode_canvas(
     scale: int,
     patch: int,
     channels: int,
-    reuse: Reuse,
+    reuse: Reuse = "balanced",
     fill: bool = False,
+    kv_dtype: KVDtype = "model",
 ) -> Context:
     """`encode_context` for a stock transformer: no encoder runs, as visible tokens take part in the steps themselves (`kv.policy`).
 
     `scale` px make a latent's side, `patch` latents a token's. With `fill` the canvas is encoded a second time with its hole
-    mid-grey, as inpainting models want to see it. Raises ValueError like `encode_context`.
+    mid-grey, as inpainting models want to see it. `reuse` and `kv_dtype` are for its steps (`StockTerms`).
+    Raises ValueError like `encode_context`.
     """
     canvas = Canvas.of(image, mask, scale, patch)
-    hole = HoleTokens.of(token_mask(canvas.hole, canvas.grid))
+    hole = HoleTokens.of(hole_token_mask(canvas.hole, canvas.grid))
     if hole.count == 0:
-        return without_hole(canvas, model, hole, channels, 0).with_(reuse=reuse)
+        return empty_context(canvas, model, hole, channels, 0).with_(stock=StockTerms(reuse, kv_dtype))
     latent = encode_image(canvas.filled()).cpu()
     masked = encode_image(canvas.greyed()).cpu() if fill else None
     tokens = canvas.image.new_zeros(len(canvas.image), hole.count, 0)
-    context = Context(model, canvas.grid, canvas.image, canvas.hole, latent, hole, tokens, reuse=reuse, masked=masked)
-    return softened(context, canvas.weight)
+    context = Context(model, canvas.grid, canvas.image, canvas.hole, latent, hole, tokens, stock=StockTerms(reuse, kv_dtype, masked))
+    return with_soft_mask(context, canvas.weight)
 
 
-def softened(context: Context, weight: Tensor | None) -> Context:
+def with_soft_mask(context: Context, weight: Tensor | None) -> Context:
     """The context with the weight [B, H, W] of a soft mask; None: as it is."""
     return context if weight is None else context.with_(weight=weight, strength=token_strength(weight, context.hole, context.grid))
 
@@ -200,7 +204,7 @@ def lazy_decode(
 
 
 def old_share(context: Context, denoise: float) -> Tensor | None:
-    """How much of what the hole showed before is wanted in what `feather` fades into [B, H, W]; None: nothing of it.
+    """Return the share of the hole's old content in what `feather` fades into [B, H, W]; None: nothing of it.
 
     As much as sampling starts from: none at full denoising, and none where a sketch lies over it.
     """

@@ -42,7 +42,7 @@ def add_edges(context: Context, drawing: Tensor, strength: float, where: Tensor 
     them, 1 follows them. Needs a model with `LazyConfig.edges`. Raises ValueError.
     """
     check_sketch(context, drawing, strength, where)
-    if context.reuse is not None:
+    if context.stock is not None:
         raise ValueError("edges came for a stock checkpoint, which was not trained with them. Choose kind colour, or Load Lazy Model's.")
     if strength == 0 or context.hole.count == 0:
         return context

@@ -122,5 +122,6 @@ class HoleTokens:
         return marks.view(len(marks), 1, -1, cols).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
 
     def to(self, device: torch.device | str) -> HoleTokens:
+        """Return the same on another device."""
         owner = None if self.owner is None else self.owner.to(device)
         return HoleTokens(self.index.to(device), self.valid.to(device), self.total, owner)

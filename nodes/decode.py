@@ -7,21 +7,19 @@ import torch
 from comfy_api.latest import io
 
 from ..lazy_core.blend.composite import BLENDS
+from ..lazy_core.context import Context
 from ..lazy_core.pipeline import lazy_decode
 from . import messages
 from .checks import check_choice, check_number, check_socket, explains_memory
 from .context import ContextType
+from .engines import Engine, engine_of
 from .host.conditioning import check_prompt
-from .host.identity import identity_of
-from .host.model import transformer_of
 from .host.patches import examine
-from .host.sampling import SAMPLERS, SCHEDULERS, Settings, hole_sampler, suitable_steps
-from .host.timing import Timing, saved_ms
-from .host.vae import canvas_encoder, check_vae, hole_decoder
-from .images import check_context, decoder, same_picture, to_bhwc, with_alpha
+from .host.sampling import SAMPLERS, SCHEDULERS, Settings
+from .host.timing import Timing
+from .host.vae import canvas_encoder, hole_decoder
+from .images import decoder, same_picture, to_bhwc, with_alpha
 from .schema import Choice, schema
-from .stock import edit as stock
-from .stock.families import is_stock
 
 VAE_DECODES = ("lazy", "full")
 AUTO_BLENDS = ("auto", *BLENDS)
@@ -131,15 +129,14 @@ class LazyDecode(io.ComfyNode):
         check_choice(SCHEDULERS, scheduler=scheduler)
         check_choice(AUTO_BLENDS, blend=blend)
         check_choice(VAE_DECODES, vae_decode=vae_decode)
-        steps = steps or suitable_steps(model)
-        if blend == "auto":
-            blend = "feather" if is_stock(model) else "poisson"
-        timing = Timing()
+        engine, timing = engine_of(model), Timing()
+        steps, blend = steps or engine.steps, engine.blend if blend == "auto" else blend
         settings = Settings(seed, steps, cfg, sampler_name, scheduler, shown_in_canvas(cls.hidden))
-        known, sample = (cls.stock if is_stock(model) else cls.lazy)(model, vae, context, positive, negative, settings, timing)
+        known = engine.check(context, vae)
+        sample = engine.sampler(known, positive, negative, settings, timing)
         decode_image = decoder(vae)
         decode_hole = hole_decoder(vae, decode_image) if vae_decode == "lazy" else None
-        said = examine(model, positive, negative, known.reuse, known.strength is not None)
+        said = examine(model, positive, negative, known.stock and known.stock.reuse, known.strength is not None)
         result, latent = lazy_decode(known, sample, canvas_encoder(vae), decode_image, seed, denoise, blend, decode_hole)
         untouched = denoise <= 0 and known.sketch is None
         pixels = with_alpha(result, known if not untouched else known.with_(mask=torch.zeros_like(known.mask), weight=None))
@@ -151,8 +148,8 @@ class LazyDecode(io.ComfyNode):
             "step_ms": timing.step_ms,
             "total_ms": 1000 * (time.perf_counter() - begin),
         }
-        figures["saved_ms"] = saved_ms(model, known, positive[0][0].shape[1], timing)
-        figures["messages"] = [*said, *cls.tell(model, known, positive, negative, denoise, image)]
+        figures["saved_ms"] = engine.saved_ms(known, positive, timing)
+        figures["messages"] = [*said, *cls.tell(engine, known, positive, negative, denoise, image)]
         return io.NodeOutput(to_bhwc(pixels), {"samples": latent}, ui={"lazydiffusion": [figures]})
 
     @classmethod
@@ -167,24 +164,9 @@ class LazyDecode(io.ComfyNode):
         check_number(0, 1, denoise=denoise)
 
     @classmethod
-    def tell(cls, model: Any, known: Any, positive: list, negative: list, denoise: float, image: Any) -> list[messages.Message]:
-        found = messages.of_prompts(positive, negative)
-        if not is_stock(model):
-            found += messages.of_hole(known, transformer_of(model).config.trained_pixels)
-        found += messages.of_start(known, denoise)
+    def tell(cls, engine: Engine, known: Context, positive: list, negative: list, denoise: float, image: Any) -> list[messages.Message]:
+        found = [*messages.of_prompts(positive, negative), *engine.messages(known), *messages.of_start(known, denoise)]
         return found if same_picture(image, known.image) else [*found, messages.message("other_image")]
-
-    @classmethod
-    def lazy(cls, model: Any, vae: Any, context: Any, positive: list, negative: list, settings: Any, timing: Any) -> Any:
-        config = transformer_of(model).config
-        check_vae(vae, config.latent_channels, config.latent_scale)
-        known = check_context(context, identity_of(model))
-        return known, hole_sampler(model, known, positive, negative, settings, timing)
-
-    @classmethod
-    def stock(cls, model: Any, vae: Any, context: Any, positive: list, negative: list, settings: Any, timing: Any) -> Any:
-        known = check_context(context, stock.latents_of(model, vae).identity)
-        return known, stock.hole_sampler(model, known, positive, negative, settings, timing)
 
 
 def shown_in_canvas(hidden: Any) -> bool:

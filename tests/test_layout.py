@@ -29,6 +29,7 @@ ORDER: dict[str, dict[str, tuple[str, ...]]] = {
         "families": ("stock.families",),
         "host": ("host",),
         "stock": ("stock",),
+        "engines": ("engines",),
         "nodes": ("schema", "canvas", "context", "decode", "loader", "mask", "sketch", ""),
     },
     "training": {

@@ -72,7 +72,7 @@ def part_named_right(model: LazyDiffusion, scenes: Scenes) -> Tensor:
     config, encoder = model.config, model.transformer.context_encoder
     grid = Grid(scenes.image.shape[-2], scenes.image.shape[-1], config.latent_scale, config.patch_size)
     hole = threshold(scenes.mask[:, 0])
-    x = encoder.visible(to_latent(model.vae, prefill(scenes.empty, hole)), latent_mask(hole, grid))
+    x = encoder.masked_input(to_latent(model.vae, prefill(scenes.empty, hole)), latent_mask(hole, grid))
     assert encoder.naming is not None and encoder.naming.reader is not None
     return encoder.naming.reader(x, grid_coordinates(grid, config, "cpu")).argmax(-1) == scenes.style
 

@@ -100,7 +100,7 @@ def train(model: LazyDiffusion, pool: ScenePool, args: argparse.Namespace, recor
 def step_of(encoder: ContextEncoder, scenes: Encoded, coordinates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """-> cross-entropy of the scenes' styles, a little smoothed, and the share of them that is named right."""
     assert encoder.naming is not None and encoder.naming.reader is not None
-    x = encoder.visible(scenes.canvas.float(), scenes.mask.float())
+    x = encoder.masked_input(scenes.canvas.float(), scenes.mask.float())
     with mixed_precision(x.device):
         logits = encoder.naming.reader(x, coordinates).float()
     return F.cross_entropy(logits, scenes.style, label_smoothing=0.02), (logits.argmax(-1) == scenes.style).float().mean()

@@ -136,7 +136,7 @@ class Trainer:
         side = self.size // 2 if args.method == "crop" else self.size
         self.grid = Grid(side, side, self.config.latent_scale, self.config.patch_size)
         self.coordinates = grid_coordinates(self.grid, self.config, self.device)
-        self.places = self.coordinates.clone()  # where this step has them
+        self.shifted_coordinates = self.coordinates.clone()  # where this step has them
         self.objective = Objective(self.model, args.method, self.grid).to(self.device)
         self.objective.mean_count = self.team.mean
         self.generator = torch.Generator(self.device).manual_seed(args.seed)
@@ -260,7 +260,7 @@ class Trainer:
                     group["lr"].fill_(rate * group["peak"])
                 else:
                     group["lr"] = rate * group["peak"]
-        self.places.copy_(self.coordinates + self.shift())
+        self.shifted_coordinates.copy_(self.coordinates + self.shift())
         losses = self.advance(examples)
         self.average.update_parameters(self.model)
         return losses
@@ -268,7 +268,7 @@ class Trainer:
     def learn(self, examples: Examples) -> dict[str, Tensor]:
         """Forward, backward and the optimizers' step."""
         with mixed_precision(self.device, wanted=not self.args.float32):
-            losses = self.wrapped(examples, self.places)
+            losses = self.wrapped(examples, self.shifted_coordinates)
         style_weight = 0.0 if self.shards else self.args.style_weight  # nobody has said what styles shards are in
         (losses["loss"] + style_weight * losses["naming"]).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -44,6 +44,7 @@ Squares = list[np.ndarray]
 
 
 def squares_of(hole: np.ndarray) -> Squares:
+    """Find the squares in a hole [H, W] bool, of each size those that lie far enough from its border."""
     full, found = hole[:-1, :-1] & hole[1:, :-1] & hole[:-1, 1:] & hole[1:, 1:], []
     while min(full.shape) > 1:
         full = full[: full.shape[0] // 2 * 2, : full.shape[1] // 2 * 2]
@@ -79,6 +80,7 @@ class Ties:
 
     @classmethod
     def of(cls, squares: Squares, shape: tuple[int, ...]) -> Ties:
+        """From the squares on a lattice of [H, W] = `shape` pixels."""
         size, width = shape[0] * shape[1], shape[1]
         tied, first, second = np.zeros(size, bool), np.arange(size), np.arange(size)
         for level, cells in enumerate(squares):

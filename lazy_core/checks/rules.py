@@ -22,11 +22,14 @@ class Rule:
     says: str
 
 
-def whole(low: int, high: int) -> Rule:
+def integer(low: int, high: int) -> Rule:
+    """Make a rule for whole numbers from `low` to `high`."""
     return Rule(lambda value: type(value) is int and low <= value <= high, f"a whole number from {low:,} to {high:,}")
 
 
 def number(low: float, high: float) -> Rule:
+    """Make a rule for finite numbers from `low` to `high`."""
+
     def fits(value: Any) -> bool:
         return type(value) in (int, float) and math.isfinite(value) and low <= value <= high
 
@@ -34,10 +37,12 @@ def number(low: float, high: float) -> Rule:
 
 
 def choice(*names: str) -> Rule:
+    """Make a rule for one of some words."""
     return Rule(lambda value: type(value) is str and value in names, "one of " + ", ".join(names))
 
 
 def or_none(rule: Rule) -> Rule:
+    """Make a rule that also takes null."""
     return Rule(lambda value: value is None or rule.fits(value), f"{rule.says}, or null")
 
 
@@ -48,24 +53,24 @@ def _is_rgb(value: Any) -> bool:
 
 
 TRUTH = Rule(lambda value: type(value) is bool, "true or false")
-WIDTH, DEPTH, HEADS = whole(4, 1 << 16), whole(1, 128), whole(1, 1024)
+WIDTH, DEPTH, HEADS = integer(4, 1 << 16), integer(1, 128), integer(1, 1024)
 
-VAE = {"latent_channels": whole(1, 1024), "channels": whole(2, 4096), "blocks": whole(1, 64)}
+VAE = {"latent_channels": integer(1, 1024), "channels": integer(2, 4096), "blocks": integer(1, 64)}
 TEXT = {
     "width": WIDTH,
-    "depth": whole(0, 128),
+    "depth": integer(0, 128),
     "heads": HEADS,
-    "vocabulary": whole(3, 1_000_000),
-    "length": whole(2, 1024),
+    "vocabulary": integer(3, 1_000_000),
+    "length": integer(2, 1024),
 }
 MODEL = {
-    "latent_channels": whole(1, 1024),
-    "patch_size": whole(1, 64),
+    "latent_channels": integer(1, 1024),
+    "patch_size": integer(1, 64),
     "width": WIDTH,
     "depth": DEPTH,
     "heads": HEADS,
     "mlp_ratio": number(0.01, 64),
-    "caption_width": whole(1, 1 << 16),
+    "caption_width": integer(1, 1 << 16),
     "encoder_width": WIDTH,
     "encoder_depth": DEPTH,
     "encoder_heads": HEADS,
@@ -73,16 +78,16 @@ MODEL = {
     "learn_sigma": TRUTH,
     "micro_conditioning": TRUTH,
     "positions": choice("pixart", "unit"),
-    "latent_scale": whole(1, 64),
-    "window": or_none(whole(1, 4096)),
+    "latent_scale": integer(1, 64),
+    "window": or_none(integer(1, 4096)),
     "edges": TRUTH,
     "fill": TRUTH,
-    "styles": whole(0, 1024),
-    "style_depth": whole(0, 128),
+    "styles": integer(0, 1024),
+    "style_depth": integer(0, 128),
     "style_guidance": number(-100, 100),
     "style_decisive": TRUTH,
     "shift": number(0.001, 1000),
-    "steps": whole(1, 10_000),
+    "steps": integer(1, 10_000),
     "latent_rgb": or_none(Rule(_is_rgb, "rows of three numbers from -100 to 100, one for each latent channel")),
     "preset": Rule(lambda value: type(value) is str and len(value) <= 200, "a name of at most 200 letters"),
 }
@@ -113,6 +118,7 @@ def read_values(text: str, newest: int, file: str) -> dict[str, Any]:
 
 
 def fit(values: Any, rules: Mapping[str, Rule], where: str, file: str) -> None:
+    """Raises CheckpointError for a field of `where` that is unknown, or whose value breaks its rule."""
     if not isinstance(values, dict):
         raise CheckpointError(file, where.rstrip("."), shown(values), "an object of fields, or null")
     for name, value in values.items():

@@ -74,8 +74,8 @@ def step_at(sigma: float, sigmas: Sequence[float]) -> int:
 
 
 @dataclass(frozen=True)
-class Whole:
-    """Between the strip of one image's hole tokens that a sampler sees and the whole latent that a full pass sees.
+class HoleInLatent:
+    """Where one image's hole tokens lie in its latent: a sparse pass sees a strip of them, a full pass the latent.
 
     `index` [K] int64 are the hole's tokens in a grid of `rows` x `cols`, `patch` latents a side each.
     """

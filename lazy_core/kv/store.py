@@ -53,6 +53,7 @@ class Stored:
 
     @property
     def nbytes(self) -> int:
+        """Bytes, wherever they lie."""
         return self.values.nbytes + (0 if self.scale is None else self.scale.nbytes)
 
     @classmethod
@@ -64,6 +65,7 @@ class Stored:
         return cls(values, scale, kept, here)
 
     def fits(self, like: Tensor, kept: int) -> bool:
+        """Tell whether the memory can take what a full pass hands over."""
         dtype = FP8 if self.scale is not None else like.dtype
         return self.values.shape == like.shape and self.kept == kept and self.values.dtype == dtype
 
@@ -170,6 +172,7 @@ class KeptKV:
         return room
 
     def room(self, part: int, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return memory of a shape that all calls share, for keys (`part` 0) or values (1)."""
         kind = (part, tuple(shape), dtype)
         if kind not in self.scratch:
             self.scratch[kind] = torch.empty(shape, dtype=dtype, device=device)
@@ -190,6 +193,7 @@ class KeptKV:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all that is kept."""
         return sum(stored.nbytes for pairs in (self.pairs, self.later) for pair in pairs.values() for stored in pair)
 
 
@@ -226,6 +230,7 @@ class Ahead:
 
     @staticmethod
     def copy(slot: list[Tensor], parts: Sequence[Stored]) -> None:
+        """Copy `parts` into a slot, without waiting on CUDA."""
         for room, part in zip(slot, parts, strict=True):
             room.copy_(part.values, non_blocking=room.device.type == "cuda")
 

@@ -25,7 +25,7 @@ class CanvasViT(nn.Module):
         self.norm = build.norm(self.width)
 
     def tokens(self, x: Tensor, coordinates: Tensor) -> Tensor:
-        """Visible tokens [B, N, (C + 1) p p] (`ContextEncoder.visible`), coordinates [N, 2] -> [B, N, E]."""
+        """Masked input [B, N, (C + 1) p p] (`ContextEncoder.masked_input`), coordinates [N, 2] -> [B, N, E]."""
         x = self.embed(x) + sincos(coordinates, self.width).to(x)
         for block in self.blocks:
             x = block(x)
@@ -43,7 +43,7 @@ class StyleReader(CanvasViT):
         self.head = build.linear(self.width, config.styles + 1)
 
     def forward(self, x: Tensor, coordinates: Tensor) -> Tensor:
-        """Visible tokens [B, N, (C + 1) p p], coordinates [N, 2] -> logits [B, styles]: each token's own, and how much they count."""
+        """Masked input [B, N, (C + 1) p p], coordinates [N, 2] -> logits [B, styles]: each token's, averaged by a softmax over tokens."""
         named = self.head(self.tokens(x, coordinates)).float()  # [B, N, styles + 1]
         return (named[..., :-1] * named[..., -1:].softmax(1)).sum(1)
 
@@ -62,7 +62,7 @@ class StyleEmbedder(nn.Module):
         self.guidance, self.decisive = config.style_guidance, config.style_decisive
 
     def logits(self, x: Tensor, coordinates: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:
-        """[B, styles], by the reader from visible tokens x [B, N, (C + 1) p p]; else from the context [B, K, E] where `valid` [B, K]."""
+        """[B, styles], by the reader from the masked input x [B, N, (C + 1) p p]; else from the context [B, K, E] where `valid` [B, K]."""
         if self.reader is not None:
             return self.reader(x, coordinates)
         assert self.head is not None
@@ -76,9 +76,10 @@ class StyleEmbedder(nn.Module):
         return logits
 
     def style_embedding(self, logits: Tensor) -> Tensor:
-        """The sum of all styles' vectors, weighted by how probable they are [B, E].
+        """Logits [B, styles] -> the mean of the styles' vectors weighted by their probability [B, E].
 
-        Where in doubt, on an empty canvas above all, that is a style of which no scene was: a `decisive` model, once trained, picks one.
+        A `decisive` model takes the most probable one's, except in training: where in doubt, on an empty canvas above all, the mean is a
+        style that no scene had.
         """
         if self.decisive and not self.training:
             return self.table.float().to(logits.device)[logits.argmax(-1)]
@@ -110,7 +111,10 @@ class EncodedHole(NamedTuple):
 
 
 class ContextEncoder(CanvasViT):
-    """A ViT over all N tokens of the canvas, then token dropping (section 3.1): T_hole [B, K, E] is the compressed context."""
+    """A ViT over all N tokens of the window that it is given, then token dropping: T_hole [B, K, E] is the compressed context.
+
+    LazyDiffusion (arXiv 2404.12382), section 3.1.
+    """
 
     def __init__(self, config: LazyConfig, build: Build):
         super().__init__(config, build, config.encoder_depth)
@@ -121,11 +125,11 @@ class ContextEncoder(CanvasViT):
     def forward(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor, style: int | None = None) -> EncodedHole:
         """Canvas latent [B, C, h, w], mask [B, 1, h, w] (1 = hole, 0 = keep), coordinates [N, 2] -> tokens [B, K, E].
 
-        The canvas is encoded with its hole filled smoothly: a `config.fill` model is told that fill token by token, exactly, where
-        attention carries colours roughly. `style` is the number of the drawing style to follow instead of the one that is read; the
+        Under the mask the canvas is its smooth fill, never the old content; the ViT sees zeros there, and a `config.fill` model is
+        told the fill token by token, as attention carries colours roughly. `style` is the number of the drawing style to follow instead of the one that is read; the
         reader does not run then.
         """
-        x = self.visible(canvas, mask)
+        x = self.masked_input(canvas, mask)
         tokens = hole.gather(self.tokens(x, coordinates))
         if self.fill_embedder is not None:
             fill = hole.gather(patchify(torch.cat([canvas, mask], 1), self.patch))
@@ -139,6 +143,6 @@ class ContextEncoder(CanvasViT):
         negative_offset = self.naming.negative_offset(logits).to(tokens) if self.naming.guidance else None
         return EncodedHole(self.naming(tokens, hole.valid, logits), logits, negative_offset)
 
-    def visible(self, canvas: Tensor, mask: Tensor) -> Tensor:
-        """[B, N, (C + 1) p p]: the hole's content is removed before anything is computed from it; the mask is an input channel."""
+    def masked_input(self, canvas: Tensor, mask: Tensor) -> Tensor:
+        """Return all N tokens of what is read [B, N, (C + 1) p p]: latents with the hole zeroed, and the mask as a channel."""
         return patchify(torch.cat([canvas * (1 - mask), mask], 1), self.patch)

@@ -30,6 +30,8 @@ WARM_UPS = 2
 
 @dataclass
 class CapturedStep:
+    """A decoder step as a CUDA graph: its inputs at fixed places, and where its output will be."""
+
     inputs: StaticInputs
     graph: torch.cuda.CUDAGraph
     output: Tensor
@@ -49,6 +51,7 @@ class CapturedStep:
         return cls(inputs, graph, output)
 
     def step(self, tokens: Tensor, timestep: Tensor) -> Tensor:
+        """`decoder.step` for tokens [B, K, C p p] at a timestep [B], by replaying the graph."""
         self.inputs.set_step(tokens, timestep)
         self.graph.replay()
         return self.inputs.read_output(self.output, tokens)

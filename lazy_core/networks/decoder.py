@@ -14,6 +14,8 @@ from .layout import Packed, Padded, TokenLayout
 from .positions import sincos
 from .text_encoder import same_length
 
+PACK_BELOW = 0.9  # share of a batch's tokens that are no padding
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -21,7 +23,7 @@ class Conditioning:
 
     `context` [B, K, E] is the encoder's, `coordinates` [B, K, 2] where its tokens lie, `caption` [B, L, T] the text.
     `token_mask` [B, K] and `caption_mask` [B, L], both bool, mark what is no padding; None: all of it.
-    `image_size` (height, width) px feeds PixArt's micro-conditioning. `edges` [B, K, P P] in 0..1 are lines to follow, for each
+    `image_size` (height, width) px of what the encoder read feeds PixArt's micro-conditioning. `edges` [B, K, P P] in 0..1 are lines to follow, for each
     token its P x P px.
     """
 
@@ -34,7 +36,10 @@ class Conditioning:
     caption_mask: Tensor | None = None
 
     def beside(self, other: Conditioning) -> Conditioning:
-        """Return both as one batch, [2 B, ...]: the two branches of guidance, on the same hole."""
+        """Return both as one batch, [2 B, ...]: the two branches of guidance, on the same hole.
+
+        What one of them has, the other has, too: a mask, edges.
+        """
         captions = same_length([self.caption, other.caption])
         pairs = ((getattr(self, name), getattr(other, name)) for name in ("token_mask", "edges", "caption_mask"))
         token_mask, edges, caption_mask = (None if first is None else torch.cat([first, second]) for first, second in pairs)
@@ -67,7 +72,10 @@ class PreparedInputs:
 
 
 class LazyDecoder(nn.Module):
-    """X_hole^(t-1) = D(X_hole^t (+) T_hole; t, c) with (+) along the hidden dimension (section 3.2): K tokens in, K tokens out."""
+    """X_hole^(t-1) = D(X_hole^t (+) T_hole; t, c) with (+) along the hidden dimension: K tokens in, K tokens out.
+
+    LazyDiffusion (arXiv 2404.12382), section 3.2.
+    """
 
     def __init__(self, config: LazyConfig, build: Build):
         super().__init__()
@@ -101,7 +109,7 @@ class LazyDecoder(nn.Module):
         if edges is not None or self.edge_embedder is not None:
             context = context + self.embed_edges(context, edges)
         layout: TokenLayout = Padded(token_mask, conditioning.caption_mask)
-        if shared_timestep and token_mask is not None and layout.caption_mask is None and float(token_mask.float().mean()) < 0.9:
+        if shared_timestep and token_mask is not None and layout.caption_mask is None and float(token_mask.float().mean()) < PACK_BELOW:
             layout = Packed.of(token_mask)
         context, coordinates = layout.pack(context), layout.pack(conditioning.coordinates)
         pos_embed = sincos(coordinates, self.config.width).to(context)  # [B, K, D]
@@ -127,7 +135,7 @@ class LazyDecoder(nn.Module):
         return x[..., : tokens.shape[-1]]  # [B, K, C p p]
 
     def embed_edges(self, context: Tensor, edges: Tensor | None) -> Tensor:
-        """Edges [B, K, P P] -> [B, K, E]; none are the same as empty ones, and cost a token."""
+        """Edges [B, K, P P] -> [B, K, E]; None -> [1, 1, E], that of an empty map. Raises ValueError where the model takes none."""
         if self.edge_embedder is None:
             raise ValueError("this model was not trained with edge maps. Draw a colour sketch instead, or take a model that was.")
         nothing = context.new_zeros(1, 1, self.config.token_pixels**2)

@@ -25,6 +25,7 @@ class Build:
     attention: Attention = field(default=sdpa)
 
     def linear(self, inputs: int, outputs: int) -> nn.Module:
+        """Make a linear layer with a bias."""
         return self.ops.Linear(inputs, outputs, bias=True, dtype=self.dtype, device=self.device)
 
     def norm(self, width: int) -> nn.Module:
@@ -32,9 +33,11 @@ class Build:
         return self.ops.LayerNorm(width, elementwise_affine=False, eps=1e-6, dtype=self.dtype, device=self.device)
 
     def embedding(self, count: int, width: int) -> nn.Module:
+        """Make a table of `count` vectors."""
         return self.ops.Embedding(count, width, dtype=self.dtype, device=self.device)
 
     def table(self, *shape: int) -> nn.Parameter:
+        """Make a parameter of this shape, empty."""
         return nn.Parameter(torch.empty(*shape, dtype=self.dtype, device=self.device))
 
 
@@ -43,29 +46,38 @@ TextKV = tuple[Tensor, Tensor]
 """Keys and values [B, L, D] that one block's cross-attention reads from the text: the same at every step of an edit."""
 
 
-def modulate(norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x [B, K, D] normalised, scaled and shifted (adaLN); shift and scale [B, 1, D], or [1, 1, D], which the norm itself then applies."""
+def norm_modulate(norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """adaLN: norm(x) * (1 + scale) + shift, x [B, K, D], shift and scale [B, 1, D].
+
+    Where these are [1, 1, D] they go into the layer norm as its weight and bias, and `norm` itself is not called.
+    """
     if len(shift) > 1:
         return torch.addcmul(shift, norm(x), 1 + scale)
     return F.layer_norm(x, x.shape[-1:], 1 + scale[0, 0], shift[0, 0], norm.eps)  # type: ignore[arg-type]
 
 
 class Mlp(nn.Module):
+    """Two linear layers with a GELU between them (its tanh form, as in DiT)."""
+
     def __init__(self, build: Build, width: int, hidden: int, outputs: int):
         super().__init__()
         self.fc1, self.act, self.fc2 = build.linear(width, hidden), nn.GELU(approximate="tanh"), build.linear(hidden, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., width] -> [..., outputs]."""
         return self.fc2(self.act(self.fc1(x)))
 
 
 class SelfAttention(nn.Module):
+    """Attention between the tokens of one image."""
+
     def __init__(self, build: Build, width: int, heads: int):
         super().__init__()
         self.heads, self.attention = heads, build.attention
         self.qkv, self.proj = build.linear(width, 3 * width), build.linear(width, width)
 
     def forward(self, x: Tensor, layout: TokenLayout = NO_PADDING) -> Tensor:
+        """Tokens x as `layout` has them -> the same shape."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         return self.proj(layout.self_attention(self.attention, q, k, v, self.heads))
 
@@ -84,6 +96,7 @@ class CrossAttention(nn.Module):
         return k, v
 
     def forward(self, x: Tensor, text: TextKV, layout: TokenLayout = NO_PADDING) -> Tensor:
+        """Tokens x as `layout` has them, the text's keys and values [B, L, D] -> the shape of x."""
         k, v = text
         return self.proj(layout.cross_attention(self.attention, self.q_linear(x), k, v, self.heads))
 
@@ -97,6 +110,7 @@ class Block(nn.Module):
         self.norm2, self.mlp = build.norm(width), Mlp(build, width, int(width * mlp_ratio), width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -118,20 +132,23 @@ class DecoderBlock(nn.Module):
         """
         parts = (self.scale_shift_table.to(x)[None] + modulation).chunk(6, dim=1)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = parts
-        x = torch.addcmul(x, gate_attn, self.attn(modulate(self.norm1, x, shift_attn, scale_attn), layout))
+        x = torch.addcmul(x, gate_attn, self.attn(norm_modulate(self.norm1, x, shift_attn, scale_attn), layout))
         x = x + self.cross_attn(x, text, layout)
-        return torch.addcmul(x, gate_mlp, self.mlp(modulate(self.norm2, x, shift_mlp, scale_mlp)))
+        return torch.addcmul(x, gate_mlp, self.mlp(norm_modulate(self.norm2, x, shift_mlp, scale_mlp)))
 
 
 class FinalLayer(nn.Module):
+    """The last layer: adaLN modulation and a projection to what a token holds."""
+
     def __init__(self, build: Build, width: int, outputs: int):
         super().__init__()
         self.norm_final, self.linear = build.norm(width), build.linear(width, outputs)
         self.scale_shift_table = build.table(2, width)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Tokens x [B, K, D], the timestep's embedding [B, D] -> [B, K, outputs]."""
         shift, scale = (self.scale_shift_table.to(x)[None] + time[:, None]).chunk(2, dim=1)
-        return self.linear(modulate(self.norm_final, x, shift, scale))
+        return self.linear(norm_modulate(self.norm_final, x, shift, scale))
 
 
 class ScalarEmbedder(nn.Module):
@@ -144,6 +161,7 @@ class ScalarEmbedder(nn.Module):
         self.mlp = nn.Sequential(build.linear(self.frequencies, width), nn.SiLU(), build.linear(width, width))
 
     def forward(self, value: Tensor, dtype: torch.dtype) -> Tensor:
+        """Numbers [B] -> [B, width] in `dtype`."""
         half = self.frequencies // 2
         frequency = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=value.device) / half)
         angle = value.float()[:, None] * frequency

@@ -11,7 +11,7 @@ from ..attention import Attention, ragged, sequence_by_sequence
 
 
 class TokenLayout(ABC):
-    """Where each image's tokens lie in what the decoder's layers see, x [.., .., D].
+    """How holes of different size are one batch x: padded [B, K, D], packed [1, T, D], or the same with lengths on the device.
 
     Layers that work token by token need not know; both attentions are the layout's.
     """
@@ -62,7 +62,7 @@ class Packed(TokenLayout):
 
     @classmethod
     def of(cls, valid: Tensor) -> Packed:
-        """Pack what is True in `valid` [B, K] bool. Reads the device once."""
+        """Pack what is True in `valid` [B, K] bool. Waits for the device."""
         return cls(tuple(valid.sum(1).tolist()), valid.flatten().nonzero()[:, 0])
 
     def pack(self, tokens: Tensor) -> Tensor:

@@ -85,9 +85,11 @@ class TextBuffers:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all of them."""
         return sum(x.nbytes for pair in self.all for x in pair)
 
     def load(self, prepared: PreparedInputs) -> None:
+        """Copy an edit's keys and values in, unless they are there."""
         if self.loaded() is not prepared:
             torch._foreach_copy_([x for pair in self.own for x in pair], [x for pair in prepared.text_kv for x in pair])
             self.loaded = weakref.ref(prepared)
@@ -109,6 +111,7 @@ class StaticInputs:
         self.loaded: Callable[[], PreparedInputs | None] = lambda: None
 
     def text_kv(self) -> tuple[TextKV, ...]:
+        """The text's keys and values of each block, as this layout reads them."""
         raise NotImplementedError
 
     def layout(self) -> TokenLayout:
@@ -116,6 +119,7 @@ class StaticInputs:
         raise NotImplementedError
 
     def holds(self, prepared: PreparedInputs) -> bool:
+        """Tell whether the inputs are this edit's already."""
         return self.loaded() is prepared and self.text.loaded() is prepared
 
     def set_edit(self, tokens: Tensor, prepared: PreparedInputs) -> None:
@@ -135,6 +139,7 @@ class StaticInputs:
         raise NotImplementedError
 
     def run(self) -> Tensor:
+        """Run the step on what lies in the inputs, padding and all."""
         return self.decoder.run_blocks(self.tokens, self.timestep, self.prepared)
 
     def read_output(self, output: Tensor, tokens: Tensor) -> Tensor:
@@ -143,6 +148,7 @@ class StaticInputs:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of tokens, context and positions."""
         return self.tokens.nbytes + self.prepared.context.nbytes + self.prepared.pos_embed.nbytes
 
 

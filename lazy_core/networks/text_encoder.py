@@ -25,6 +25,7 @@ class TextEncoder(nn.Module):
         self.norm = build.norm(config.width)
 
     def forward(self, ids: Tensor) -> Tensor:
+        """Token ids [B, L] -> caption [B, L, T]."""
         x = self.token(ids)  # [B, L, T]
         x = x + self.position.to(x)[: ids.shape[1]]
         for block in self.blocks:

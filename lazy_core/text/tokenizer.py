@@ -55,6 +55,7 @@ class Tokenizer:
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:
+        """Each word's token id."""
         return {word: number for number, word in enumerate(self.words)}
 
     def ids(self, text: str) -> list[int]:
@@ -81,6 +82,7 @@ class Tokenizer:
         return Prompt(self.chunked(tokens), cut, named)
 
     def chunked(self, tokens: list[tuple[int, float]]) -> list[list[tuple[int, float]]]:
+        """Cut token ids into chunks of the text encoder's length."""
         each, start, pad = self.length - 1, (2, 1.0), (0, 1.0)
         pieces = [tokens[i : i + each] for i in range(0, len(tokens), each)] or [[]]
         return [[start, *piece, *[pad] * (each - len(piece))] for piece in pieces]
@@ -99,6 +101,7 @@ class Tokenizer:
         return found
 
     def to_json(self) -> str:
+        """Return the words as a checkpoint's metadata carries them."""
         return json.dumps(self.words, ensure_ascii=False)
 
     @classmethod
@@ -161,6 +164,7 @@ def words_in(text: str, most: int | None = None) -> list[Word]:
 
 
 def shortened(text: str, most: int) -> str:
+    """Shorten a text for a message."""
     return text if len(text) <= most else text[:most] + "…"
 
 

@@ -16,7 +16,7 @@ from ...lazy_core.checkpoint import Checkpoint, check_keys
 from ...lazy_core.networks.layers import Build
 from ...lazy_core.networks.text_encoder import TextEncoder
 from ...lazy_core.text.tokenizer import SPECIAL, Tokenizer
-from ..memory import leaner
+from ..memory import retry_when_out_of_memory
 from .memory import give_memory_back
 
 
@@ -85,7 +85,7 @@ class HostText(torch.nn.Module):
         def one_by_one() -> Tensor:
             return torch.cat([self.text(row[None]) for row in ids])
 
-        caption = leaner("CLIP Text Encode", lambda: self.text(ids), one_by_one, give_memory_back).float()
+        caption = retry_when_out_of_memory("CLIP Text Encode", lambda: self.text(ids), one_by_one, give_memory_back).float()
         if bool((weights != 1).any()):
             empty = self.text(torch.tensor([self.empty], device=device)).float()
             caption = empty + (caption - empty) * weights

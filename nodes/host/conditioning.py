@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...lazy_core.context import Context
-from .model import Reuse
+from .model import PreparedPerBatch
 
 SAME_AT_EVERY_STEP = {
     "denoise_mask_function",
@@ -45,7 +45,7 @@ def same_every_step(model: Any, conditioning: list) -> bool:
     return known and not wrapped and not any(values.get("hooks") for _, values in conditioning)
 
 
-def with_context(conditioning: list, context: Context, tokens: Tensor, reuse: Reuse | None) -> list:
+def with_context(conditioning: list, context: Context, tokens: Tensor, prepared: PreparedPerBatch | None) -> list:
     """Conditioning that carries the hole's `tokens` to the model. Raises ValueError for what only makes sense on a whole image."""
     check_whole_image_conditions(conditioning)
     conditioning = [[of_rows(text, context), values] for text, values in conditioning]
@@ -53,11 +53,11 @@ def with_context(conditioning: list, context: Context, tokens: Tensor, reuse: Re
     values = {
         "lazy_tokens": tokens,
         "lazy_index": context.seen.index,
-        "lazy_keys": None if keys is None else keys.long(),
+        "lazy_token_mask": None if keys is None else keys.long(),
         "lazy_edges": context.edges,
         "lazy_grid": context.seen.grid,
         "lazy_sizes": context.seen.sizes,
-        "lazy_reuse": reuse,
+        "lazy_prepared": prepared,
         "width": context.grid.width,
         "height": context.grid.height,
     }

@@ -28,7 +28,7 @@ from .attention import graphs_wanted, host_attention
 from .patches import refuse_replaced
 
 
-class Reuse:
+class PreparedPerBatch:
     """What the decoder prepared in one sampling run, per batch of conditionings; it lives no longer than the run."""
 
     def __init__(self) -> None:
@@ -51,11 +51,11 @@ class LazyDiffusionModel(LazyTransformer):
         context: Tensor | None = None,
         lazy_tokens: Tensor | None = None,
         lazy_index: Tensor | None = None,
-        lazy_keys: Tensor | None = None,
+        lazy_token_mask: Tensor | None = None,
         lazy_edges: Tensor | None = None,
         lazy_grid: Any = None,
         lazy_sizes: Tensor | None = None,
-        lazy_reuse: Reuse | None = None,
+        lazy_prepared: PreparedPerBatch | None = None,
         transformer_options: Any = None,
         **_: Any,
     ) -> Tensor:
@@ -66,17 +66,17 @@ class LazyDiffusionModel(LazyTransformer):
 
         def prepare() -> PreparedInputs:
             coordinates = window_coordinates(lazy_grid, lazy_index, self.config, lazy_sizes)  # [R, K, 2]
-            token_mask, image_size = None if lazy_keys is None else lazy_keys > 0, (lazy_grid.height, lazy_grid.width)
+            token_mask, image_size = None if lazy_token_mask is None else lazy_token_mask > 0, (lazy_grid.height, lazy_grid.width)
             conditioning = Conditioning(lazy_tokens, coordinates, context, token_mask, image_size, lazy_edges)
             return self.decoder.prepare(conditioning, shared_timestep=True)
 
         tokens = from_strip(x, self.config.patch_size)  # [B, K, C p p]
         batch = tuple((transformer_options or {}).get("uuids", ()))  # which conditionings this call carries, in order
-        if lazy_reuse is None or not batch:
+        if lazy_prepared is None or not batch:
             output = self.decoder.step(tokens, timestep, prepare())
         else:
-            lazy_reuse.rows += len(x)
-            prepared = lazy_reuse.prepared.get(batch) or lazy_reuse.prepared.setdefault(batch, prepare())
+            lazy_prepared.rows += len(x)
+            prepared = lazy_prepared.prepared.get(batch) or lazy_prepared.prepared.setdefault(batch, prepare())
             output = self.graphs.step(self.decoder, tokens, timestep, prepared)
         velocity = parametrisation(self.config.prediction).to_velocity(output, tokens, timestep)  # what the host's samplers follow
         return to_strip(velocity, self.config.patch_size)
@@ -88,10 +88,10 @@ class HostModel(comfy.model_base.BaseModel):
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         out = super().extra_conds(**kwargs)
-        for name in ("lazy_tokens", "lazy_index", "lazy_keys", "lazy_edges", "lazy_sizes"):
+        for name in ("lazy_tokens", "lazy_index", "lazy_token_mask", "lazy_edges", "lazy_sizes"):
             if kwargs.get(name) is not None:
                 out[name] = comfy.conds.CONDRegular(kwargs[name])
-        for name in ("lazy_grid", "lazy_reuse"):
+        for name in ("lazy_grid", "lazy_prepared"):
             if kwargs.get(name) is not None:
                 out[name] = comfy.conds.CONDConstant(kwargs[name])
         return out

@@ -13,18 +13,17 @@ from torch import Tensor
 
 from ...lazy_core.context import Context
 from ...lazy_core.diffusion.differential import joined, relative
+from ...lazy_core.pipeline import Sample
 from ...lazy_core.tokens import from_strip, to_strip
-from ..memory import leaner
-from ..stock.families import is_stock
+from ..memory import retry_when_out_of_memory
 from .conditioning import check_conditioning, same_every_step, with_context
 from .memory import give_memory_back
-from .model import Reuse, transformer_of
+from .model import PreparedPerBatch, transformer_of
 from .previews import progress
 from .timing import Timing
 
 SAMPLERS: list[str] = comfy.samplers.KSampler.SAMPLERS
 SCHEDULERS: list[str] = comfy.samplers.KSampler.SCHEDULERS
-USUAL_STEPS = 20
 
 
 def inpainting_noise(sampler: Any, noise: Tensor, extra: dict[str, Any]) -> Tensor:
@@ -47,13 +46,8 @@ class Settings:
     preview: bool = False  # a canvas shows the hole while it is made, whatever --preview-method says
 
 
-def suitable_steps(model: Any) -> int:
-    """How many steps a MODEL is given where its user leaves the choice to it."""
-    return USUAL_STEPS if is_stock(model) else transformer_of(model).config.steps
-
-
-def hole_sampler(model: Any, context: Context, positive: list, negative: list, settings: Settings, timing: Timing) -> Any:
-    """A `lazy_core.pipeline.Sample` that runs any stock sampler and scheduler on the strip of hole tokens."""
+def hole_sampler(model: Any, context: Context, positive: list, negative: list, settings: Settings, timing: Timing) -> Sample:
+    """Run any of the host's samplers and schedulers on the strip of hole tokens, with a model of ours."""
     config = transformer_of(model).config
     check_steps(settings)
     check_conditioning("positive", positive, config.caption_width)
@@ -62,13 +56,13 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
     patched, strength = with_strength(model, context.strength)
     noise_mask = None if strength is None else to_strip(strength[..., None].repeat(1, 1, config.patch_size**2), config.patch_size)
 
-    def run(noise: Tensor, start: Tensor, denoise: float, reuse: Reuse | None) -> Tensor:
+    def run(noise: Tensor, start: Tensor, denoise: float, prepared: PreparedPerBatch | None) -> Tensor:
         strip = run_sampler(
             patched,
             to_strip(noise, config.patch_size),
             to_strip(start, config.patch_size),
-            with_context(positive, context, context.tokens, reuse),
-            with_context(negative, context, context.negative_tokens, reuse),
+            with_context(positive, context, context.tokens, prepared),
+            with_context(negative, context, context.negative_tokens, prepared),
             settings,
             denoise,
             noise_mask,
@@ -81,9 +75,9 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
             return run(noise, start, denoise, None)
 
         def kept_between_steps() -> Tensor:
-            reuse = Reuse()
-            tokens = run(noise, start, denoise, reuse)
-            timing.calls = reuse.rows / len(noise)
+            prepared = PreparedPerBatch()
+            tokens = run(noise, start, denoise, prepared)
+            timing.calls = prepared.rows / len(noise)
             return tokens
 
         def make_room() -> None:
@@ -91,7 +85,7 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
             give_memory_back()
 
         # The second time without keeping the text's keys and values between steps.
-        return leaner("Lazy Decode", kept_between_steps, lambda: run(noise, start, denoise, None), make_room)
+        return retry_when_out_of_memory("Lazy Decode", kept_between_steps, lambda: run(noise, start, denoise, None), make_room)
 
     def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
         tokens = frugal(noise, start, denoise)
@@ -107,7 +101,7 @@ def run_sampler(
     start: Tensor,
     positive: list,
     negative: list,
-    settings: Any,
+    settings: Settings,
     denoise: float,
     noise_mask: Tensor | None,
     callback: Any,

@@ -11,7 +11,6 @@ import torch
 
 from ...lazy_core.context import Context
 from ...lazy_core.throughput import step_seconds
-from ..stock.families import is_stock
 from .model import transformer_of
 
 
@@ -46,13 +45,11 @@ class Timing:
 
 
 def saved_ms(model: Any, context: Context, text_tokens: int, timing: Timing) -> float:
-    """About how much longer the steps of this edit would have taken on all tokens, from measured times; 0: unknown, or nothing.
+    """Estimate how much longer the steps of an edit with a model of ours would have taken on all tokens; 0: unknown, or nothing.
 
-    For a model of ours on the CPU one of its blocks is timed on all tokens, for a stock model the run's own passes are. On a GPU
-    a step on few tokens is a graph, and no measurement of a block says what a graph of all tokens would take.
+    On the CPU one of its blocks is timed on all tokens. On a GPU a step on few tokens is a graph, and no measurement of a
+    block says what a graph of all tokens would take.
     """
-    if is_stock(model):
-        return max(1000 * timing.saved_seconds, 0.0)
     if model.load_device.type != "cpu" or not timing.calls or context.hole.count in (0, context.hole.total):
         return 0.0
     dtype = model.model.manual_cast_dtype or model.model.get_dtype()

@@ -10,20 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...lazy_core.context import Context
-from ...lazy_core.kv.policy import Policy, Whole
+from ...lazy_core.context import Context, StockTerms
+from ...lazy_core.kv.policy import HoleInLatent, Policy
 from ...lazy_core.kv.store import KeptKV, Place
 from ...lazy_core.pipeline import Sample, fill_hole, grid_noise
 from ...lazy_core.tokens import to_strip
 from ..checks import hides_tokens
 from ..host.memory import give_memory_back, in_main_memory, where_there_is_room
 from ..host.previews import progress
-from ..host.sampling import check_finite, check_steps, run_sampler, with_strength
+from ..host.sampling import Settings, check_finite, check_steps, run_sampler, with_strength
+from ..host.timing import Timing
 from ..host.vae import check_vae
-from ..memory import leaner
+from ..memory import retry_when_out_of_memory
 from .families import Family, family_of
 from .hooks import hooked
-from .passes import Group, flat
+from .passes import Group, drop_time_axis
 from .run import Run
 
 
@@ -67,22 +68,22 @@ class Job:
     policy: Policy
     positive: list
     negative: list
-    settings: Any
-    timing: Any
+    settings: Settings
+    timing: Timing
 
 
 RUNNING = threading.RLock()
 """Held by a run: its hooks lie in modules that runs in other threads share."""
 
 
-def hole_sampler(model: Any, context: Context, positive: list, negative: list, settings: Any, timing: Any) -> Sample:
+def hole_sampler(model: Any, context: Context, positive: list, negative: list, settings: Settings, timing: Timing) -> Sample:
     """Sample as the host does under a noise mask of the hole's tokens; only the model's calls are lazy, and none is for
     `exact`.
     """
     family = family_of(model)
     assert family is not None
     check_steps(settings)
-    policy = family.policies[context.reuse or "balanced"]
+    policy = family.policies[terms_of(context).reuse]
     job = Job(model, family, policy, *with_picture(positive, negative, context), settings, timing)
 
     def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
@@ -98,6 +99,12 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
     return sample
 
 
+def terms_of(context: Context) -> StockTerms:
+    """Of a CONTEXT that a stock model made."""
+    assert context.stock is not None
+    return context.stock
+
+
 def run_host(job: Job, context: Context, latent: Tensor, denoise: float) -> Tensor:
     """Latents [B, C, h, w] whose holes to fill -> filled."""
     if not job.policy.keeps:
@@ -107,7 +114,7 @@ def run_host(job: Job, context: Context, latent: Tensor, denoise: float) -> Tens
     lazy = replace(job, positive=without_idle_masks(job.positive), negative=without_idle_masks(job.negative))
     run = partial(run_once, lazy, context, latent, denoise)
     # The second time with keys and values in main memory.
-    return leaner("Lazy Decode", lambda: run(where_there_is_room), lambda: run(in_main_memory), give_memory_back)
+    return retry_when_out_of_memory("Lazy Decode", lambda: run(where_there_is_room), lambda: run(in_main_memory), give_memory_back)
 
 
 def without_idle_masks(conditioning: list) -> list:
@@ -120,7 +127,7 @@ def without_idle_masks(conditioning: list) -> list:
 
 
 def run_once(job: Job, context: Context, latent: Tensor, denoise: float, place: Place) -> Tensor:
-    run = Run(job.model.model, job.family, groups_of(context), job.policy, KeptKV(place, context.kv_dtype))
+    run = Run(job.model.model, job.family, groups_of(context), job.policy, KeptKV(place, terms_of(context).kv_dtype))
     model, strength = with_strength(job.model, context.strength)
     with RUNNING:
         patched = hooked(model, run, 0 if place is in_main_memory else kept_bytes(job, context))
@@ -128,7 +135,7 @@ def run_once(job: Job, context: Context, latent: Tensor, denoise: float, place: 
             result = sample(job, patched, context, latent, denoise, strength)
         finally:
             run.forget()
-    job.timing.passes = {"full": run.passes[True], "sparse": run.passes[False]}
+    job.timing.passes = {"full": run.passes["full"], "sparse": run.passes["sparse"]}
     job.timing.saved_seconds += run.saved_seconds
     return result
 
@@ -149,13 +156,13 @@ def sample(job: Job, model: Any, context: Context, latent: Tensor, denoise: floa
         parts[2],
         progress(model, context, context.grid.patch, job.timing, settings.preview, lambda x: holes_of(context, x)),
     )
-    return flat(result).float()
+    return drop_time_axis(result).float()
 
 
 def holes_of(context: Context, latent: Tensor) -> Tensor:
     """Latents [B, C, (1,) h, w] -> strips of their hole's tokens [B, C, K p, p]."""
     patch = context.grid.patch
-    return to_strip(context.hole.cut(flat(latent), patch), patch)
+    return to_strip(context.hole.cut(drop_time_axis(latent), patch), patch)
 
 
 def noise_mask(context: Context, strength: Tensor | None = None) -> Tensor:
@@ -174,13 +181,13 @@ def groups_of(context: Context) -> list[Group]:
         if bool(valid.any()):
             groups.setdefault(index[valid].numpy().tobytes(), []).append(image)
     first = [(hole.index[images[0]][hole.valid[images[0]]], images) for images in groups.values()]
-    return [Group(tuple(images), Whole(index, grid.rows, grid.cols, grid.patch)) for index, images in first]
+    return [Group(tuple(images), HoleInLatent(index, grid.rows, grid.cols, grid.patch)) for index, images in first]
 
 
 def kept_bytes(job: Job, context: Context) -> int:
     """How much the run will keep, for both conditionings where there is guidance."""
     base, area = job.model.model, context.grid.patch**2
-    size = 1 if context.kv_dtype == "fp8" else (base.manual_cast_dtype or base.get_dtype()).itemsize
+    size = 1 if terms_of(context).kv_dtype == "fp8" else (base.manual_cast_dtype or base.get_dtype()).itemsize
     numbers = 0
     for conditioning in [job.positive, job.negative][: 1 if job.settings.cfg == 1 else 2]:
         for text, values in conditioning:
@@ -197,8 +204,10 @@ def with_picture(positive: list, negative: list, context: Context) -> tuple[list
     """
     names = ("concat_latent_image", "concat_mask")
     channels = {name: value for _, values in positive for name, value in values.items() if name in names}
-    if context.masked is not None:
-        channels = {"concat_latent_image": context.masked, "concat_mask": context.mask[:, None].float(), **channels}
+    masked = terms_of(context).masked
+    if masked is not None:
+        mask = context.grid.pad(context.mask[:, None].float())  # in whole tokens, as `masked` is
+        channels = {"concat_latent_image": masked, "concat_mask": mask, **channels}
     known = {**channels, "width": context.grid.width, "height": context.grid.height}
     own = [[[text, {**known, **without_size(values)}] for text, values in each] for each in (positive, negative)]
     return own[0], own[1]

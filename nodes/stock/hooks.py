@@ -13,7 +13,7 @@ from ..host.attention import attention_for_few, preferred_attention
 from ..host.memory import with_room_for
 from ..host.patching import compile_key, pixart_blocks, pixart_model, wrapper_kinds
 from ..host.sampling import inpainting_noise
-from .passes import Canvas
+from .passes import KnownLatents
 from .run import Run
 
 KEY = "lazydiffusion"
@@ -137,7 +137,7 @@ def starting(run: Run) -> Callable[..., Any]:
         *args: Any,
     ) -> Any:
         known = inpainting_noise(executor.class_obj, noise, extra)
-        run.start(Canvas(latent, known, mask[:, :1] > 0.5))
+        run.start(KnownLatents(latent, known, mask[:, :1] > 0))
         return executor(guider, sigmas, extra, callback, noise, latent, mask, *args)
 
     return sample

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ...lazy_core.kv.policy import Whole
+from ...lazy_core.kv.policy import HoleInLatent
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Group:
     """Images of a batch that share their hole: their numbers in the batch, and where the hole lies in each of them."""
 
     images: tuple[int, ...]
-    whole: Whole
+    hole: HoleInLatent
 
     def rows(self, total: int, batch: int) -> list[int] | None:
         """This group's rows in a model call of `total` rows, `batch` for each conditioning; None means all of them."""
@@ -28,11 +28,11 @@ class Group:
         return [first + image for first in range(0, total, batch) for image in self.images]
 
     def to(self, device: torch.device) -> Group:
-        return Group(self.images, replace(self.whole, index=self.whole.index.to(device)))
+        return Group(self.images, replace(self.hole, index=self.hole.index.to(device)))
 
 
 @dataclass(frozen=True)
-class Canvas:
+class KnownLatents:
     """What a run knows of the pictures, in the model's units: clean latents and noise [B, C, (1,) h, w]; `hole`, True
     where it lies.
     """
@@ -53,52 +53,57 @@ class Call(NamedTuple):
     conds: dict[str, Any]
 
 
+Kind = Literal["full", "sparse"]
+
+
 @dataclass
 class Pass:
-    """A model call under way: all tokens or the hole's of `group`, for which conditionings, and how far the forward has
-    come.
+    """A model call under way: of `kind` "full" on all tokens, or "sparse" on the hole's of `group`; and how far it has come.
 
-    `later`: all tokens at a noise level to come; `weight`: how far towards it the hole's tokens are, 0 to 1. `rows`:
-    images times conditionings. `limit`: the first attention call after the block that a patch replaces, while that one
-    runs.
+    `batch` names the conditionings in it, `batch_size` is images times conditionings, `text_tokens` what comes before the image's
+    tokens. `later`: all tokens at a noise level to come; `fraction`: how far towards it the hole's tokens are, 0 to 1.
+    `attention_calls` and `position_calls` count; `limit` is the first attention call after the block that a patch replaces, while that
+    one runs.
     """
 
-    full: bool
+    kind: Kind
     batch: tuple[Any, ...]
-    text: int
-    rows: int
+    text_tokens: int
+    batch_size: int
     group: int = 0
     later: bool = False
-    weight: float = 0.0
-    attention: int = 0
+    fraction: float = 0.0
+    attention_calls: int = 0
     limit: int | None = None
-    positions: int = 0
+    position_calls: int = 0
     thread: int = field(default_factory=threading.get_ident)
 
 
 @dataclass
-class Between:
-    """Where a batch of conditionings is between passes over all tokens: that of step `levels[behind]` and the next one.
+class FullPasses:
+    """A batch of conditionings' passes over all tokens: at the noise levels of which `steps` they are, and the last one, `behind`.
 
-    `clean`: the model's last answer [B, C, (1,) h, w], if any; `seen`: what those two passes made of the whole picture.
+    `denoised` [B, C, (1,) h, w] is the model's last answer, if any; `denoised_full` those of the pass behind and of the one after it.
     """
 
-    levels: list[int]
-    clean: Tensor | None = None
+    steps: list[int]
+    denoised: Tensor | None = None
     behind: int = 0
-    seen: list[Tensor | None] = field(default_factory=lambda: [None, None])
+    denoised_full: list[Tensor | None] = field(default_factory=lambda: [None, None])
 
     @property
     def more(self) -> bool:
-        return self.behind + 1 < len(self.levels)
+        """Whether a pass is still to come."""
+        return self.behind + 1 < len(self.steps)
 
-    def around(self, weight: float) -> Tensor:
-        """The picture as a pass over all tokens would see it by now; guidance that takes statistics over the picture
-        reads it.
+    def interpolated(self, fraction: float) -> Tensor:
+        """Return the latents as a pass over all tokens would see them by now, `fraction` of the way from the pass behind to the next.
+
+        Guidance that takes statistics over the picture reads it.
         """
-        behind, later = self.seen
+        behind, later = self.denoised_full
         assert behind is not None
-        return behind if later is None or not weight else torch.lerp(behind, later, weight)
+        return behind if later is None or not fraction else torch.lerp(behind, later, fraction)
 
 
 def replaced_blocks(options: dict[str, Any]) -> tuple[Any, ...]:
@@ -110,25 +115,24 @@ def replaced_blocks(options: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(sorted(named, key=str))
 
 
-def picked(value: Any, rows: list[int] | None, total: int) -> Any:
-    """`rows` of whatever a model call of `total` rows was told, tensor by tensor; all else, and everything for None, as
-    it is.
-    """
+def select_rows(value: Any, rows: list[int] | None, total: int) -> Any:
+    """Return `rows` of whatever a model call of `total` rows was given, tensor by tensor; all else, and everything for None, as it is."""
     if rows is None:
         return value
     if isinstance(value, Tensor):
         return value[rows] if value.dim() and len(value) == total else value
     if isinstance(value, dict):
-        return {name: picked(each, rows, total) for name, each in value.items()}
+        return {name: select_rows(each, rows, total) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(picked(each, rows, total) for each in value)
+        return type(value)(select_rows(each, rows, total) for each in value)
     return value
 
 
-def flat(latent: Tensor) -> Tensor:
+def drop_time_axis(latent: Tensor) -> Tensor:
+    """[B, C, (1,) h, w] -> [B, C, h, w]."""
     return latent.squeeze(2) if latent.dim() == 5 else latent
 
 
-def like(x: Tensor, latent: Tensor) -> Tensor:
-    """Some models' latents have a time axis of one."""
+def restore_time_axis(x: Tensor, latent: Tensor) -> Tensor:
+    """Return a latent [B, C, h, w] with a time axis of one, if x has it."""
     return latent.unsqueeze(2) if x.dim() == 5 else latent

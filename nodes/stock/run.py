@@ -21,12 +21,18 @@ from torch import Tensor
 from ...lazy_core.kv.policy import Policy, step_at
 from ...lazy_core.kv.store import KeptKV, Split
 from .families import Family, Role
-from .passes import Between, Call, Canvas, Group, Pass, flat, like, picked, replaced_blocks
+from .passes import Call, FullPasses, Group, Kind, KnownLatents, Pass, drop_time_axis, replaced_blocks, restore_time_axis, select_rows
 
 WHOLE_IMAGE = ("ref_latents", "ref_latents_method", "attention_mask")  # conditions that a full pass alone can take
 
 
 class Run:
+    """One sampling run of the transformer in `base`, on the holes of `groups`; `policy` says at which steps it computes all tokens.
+
+    Keys and values of these lie in `kept`. Calls of the host's model reach `apply`, of its attention `attend`, of its positional
+    embedder `positions` (`hooks`). A run belongs to one thread.
+    """
+
     def __init__(self, base: Any, family: Family, groups: Sequence[Group], policy: Policy, kept: KeptKV):
         self.base, self.family, self.groups, self.policy = base, family, groups, policy
         self.transformer = base.diffusion_model
@@ -34,17 +40,17 @@ class Run:
         self.calls = family.calls(self.transformer)
         self.first_calls = family.first_calls(self.transformer)
         self.kept = kept
-        self.canvas: Canvas
-        self.places: dict[Any, list[Tensor]] = {}
+        self.canvas: KnownLatents
+        self.recorded_positions: dict[Any, list[Tensor]] = {}
         self.full_text: dict[Any, int] = {}
-        self.between: dict[Any, Between] = {}
+        self.full_passes: dict[Any, FullPasses] = {}
         self.under_way: Pass | None = None
-        self.passes = {True: 0, False: 0}
-        self.seconds: dict[bool, list[float]] = {True: [], False: []}
+        self.passes = {"full": 0, "sparse": 0}
+        self.seconds: dict[Kind, list[float]] = {"full": [], "sparse": []}
         self.model_calls = 0
         self.splits: dict[tuple[int, int, int], Split] = {}
 
-    def start(self, canvas: Canvas) -> None:
+    def start(self, canvas: KnownLatents) -> None:
         """Sampling begins, on the device where the canvas is."""
         self.canvas = canvas
         self.groups = [group.to(canvas.latent.device) for group in self.groups]
@@ -54,7 +60,7 @@ class Run:
         not wait for that.
         """
         self.kept.forget()
-        self.places, self.splits, self.between = {}, {}, {}
+        self.recorded_positions, self.splits, self.full_passes = {}, {}, {}
 
     # -- a model call -----------------------------------------------------------------------------------------------
     def apply(self, execute: Any, x: Tensor, t: Tensor, concat: Any, text: Tensor, options: Any, conds: dict[str, Any]) -> Tensor:
@@ -63,106 +69,102 @@ class Run:
         """
         self.model_calls += 1
         batch = (tuple(options.get("uuids") or options.get("cond_or_uncond") or ()), replaced_blocks(options))
-        sigmas = [float(sigma) for sigma in options.get("sample_sigmas", t[:1])]
-        call = Call(execute, concat, text, options, batch, conds)
-        step = step_at(float(t[0]), sigmas)
-        now = self.between.get(batch)
+        return self.step(x, t, Call(execute, concat, text, options, batch, conds))
+
+    def step(self, x: Tensor, t: Tensor, call: Call) -> Tensor:
+        """Noisy latents at sigma t [B] -> clean ones: by passes over all tokens where the policy has them, and between these by the
+        hole's tokens alone.
+        """
+        sigmas = [float(sigma) for sigma in call.options.get("sample_sigmas", t[:1])]
+        step, now = step_at(float(t[0]), sigmas), self.full_passes.get(call.batch)
         if now is None:
-            now = self.between[batch] = Between(self.policy.levels(len(sigmas) - 1))
-            if step >= now.levels[0]:  # or later, where the host batches conditionings in a new way as memory got short
-                now.levels = [step, *(level for level in now.levels if level > step)]
-                now.clean = now.seen[0] = self.here(x, t, *call)
-                self.look_ahead(x, t, sigmas, now, 1, *call)
-                return now.clean
+            now = self.full_passes[call.batch] = FullPasses(self.policy.levels(len(sigmas) - 1))
+            if step >= now.steps[0]:  # or later, where the host batches conditionings in a new way as memory got short
+                now.steps = [step, *(later for later in now.steps if later > step)]
+                now.denoised = now.denoised_full[0] = self.run_full(x, t, call)
+                self.look_ahead(x, t, sigmas, now, 1, call)
+                return now.denoised
             for which in (0, 1):
-                self.look_ahead(x, t, sigmas, now, which, *call)
-        while now.more and step >= now.levels[now.behind + 1]:
+                self.look_ahead(x, t, sigmas, now, which, call)
+        while now.more and step >= now.steps[now.behind + 1]:
             now.behind += 1
-            now.seen = [now.seen[1], None]
+            now.denoised_full = [now.denoised_full[1], None]
             for group in range(len(self.groups)):
-                self.kept.advance((batch, group), last=not now.more)
-            self.look_ahead(x, t, sigmas, now, 1, *call)
-        weight = self.weight(float(t[0]), sigmas, now)
-        now.clean = self.run_sparse(x, t, now.around(weight), *call, weight=weight)
-        return now.clean
+                self.kept.advance((call.batch, group), last=not now.more)
+            self.look_ahead(x, t, sigmas, now, 1, call)
+        fraction = self.fraction(float(t[0]), sigmas, now)
+        now.denoised = self.run_sparse(x, t, now.interpolated(fraction), call, fraction)
+        return now.denoised
 
-    def here(self, x: Tensor, t: Tensor, *call: Any) -> Tensor:
-        """All tokens at their own noise level t [B] -> clean latents."""
-        return self.run_full(x, t, *call)
-
-    def look_ahead(self, x: Tensor, t: Tensor, sigmas: list[float], now: Between, which: int, *call: Any) -> None:
-        """All tokens at the noise level of the pass behind (0) or of the one after it (1), if there is one."""
+    def look_ahead(self, x: Tensor, t: Tensor, sigmas: list[float], now: FullPasses, which: int, call: Call) -> None:
+        """Run all tokens at the noise level of the pass behind (`which` 0) or of the one after it (1), if there is one, and keep what it
+        leaves: keys and values, and its denoised latents.
+        """
         index = now.behind + which
-        if index < len(now.levels):
-            level = torch.full_like(t, sigmas[now.levels[index]])
-            call = Call(*call)
+        if index < len(now.steps):
+            level = torch.full_like(t, sigmas[now.steps[index]])
             # What the host says of the step, for models and patches that read it.
             call = call._replace(options={**call.options, "sigmas": level})
-            now.seen[which] = self.run_full(self.noised(x, level, now.clean), level, *call, later=which == 1)
+            now.denoised_full[which] = self.run_full(self.noised(x, level, now.denoised), level, call, later=which == 1)
 
-    def weight(self, sigma: float, sigmas: list[float], now: Between) -> float:
+    def fraction(self, sigma: float, sigmas: list[float], now: FullPasses) -> float:
         """How far `sigma` is from the pass behind to the one after it, 0 to 1, in the network's own time."""
         if not now.more:
             return 0.0
-        known = [sigma, *(sigmas[now.levels[now.behind + which]] for which in (0, 1))]
+        known = [sigma, *(sigmas[now.steps[now.behind + which]] for which in (0, 1))]
         time, behind, after = (float(self.base.model_sampling.timestep(torch.tensor(each))) for each in known)
         return min(max((behind - time) / (behind - after), 0.0), 1.0) if behind != after else 0.0
 
-    def run_full(
-        self,
-        x: Tensor,
-        t: Tensor,
-        execute: Any,
-        concat: Any,
-        text: Tensor,
-        options: Any,
-        batch: Any,
-        conds: Any,
-        later: bool = False,
-    ) -> Tensor:
-        self.places[batch] = []
-        self.passes[True] += 1
+    def run_full(self, x: Tensor, t: Tensor, call: Call, later: bool = False) -> Tensor:
+        """All tokens at noise level t [B] -> clean latents; `later`: at one that the run has not come to."""
+        batch, conds = call.batch, call.conds
+        self.recorded_positions[batch] = []
+        self.passes["full"] += 1
         more = sum(conds[name].shape[1] for name in self.family.more_text.values() if name in conds)
-        self.full_text[batch] = self.family.text_tokens(self.transformer, text.shape[1] + more)
-        with self.told(Pass(True, batch, self.full_text[batch], len(x), later=later)):
-            return execute(x, t, concat, text, None, options, **conds)
+        self.full_text[batch] = self.family.text_tokens(self.transformer, call.text.shape[1] + more)
+        with self.running(Pass("full", batch, self.full_text[batch], len(x), later=later)):
+            return call.execute(x, t, call.concat, call.text, None, call.options, **conds)
 
-    def run_sparse(self, x: Tensor, t: Tensor, around: Tensor, *call: Any, weight: float = 0.0) -> Tensor:
-        """The hole's tokens alone, group by group -> clean latents: `around` [B, C, (1,) h, w] with the holes put into
-        it.
+    def run_sparse(self, x: Tensor, t: Tensor, around: Tensor, call: Call, fraction: float = 0.0) -> Tensor:
+        """The hole's tokens alone, group by group -> clean latents: `around` [B, C, (1,) h, w] with the holes put into it.
+
+        `fraction`, 0 to 1: how far from the keys and values of the pass behind to those of the later one.
         """
-        execute, concat, text, options, batch, conds = call
-        unread = (*WHOLE_IMAGE, *self.family.more_text.values())
-        conds = {name: value for name, value in conds.items() if name not in unread}
+        text, unread = call.text, (*WHOLE_IMAGE, *self.family.more_text.values())
+        conds = {name: value for name, value in call.conds.items() if name not in unread}
         if self.family.text_in_sequence:
             text = text[:, :1]  # as few tokens as the host's reshapes can take; nobody reads what becomes of it
         before = self.family.text_tokens(self.transformer, text.shape[1])
-        self.passes[False] += 1
+        self.passes["sparse"] += 1
         for number, group in enumerate(self.groups):
-            whole, rows = group.whole, group.rows(len(x), len(self.canvas.latent))
-            part = picked((x, t, concat, text, conds), rows, len(x))
-            strips = [None if each is None else like(x, whole.take(flat(each))) for each in (part[0], part[2])]
-            with self.told(Pass(False, batch, before, len(part[0]), number, weight=weight)):
-                clean = execute(strips[0], part[1], strips[1], part[3], None, options, **part[4])
-            put = like(x, whole.put(flat(clean), flat(picked(around, rows, len(x)))))
+            hole, rows = group.hole, group.rows(len(x), len(self.canvas.latent))
+            part = select_rows((x, t, call.concat, text, conds), rows, len(x))
+            strips = [None if each is None else restore_time_axis(x, hole.take(drop_time_axis(each))) for each in (part[0], part[2])]
+            with self.running(Pass("sparse", call.batch, before, len(part[0]), number, fraction=fraction)):
+                clean = call.execute(strips[0], part[1], strips[1], part[3], None, call.options, **part[4])
+            put = restore_time_axis(x, hole.put(drop_time_axis(clean), drop_time_axis(select_rows(around, rows, len(x)))))
             around = put if rows is None else around.index_copy(0, torch.tensor(rows, device=around.device), put.to(around))
         return around
 
     @contextmanager
-    def told(self, under_way: Pass) -> Iterator[None]:
+    def running(self, under_way: Pass) -> Iterator[None]:
+        """While a pass runs: hooks know it, it is timed, and its calls are counted. Raises ValueError where calls were missed."""
         self.under_way = under_way
         begin = clock()
         try:
             yield
         finally:
             self.under_way = None
-        self.seconds[under_way.full].append(clock() - begin)
-        positions = len(self.places[under_way.batch])
-        if under_way.attention != self.calls or not positions or (not under_way.full and under_way.positions != positions):
-            raise ValueError(
-                f"a pass made {under_way.attention} attention calls, expected {self.calls}: something on MODEL, or another "
-                "run of it at the same time, came between. Set reuse to exact on Encode Context, or take it off the model."
-            )
+        self.seconds[under_way.kind].append(clock() - begin)
+        recorded = len(self.recorded_positions[under_way.batch])
+        asked = recorded if under_way.kind == "full" else under_way.position_calls
+        counts = [("attention calls", under_way.attention_calls, self.calls), ("requests for positions", asked, recorded or 1)]
+        for what, got, expected in counts:
+            if got != expected:
+                raise ValueError(
+                    f"a pass made {got} {what}, expected {expected}: something on MODEL, or another run of it at the same time, "
+                    "came between. Set reuse to exact on Encode Context, or take it off the model."
+                )
 
     @property
     def here_and_now(self) -> Pass | None:
@@ -175,14 +177,14 @@ class Run:
     @property
     def saved_seconds(self) -> float:
         """What the run took less than as many passes over all tokens as the sampler asked for, each as fast as the run's fastest."""
-        full, sparse = self.seconds[True], self.seconds[False]
+        full, sparse = self.seconds["full"], self.seconds["sparse"]
         return self.model_calls * min(full) - sum(full) - sum(sparse) if full and sparse else 0.0
 
     @property
     def is_sparse(self) -> bool:
         """Whether the pass under way computes the hole's tokens alone."""
         now = self.here_and_now
-        return now is not None and not now.full
+        return now is not None and now.kind == "sparse"
 
     def in_block(self, name: tuple[str, int], patch: Callable[..., Any]) -> Callable[..., Any]:
         """`patch` in the place of a block, which may leave out the block's attention: calls are counted on from the
@@ -194,11 +196,11 @@ class Run:
             now = self.here_and_now
             if now is None or name not in self.first_calls:
                 return patch(*args, **kwargs)
-            now.attention, now.limit = self.first_calls[name]
+            now.attention_calls, now.limit = self.first_calls[name]
             try:
                 return patch(*args, **kwargs)
             finally:
-                now.attention, now.limit = now.limit, None
+                now.attention_calls, now.limit = now.limit, None
 
         return torch.compiler.disable(block)
 
@@ -225,16 +227,16 @@ class Run:
         now = self.here_and_now
         if now is None:
             return compute()
-        recorded = self.places[now.batch]
-        if now.full:
+        recorded = self.recorded_positions[now.batch]
+        if now.kind == "full":
             recorded.append(compute())
             return recorded[-1]
-        known, last = recorded[now.positions], now.positions == len(recorded) - 1
-        now.positions += 1
-        rows = self.groups[now.group].whole.index.to(known.device)
+        known, last = recorded[now.position_calls], now.position_calls == len(recorded) - 1
+        now.position_calls += 1
+        rows = self.groups[now.group].hole.index.to(known.device)
         if wanted is not None:
-            known = known[: now.rows]  # the same for every image and prompt, of which a group has fewer
-            text = torch.arange(now.text if last else wanted, device=known.device)
+            known = known[: now.batch_size]  # the same for every image and prompt, of which a group has fewer
+            text = torch.arange(now.text_tokens if last else wanted, device=known.device)
             if len(recorded) == 1:  # one call for text and image
                 rows = torch.cat([text, rows + self.full_text[now.batch]])
             elif not last:  # newer hosts ask for each apart, the image last
@@ -248,13 +250,13 @@ class Run:
         now = self.here_and_now
         if now is None:
             return function(q, k, v, *args, **kwargs)
-        if now.attention == now.limit:
+        if now.attention_calls == now.limit:
             raise ValueError(
                 "a patch runs a block of the model more often than once, which steps on the hole alone cannot follow. "
                 "Set reuse to exact on Encode Context, or take that patch off the model."
             )
-        role = self.roles[now.attention] if now.attention < len(self.roles) else "joint"
-        call, now.attention = now.attention, now.attention + 1
+        role = self.roles[now.attention_calls] if now.attention_calls < len(self.roles) else "joint"
+        call, now.attention_calls = now.attention_calls, now.attention_calls + 1
         if role == "text":
             return function(q, k, v, *args, **kwargs)
         mask = kwargs.get("mask", args[1] if len(args) > 1 else None)
@@ -265,23 +267,24 @@ class Run:
             )
         if not kwargs.get("skip_reshape"):
             k, v = k.flatten(2), v.flatten(2)  # SD3 leaves its values' heads apart
-        start = now.text if role == "joint" else 0
-        if not now.full:
-            hole = slice(start, start + len(self.groups[now.group].whole.index))  # what comes after is padding
+        start = now.text_tokens if role == "joint" else 0
+        if now.kind == "sparse":
+            hole = slice(start, start + len(self.groups[now.group].hole.index))  # what comes after is padding
             key = (now.batch, now.group)
-            k, v = self.kept.extend(key, call, k[..., hole, :], v[..., hole, :], now.weight)
+            k, v = self.kept.extend(key, call, k[..., hole, :], v[..., hole, :], now.fraction)
             return function(q, k, v, *args, **kwargs)
         for number, group in enumerate(self.groups):
-            part = picked((k, v), group.rows(now.rows, len(self.canvas.latent)), now.rows)
+            part = select_rows((k, v), group.rows(now.batch_size, len(self.canvas.latent)), now.batch_size)
             keys, values = part
             split = self.split(number, k.shape[-2], start, k.device)
             self.kept.keep((now.batch, number), call, keys, values, split, now.later)
         return function(q, k, v, *args, **kwargs)
 
     def split(self, group: int, total: int, offset: int, device: torch.device) -> Split:
+        """Which tokens of a sequence are the hole's: the group's, counted from `offset`."""
         key = (group, total, offset)
         if key not in self.splits:
-            self.splits[key] = Split.of(self.groups[group].whole.index.to(device), total, offset)
+            self.splits[key] = Split.of(self.groups[group].hole.index.to(device), total, offset)
         return self.splits[key]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,10 +54,15 @@ def test_a_steps_operations_are_those_that_run(stages: Stages, method: str):
 
 
 def test_edits_of_every_method_run(stages: Stages):
-    case = case_of(64, 0.2)
+    """Each computes what its name says: pictures of the canvas's size, or of the crop's, and latents of these."""
+    case, config = case_of(64, 0.2), stages.config
     for method in METHODS:
-        for work in (*stages.edit(method, case, 2), *stages.vae(method, case)):
-            assert torch.isfinite(work()).all()  # type: ignore[call-overload]
+        side = 32 if method == "crop" else 64
+        picture, latent = (1, 3, side, side), (1, config.latent_channels, side // config.latent_scale, side // config.latent_scale)
+        works = (*stages.edit(method, case, 2), *stages.vae(method, case))
+        results: list[Any] = [work() for work in works]
+        assert [tuple(result.shape) for result in results] == [picture, picture, latent, picture]
+        assert all(bool(result.isfinite().all()) and float(result.std()) > 0.01 for result in results[:3])
 
 
 def test_methods_take_turns():

@@ -16,7 +16,7 @@ from lazy_core.context import Context, View
 from lazy_core.editor import LazyEditor
 from lazy_core.geometry import Grid
 from lazy_core.holes import MOST, hole_rows, windows_around
-from lazy_core.masks import latent_mask, token_mask
+from lazy_core.masks import hole_token_mask, latent_mask
 from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.networks.positions import grid_coordinates
 from lazy_core.pipeline import encode_context, hole_coordinates, hole_noise, lazy_decode, read_holes, tokens_read
@@ -89,8 +89,8 @@ def test_connected_holes_are_rows(mask: Tensor, expected: int):
     assert len(hole.index) == expected
     assert torch.equal(hole.owners, torch.zeros(expected, dtype=torch.int64))
     marks = hole.scatter(torch.ones(expected, hole.count, 4), torch.zeros(1, 1, *grid.latent_size), 2)
-    assert torch.equal(patchify(marks, 2)[..., 0] > 0, token_mask(mask > 0, grid)), "no token is lost"
-    assert int(hole.valid.sum()) == int(token_mask(mask > 0, grid).sum()), "no token is in two rows"
+    assert torch.equal(patchify(marks, 2)[..., 0] > 0, hole_token_mask(mask > 0, grid)), "no token is lost"
+    assert int(hole.valid.sum()) == int(hole_token_mask(mask > 0, grid).sum()), "no token is in two rows"
     assert all((row[valid].diff() > 0).all() for row, valid in zip(hole.index, hole.valid, strict=True))
 
 
@@ -120,7 +120,7 @@ def test_dispersed_masks_do_not_explode(kind: str, side: int):
     mask = dispersed(kind, side)
     hole, grid = rows_of(mask)
     assert 1 <= len(hole.index) <= MOST
-    assert int(hole.valid.sum()) == int(token_mask(mask > 0, grid).sum())
+    assert int(hole.valid.sum()) == int(hole_token_mask(mask > 0, grid).sum())
     read = sum(box.area for box in windows_around(hole, grid, 16)) or len(hole.index) * grid.tokens
     print(f"{kind} on {side} px: {len(hole.index)} rows, which read {read} tokens")
     assert read <= max(MOST * 16 * 16, 2.5 * grid.tokens)
@@ -141,7 +141,7 @@ def test_rows_of_a_batch():
     hole, grid = rows_of(masks)
     assert hole.owner is not None and hole.owner.tolist() == [0, 0, 2]
     one_each, _ = rows_of(masks[[2, 2]])
-    plain = HoleTokens.of(token_mask(masks[[2, 2]] > 0, grid))
+    plain = HoleTokens.of(hole_token_mask(masks[[2, 2]] > 0, grid))
     assert one_each.owner is None and one_each.owners.tolist() == [0, 1]
     assert torch.equal(one_each.index, plain.index) and torch.equal(one_each.valid, plain.valid)
     assert len(rows_of(masks[[1, 1]])[0].index) == 0

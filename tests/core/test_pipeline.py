@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from lazy_core.cache import ContentCache, content_key
 from lazy_core.checkpoint import CONFIG_KEY, load_model, read_checkpoint, save_checkpoint
 from lazy_core.config import PRESETS, LazyConfig
-from lazy_core.context import Context
+from lazy_core.context import Context, StockTerms
 from lazy_core.diffusion.parametrisation import parametrisation
 from lazy_core.diffusion.sampling import dpmpp_2m, euler
 from lazy_core.diffusion.schedule import shifted
@@ -301,7 +301,7 @@ def test_edges(editor, tracer):
     with pytest.raises(ValueError, match=r"not trained with edge maps\. Draw a colour sketch"):
         editor.decode(add_edges(editor.encode(image, mask), drawing, 1.0), "red apple")
     with pytest.raises(ValueError, match="stock checkpoint"):
-        add_edges(context.with_(reuse="fast"), drawing, 1.0)
+        add_edges(context.with_(stock=StockTerms("fast")), drawing, 1.0)
 
 
 def test_no_edges_are_empty_edges(tracer):

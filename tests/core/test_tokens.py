@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lazy_core.config import PRESETS
 from lazy_core.geometry import Grid
-from lazy_core.masks import latent_mask, token_mask
+from lazy_core.masks import hole_token_mask, latent_mask
 from lazy_core.model import initialise
 from lazy_core.networks.context_encoder import StyleEmbedder
 from lazy_core.networks.decoder import Conditioning
@@ -70,7 +70,7 @@ def test_disjoint_holes_are_one_set():
     grid = Grid(64, 96, 8, 2)
     pixels = torch.zeros(1, 64, 96, dtype=torch.bool)
     pixels[0, 0, 0] = pixels[0, 63, 95] = pixels[0, 17, 33] = True
-    hole = HoleTokens.of(token_mask(pixels, grid))
+    hole = HoleTokens.of(hole_token_mask(pixels, grid))
     assert hole.index.tolist() == [[0, 8, 23]]
 
 
@@ -78,7 +78,7 @@ def test_any_masked_pixel_makes_its_token_a_hole():
     grid = Grid(389, 517, 8, 2)
     pixels = torch.zeros(1, 389, 517, dtype=torch.bool)
     pixels[0, 388, 516] = True
-    assert token_mask(pixels, grid).nonzero().tolist() == [[0, grid.tokens - 1]]
+    assert hole_token_mask(pixels, grid).nonzero().tolist() == [[0, grid.tokens - 1]]
     assert latent_mask(pixels, grid).shape == (1, 1, *grid.latent_size)
 
 
@@ -151,7 +151,7 @@ def test_hole_content_is_never_seen(model):
     grid = Grid(128, 96, 8, 2)
     pixels = torch.zeros(1, 128, 96, dtype=torch.bool)
     pixels[0, 20:50, 10:70] = True
-    mask, hole = latent_mask(pixels, grid), HoleTokens.of(token_mask(pixels, grid))
+    mask, hole = latent_mask(pixels, grid), HoleTokens.of(hole_token_mask(pixels, grid))
     latent = torch.randn(1, 4, *grid.latent_size)
     other = torch.where(mask > 0, torch.randn_like(latent) * 100, latent)
     encode = lambda canvas: model.context_encoder(canvas, mask, hole, grid_coordinates(grid, TINY)).tokens  # noqa: E731
@@ -234,13 +234,13 @@ def test_a_reader_names_the_style_from_all_that_is_visible_and_nothing_else():
     torch.nn.init.normal_(encoder.naming.table)  # type: ignore[union-attr]
     grid, pixels = Grid(64, 80, 8, 2), torch.zeros(2, 64, 80, dtype=torch.bool)
     pixels[0, 20:50, 10:70], pixels[1, :16, :16] = True, True
-    mask, hole, places = latent_mask(pixels, grid), HoleTokens.of(token_mask(pixels, grid)), grid_coordinates(grid, TINY)
+    mask, hole, places = latent_mask(pixels, grid), HoleTokens.of(hole_token_mask(pixels, grid)), grid_coordinates(grid, TINY)
     latent = torch.randn(2, 4, *grid.latent_size)
     told, logits, _ = encoder(latent, mask, hole, places)
     assert logits is not None
 
     def named(canvas: torch.Tensor) -> torch.Tensor:
-        found = encoder(canvas, mask[: len(canvas)], HoleTokens.of(token_mask(pixels[: len(canvas)], grid)), places).style_logits
+        found = encoder(canvas, mask[: len(canvas)], HoleTokens.of(hole_token_mask(pixels[: len(canvas)], grid)), places).style_logits
         assert found is not None
         return found
 

@@ -14,7 +14,7 @@ from lazy_core.config import PRESETS, LazyConfig
 from lazy_core.context import Context
 from lazy_core.geometry import Grid
 from lazy_core.holes import windows_around
-from lazy_core.masks import token_mask
+from lazy_core.masks import hole_token_mask
 from lazy_core.networks.transformer import LazyTransformer
 from lazy_core.pipeline import encode_context, hole_coordinates
 from lazy_core.tokens import HoleTokens
@@ -87,7 +87,7 @@ def test_far_content_is_not_read_and_near_content_is(transformer: LazyTransforme
 )
 def test_where_the_window_lies(hole: tuple[int, int, int, int], expected: tuple[int, int, int, int] | None):
     grid = Grid(20 * TOKEN, 30 * TOKEN, 8, 2)
-    boxes = windows_around(HoleTokens.of(token_mask(box(20, 30, *hole) > 0, grid)), grid, 8)
+    boxes = windows_around(HoleTokens.of(hole_token_mask(box(20, 30, *hole) > 0, grid)), grid, 8)
     assert [(b.top, b.left, b.bottom, b.right) for b in boxes] == ([expected] if expected else [])
 
 
@@ -98,7 +98,7 @@ def test_a_batch_shares_one_window_size(transformer: LazyTransformer):
     together = encode(transformer, images, masks)
     assert together.tokens.shape[:2] == (2, 12) and together.owner.tolist() == [0, 1]
     larger = torch.cat([masks[:1], box(20, 20, 2, 3, 14, 6)])
-    shared = windows_around(HoleTokens.of(token_mask(larger > 0, together.grid)), together.grid, 8)
+    shared = windows_around(HoleTokens.of(hole_token_mask(larger > 0, together.grid)), together.grid, 8)
     assert [window.size for window in shared] == [(16, 8), (16, 8)]
     for index in (0, 1):
         alone = encode(transformer, images[index : index + 1], masks[index : index + 1])
@@ -130,7 +130,7 @@ def counted(config: LazyConfig, side: int) -> int:
     grid = Grid(side, side, config.latent_scale, config.patch_size)
     mask = torch.zeros(1, side, side, dtype=torch.bool)
     mask[:, 300:500, 300:500] = True
-    hole = HoleTokens.of(token_mask(mask, grid))
+    hole = HoleTokens.of(hole_token_mask(mask, grid))
     boxes = windows_around(hole, grid, config.window)
     seen = boxes[0].grid(grid) if boxes else grid
     height, width = seen.latent_size

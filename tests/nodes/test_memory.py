@@ -38,12 +38,12 @@ class Once:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_context_encoder_is_tried_again(lazy: Lazy, monkeypatch: pytest.MonkeyPatch, caplog: Any, kind: str):
-    module = lazy.pack.nodes.context
-    module.CACHE.clear()
+    cache, engines = lazy.pack.nodes.context.CACHE, lazy.pack.nodes.engines
+    cache.clear()
     expected = lazy.encode(CANVAS, HOLE)[0].tokens
-    module.CACHE.clear()
-    again = Once(module.encode_context, KINDS[kind])
-    monkeypatch.setattr(module, "encode_context", again)
+    cache.clear()
+    again = Once(engines.encode_context, KINDS[kind])
+    monkeypatch.setattr(engines, "encode_context", again)
     with caplog.at_level("WARNING"):
         context, told = lazy.encode(CANVAS, HOLE)
     assert again.calls == 2 and told["encoder_ran"] and torch.equal(context.tokens, expected)
@@ -63,16 +63,16 @@ def test_the_text_encoder_is_tried_again(lazy: Lazy, monkeypatch: pytest.MonkeyP
 def test_sampling_is_tried_again(lazy: Lazy, monkeypatch: pytest.MonkeyPatch, kind: str):
     context = lazy.encode(CANVAS, HOLE)[0]
     expected = lazy.decode(context)[0]
-    reuse = lazy.pack.nodes.host.model.Reuse
-    monkeypatch.setattr(reuse, "__init__", Once(reuse.__init__, KINDS[kind]))
+    prepared = lazy.pack.nodes.host.model.PreparedPerBatch
+    monkeypatch.setattr(prepared, "__init__", Once(prepared.__init__, KINDS[kind]))
     assert torch.equal(lazy.decode(context)[0], expected)
 
 
 def test_another_error_is_not_tried_again(lazy: Lazy, monkeypatch: pytest.MonkeyPatch):
-    module = lazy.pack.nodes.context
-    module.CACHE.clear()
-    again = Once(module.encode_context, RuntimeError("shapes cannot be multiplied"))
-    monkeypatch.setattr(module, "encode_context", again)
+    engines = lazy.pack.nodes.engines
+    lazy.pack.nodes.context.CACHE.clear()
+    again = Once(engines.encode_context, RuntimeError("shapes cannot be multiplied"))
+    monkeypatch.setattr(engines, "encode_context", again)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         lazy.encode(CANVAS, HOLE)
     assert again.calls == 1

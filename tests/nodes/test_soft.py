@@ -108,8 +108,8 @@ def test_stock_models_take_soft_masks(lazy: Lazy, name: str):
     timed = model.model.latent_format.latent_dimensions == 3
     latent, noise_mask = (x.unsqueeze(2) if timed else x for x in (latent, noise_mask))
     values: dict[str, Any] = {"width": width, "height": height}
-    if context.masked is not None:
-        values |= {"concat_latent_image": context.masked, "concat_mask": context.mask[:, None].float()}
+    if context.stock.masked is not None:
+        values |= {"concat_latent_image": context.stock.masked, "concat_mask": context.grid.pad(context.mask[:, None].float())}
     conds = [node_helpers.conditioning_set_values(each, values) for each in (positive, negative)]
     noise = comfy.sample.prepare_noise(latent, 7)
     other = differential(make_stock(name))

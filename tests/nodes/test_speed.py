@@ -107,8 +107,8 @@ def test_wrappers_that_may_change_the_prompt_see_every_step(lazy: Lazy, context:
 def test_out_of_memory_is_tried_again_in_a_leaner_way(lazy: Lazy, context: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any):
     """With the text's keys and values kept there is no room; without them there is, and the picture is the same."""
     expected = lazy.decode(context)[0]
-    reuse = lazy.pack.nodes.host.model.Reuse
-    monkeypatch.setattr(reuse, "__init__", no_room)
+    prepared = lazy.pack.nodes.host.model.PreparedPerBatch
+    monkeypatch.setattr(prepared, "__init__", no_room)
     with caplog.at_level("WARNING"):
         assert torch.equal(lazy.decode(context)[0], expected)
     assert "ran out of memory" in caplog.text
@@ -146,7 +146,7 @@ def test_lazy_decode_sees_the_neighbourhood_alone(lazy: Lazy, context: Any):
 def test_without_memory_for_the_neighbourhood_the_host_decodes_in_tiles(lazy: Lazy, context: Any, monkeypatch: pytest.MonkeyPatch):
     expected, vae = lazy.decode(context, blend="none")[0], lazy.vae.first_stage_model
     plain = vae.decode
-    monkeypatch.setattr(vae, "decode", lambda latent, right=None: plain(latent) if right is None else no_room())
+    monkeypatch.setattr(vae, "decode", lambda latent, wanted=None: plain(latent) if wanted is None else no_room())
     assert float((lazy.decode(context, blend="none")[0] - expected).abs().max()) < 0.1 / 255
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,9 +33,15 @@ REUSED = rf"Encoder not run: answered from cache · {TOKENS}"
 
 
 @pytest.fixture
-def open_page(browser: Browser, server: ComfyClient) -> OpenPage:
-    """`with open_page(locale="zh") as page`."""
-    return partial(WebPage.open, browser, server)
+def open_page(browser: Browser, server: ComfyClient, web: WebPage) -> OpenPage:
+    """`with open_page(locale="zh") as page`: a page of its own; without arguments the file's page, as opening one takes seconds."""
+
+    @contextmanager
+    def shared() -> Iterator[WebPage]:
+        yield web
+        assert web.faults == [], "our own scripts failed"
+
+    return lambda **settings: WebPage.open(browser, server, **settings) if settings else shared()
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +194,7 @@ def test_help_page_of_each_node(locale: str, open_page: OpenPage) -> None:
             file = ROOT / "web" / "docs" / (f"{node}.md" if locale == "en" else f"{node}/{locale}.md")
             heading = "Inputs" if locale == "en" else "输入"
             assert help_page.get_by_role("heading", name=heading, exact=True).count() == 1, node
-            sentence = re.split(r"[*`：:，,]", file.read_text(encoding="utf-8"))[0]
+            sentence = " ".join(re.split(r"[*`：:，,]", file.read_text(encoding="utf-8"))[0].split())
             assert sentence in help_page.inner_text(), node
             [(address, size)] = shown_pictures(help_page.locator("img"))
             assert size == Image.open(ROOT / "web" / "docs" / node / address.rsplit("/", 1)[1]).size, node

@@ -45,21 +45,14 @@ def test_a_sparse_step_on_its_own_steps_keys_and_values_is_exact(lazy: Lazy, nam
     stock = importlib.import_module(f"{lazy.pack.__name__}.nodes.stock.run")
     counted = {"full": 0, "sparse": 0}
 
-    def sparse_after_full(self: Any, x: Tensor, t: Tensor, *call: Any) -> Tensor:
-        around = here(self, x, t, *call)
+    def sparse_after_full(self: Any, x: Tensor, t: Tensor, call: Any) -> Tensor:
+        around = self.run_full(x, t, call)
         counted["full"] += 1
-        out = sparse(self, x, t, torch.zeros_like(around), *call)
+        out = self.run_sparse(x, t, torch.zeros_like(around), call)
         counted["sparse"] += 1
         return torch.where(self.canvas.hole.repeat(len(x) // len(self.canvas.hole), *[1] * (x.dim() - 1)), out, around)
 
-    def step_of_its_own(self: Any, x: Tensor, t: Tensor, around: Tensor, *call: Any, weight: float = 0.0) -> Tensor:
-        assert weight == 0
-        return sparse_after_full(self, x, t, *call)
-
-    here, sparse = stock.Run.here, stock.Run.run_sparse
-    monkeypatch.setattr(stock.Policy, "levels", lambda self, steps: [0])
-    monkeypatch.setattr(stock.Run, "here", sparse_after_full)
-    monkeypatch.setattr(stock.Run, "run_sparse", step_of_its_own)
+    monkeypatch.setattr(stock.Run, "step", sparse_after_full)
     model, vae = make_stock(name), vae_of(name)
     image, mask = canvas_and_holes(*SIZES["wide"])
     context, _ = lazy.encode(image, mask, model=model, vae=vae, reuse="fast")
@@ -91,7 +84,11 @@ def test_exact_with_the_stock_nodes_of_the_shipped_workflows(lazy: Lazy, name: s
     context, _ = lazy.encode(image, mask, model=model, vae=vae_of(name), reuse="exact")
     given = {"model": model, "vae": vae_of(name), "positive": positive, "negative": negative}
     _, latent = lazy.decode(context, **given, seed=SEED, steps=STEPS, cfg=2.5)
-    fill = {} if context.masked is None else {"concat_latent_image": context.masked, "concat_mask": context.mask[:, None].float()}
+    fill = (
+        {}
+        if context.stock.masked is None
+        else {"concat_latent_image": context.stock.masked, "concat_mask": context.grid.pad(context.mask[:, None].float())}
+    )
     expected = hole_of(host_run(other, context, positive, negative, 2.5, fill), context)
     assert (hole_of(latent, context) - expected).abs().max() < 1e-4 * expected.abs().max()
     plain = hole_of(host_run(make_stock(name), context, conditioning(name, 3), negative, 2.5, fill), context)

@@ -232,14 +232,7 @@ def own_steps(lazy: Lazy, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib
 
     runs = importlib.import_module(f"{lazy.pack.__name__}.nodes.stock.run")
-    full, sparse = runs.Run.run_full, runs.Run.run_sparse
-
-    def both(self: Any, x: Tensor, t: Tensor, *call: Any, weight: float = 0.0) -> Tensor:
-        return sparse(self, x, t, full(self, x, t, *call), *call)
-
-    monkeypatch.setattr(runs.Policy, "levels", lambda self, steps: [0])
-    monkeypatch.setattr(runs.Run, "here", both)
-    monkeypatch.setattr(runs.Run, "run_sparse", lambda self, x, t, around, *call, weight=0.0: both(self, x, t, *call))
+    monkeypatch.setattr(runs.Run, "step", lambda run, x, t, call: run.run_sparse(x, t, run.run_full(x, t, call), call))
 
 
 FOLLOWED = [name for name in PATCHES if name not in ("EasyCache", "LazyCache", "post_input")]
@@ -516,7 +509,7 @@ def test_hooks_in_a_models_modules_leave_other_threads_alone(lazy: Lazy):
 
     runs = importlib.import_module(f"{lazy.pack.__name__}.nodes.stock.run")
     run = runs.Run.__new__(runs.Run)
-    run.under_way = runs.Pass(False, ("some",), 1, 1, thread=threading.get_ident() + 1)
+    run.under_way = runs.Pass("sparse", ("some",), 1, 1, thread=threading.get_ident() + 1)
     ones = torch.ones(1)
     assert run.positions(lambda: ones, 0) is ones
     assert run.attend(lambda q, k, v: q, ones, ones, ones) is ones

@@ -42,9 +42,9 @@ def host_run(model: Any, context: Any, positive: list, negative: list, cfg: floa
 
 def filling(context: Any, positive: list) -> dict[str, Tensor]:
     """What the host's own run gets to concatenate, unless the prompt brought it."""
-    if context.masked is None or "concat_latent_image" in positive[0][1]:
+    if context.stock.masked is None or "concat_latent_image" in positive[0][1]:
         return {}
-    return {"concat_latent_image": context.masked, "concat_mask": context.mask[:, None].float()}
+    return {"concat_latent_image": context.stock.masked, "concat_mask": context.grid.pad(context.mask[:, None].float())}
 
 
 def hole_of(latent: Tensor, context: Any) -> Tensor:

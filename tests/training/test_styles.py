@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from lazy_core.checkpoint import load_model, read_checkpoint, save_checkpoint
 from lazy_core.config import PRESETS
 from lazy_core.geometry import Grid
-from lazy_core.masks import latent_mask, token_mask
+from lazy_core.masks import hole_token_mask, latent_mask
 from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.networks.positions import grid_coordinates
 from lazy_core.text.tokenizer import build_tokenizer
@@ -77,7 +77,12 @@ def test_a_model_from_before_styles_learns_to_name_them(data, small, tmp_path):
     after = extended(before, replace(before.config, edges=True, fill=True, styles=3))
     grid, mask = Grid(64, 64, 8, 2), torch.zeros(1, 64, 64, dtype=torch.bool)
     mask[:, 10:50, 20:60] = True
-    given = (torch.randn(1, 4, 8, 8), latent_mask(mask, grid), HoleTokens.of(token_mask(mask, grid)), grid_coordinates(grid, after.config))
+    given = (
+        torch.randn(1, 4, 8, 8),
+        latent_mask(mask, grid),
+        HoleTokens.of(hole_token_mask(mask, grid)),
+        grid_coordinates(grid, after.config),
+    )
     with torch.no_grad():
         assert torch.equal(*(model.transformer.context_encoder(*given).tokens for model in (before, after)))
     settings = [

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from lazy_core.checks.errors import shown
 from lazy_core.checks.plain_json import parse
-from lazy_core.checks.rules import Rule, choice, whole
+from lazy_core.checks.rules import Rule, choice, integer
 
 from .decoding import regular
 
@@ -22,16 +22,16 @@ FILE_NAME = Rule(
     "the name of a .safetensors file in the same folder",
 )
 FIELDS = {
-    "format": whole(1, 1_000_000),
-    "parts": whole(1, 100_000),
+    "format": integer(1, 1_000_000),
+    "parts": integer(1, 100_000),
     "vae": Rule(lambda value: isinstance(value, str) and len(value) <= 200, "a VAE's fingerprint"),
     "text": choice("t5", "words"),
     "latent": Rule(lambda value: isinstance(value, dict), "an object of sizes"),
     "shards": Rule(lambda value: isinstance(value, list) and all(isinstance(e, dict) for e in value), "a list of objects"),
     "holes": Rule(lambda value: isinstance(value, list), "a list of numbers"),
 }
-LATENT = {"channels": whole(1, 1024), "scale": whole(1, 64), "size": whole(8, 1 << 16), "patch": whole(1, 64)}
-SHARD = {"file": FILE_NAME, "samples": whole(1, SAMPLES)}
+LATENT = {"channels": integer(1, 1024), "scale": integer(1, 64), "size": integer(8, 1 << 16), "patch": integer(1, 64)}
+SHARD = {"file": FILE_NAME, "samples": integer(1, SAMPLES)}
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

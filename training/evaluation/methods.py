@@ -15,7 +15,7 @@ from lazy_core.checkpoint import load_model
 from lazy_core.context import Context
 from lazy_core.editor import LazyEditor
 from lazy_core.geometry import Grid
-from lazy_core.masks import latent_mask, threshold, token_mask
+from lazy_core.masks import hole_token_mask, latent_mask, threshold
 from lazy_core.networks.positions import grid_coordinates
 from lazy_core.pipeline import lazy_decode
 
@@ -56,7 +56,7 @@ class MethodEditor:
         height, width = (self.size // 2, self.size // 2) if self.method == "crop" else mask.shape[-2:]
         grid = Grid(height, width, config.latent_scale, config.patch_size)
         if self.method == "lazy":
-            return token_mask(threshold(mask[:, 0]), grid).sum(1)
+            return hole_token_mask(threshold(mask[:, 0]), grid).sum(1)
         return torch.full((len(mask),), grid.tokens)
 
     @torch.inference_mode()

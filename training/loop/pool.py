@@ -10,7 +10,7 @@ from torch import Tensor
 from lazy_core.blend.prefill import prefill
 from lazy_core.config import LazyConfig
 from lazy_core.geometry import Grid
-from lazy_core.masks import latent_mask, threshold, token_mask
+from lazy_core.masks import hole_token_mask, latent_mask, threshold
 from lazy_core.vae.tiny import TinyVAE
 
 from ..scenery.crop import crop_boxes, cut
@@ -73,7 +73,9 @@ def encode_scenes(
     hole = threshold(mask[:, 0])
     target, canvas = to_latent(vae, torch.cat([image, prefill(image, hole)])).half().chunk(2)
     lines = (lines * 255).round().byte()
-    return Encoded(target, canvas, latent_mask(hole, grid).half(), token_mask(hole, grid), scenes.label, scenes.look, scenes.style, lines)
+    return Encoded(
+        target, canvas, latent_mask(hole, grid).half(), hole_token_mask(hole, grid), scenes.label, scenes.look, scenes.style, lines
+    )
 
 
 def to_latent(vae: TinyVAE | None, image: Tensor) -> Tensor:

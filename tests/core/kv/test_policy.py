@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lazy_core.kv.policy import EARLY, POLICIES, Policies, Policy, Whole, step_at
+from lazy_core.kv.policy import EARLY, POLICIES, HoleInLatent, Policies, Policy, step_at
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,13 @@ def test_calls_inside_a_step_belong_to_it():
 
 @pytest.mark.parametrize("patch", [1, 2])
 def test_strips_and_latents(patch: int):
-    whole = Whole(torch.tensor([1, 5]), 2, 3, patch)
+    hole = HoleInLatent(torch.tensor([1, 5]), 2, 3, patch)
     latent = torch.randn(2, 4, 2 * patch, 3 * patch)
     before = latent.clone()
-    strip = whole.take(latent)
+    strip = hole.take(latent)
     assert strip.shape == (2, 4, 2 * patch, patch)
     assert torch.equal(strip[:, :, :patch], latent[:, :, :patch, patch : 2 * patch])  # token 1: first row, second column
-    changed = whole.put(strip + 1, latent)
+    changed = hole.put(strip + 1, latent)
     assert torch.equal(latent, before)
-    assert torch.equal(whole.take(changed), strip + 1)
+    assert torch.equal(hole.take(changed), strip + 1)
     assert (changed != latent).sum() == strip.numel()
