@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,15 +34,9 @@ REUSED = rf"Encoder not run: answered from cache · {TOKENS}"
 
 
 @pytest.fixture
-def open_page(browser: Browser, server: ComfyClient, web: WebPage) -> OpenPage:
-    """`with open_page(locale="zh") as page`: a page of its own; without arguments the file's page, as opening one takes seconds."""
-
-    @contextmanager
-    def shared() -> Iterator[WebPage]:
-        yield web
-        assert web.faults == [], "our own scripts failed"
-
-    return lambda **settings: WebPage.open(browser, server, **settings) if settings else shared()
+def open_page(browser: Browser, server: ComfyClient) -> OpenPage:
+    """`with open_page(locale="zh") as page`: a page of its own. Tests that leave nothing behind share the file's, `web`."""
+    return partial(WebPage.open, browser, server)
 
 
 @pytest.fixture(scope="module")
@@ -71,33 +66,33 @@ def test_template_browser_shows_each_template_with_its_thumbnail(open_page: Open
 
 
 @pytest.mark.parametrize("name", COMPLETE)
-def test_template_opens_runs_and_shows_its_pictures(name: str, open_page: OpenPage, fresh: Iterator[int]) -> None:
+def test_template_opens_runs_and_shows_its_pictures(name: str, web: WebPage, fresh: Iterator[int]) -> None:
     twin = json.loads((ROOT / "tests" / "api" / f"{name}.json").read_text(encoding="utf-8"))
-    with open_page() as page:
-        page.open_template(name)
-        assert page.toasts() == []
-        expected = {number: {"class_type": node["class_type"], "inputs": node["inputs"]} for number, node in twin.items()}
-        assert page.prompt() == expected
-        for index in range(len(page.notes("LazyDecode"))):
-            page.set_widget("LazyDecode", "seed", next(fresh), index)
-        pictures = page.run()
-        assert len(pictures) >= 3
-        assert set(pictures) == {256}
-        assert_notes(page.notes("LazyDecode"), DECODED)
-        # Without figures where the host's own cache answered and this page has never seen any.
-        assert_notes(page.notes("LazyEncodeContext"), f"{RAN}|{REUSED}|Encoder not run: answered from cache")
+    web.open_template(name)
+    assert web.toasts() == []
+    expected = {number: {"class_type": node["class_type"], "inputs": node["inputs"]} for number, node in twin.items()}
+    assert web.prompt() == expected
+    for index in range(len(web.notes("LazyDecode"))):
+        web.set_widget("LazyDecode", "seed", next(fresh), index)
+    pictures = web.run()
+    assert len(pictures) >= 3
+    assert set(pictures) == {256}
+    assert_notes(web.notes("LazyDecode"), DECODED)
+    # Without figures where the host's own cache answered and this page has never seen any.
+    assert_notes(web.notes("LazyEncodeContext"), f"{RAN}|{REUSED}|Encoder not run: answered from cache")
+    assert web.faults == []
 
 
 @pytest.mark.parametrize("path", OLD, ids=lambda path: f"{path.parent.name} {path.stem}")
-def test_a_workflow_file_of_an_earlier_version_opens_as_it_was(path: Path, open_page: OpenPage) -> None:
+def test_a_workflow_file_of_an_earlier_version_opens_as_it_was(path: Path, web: WebPage) -> None:
     was = json.loads(path.with_suffix(".api.json").read_text(encoding="utf-8"))
-    with open_page() as page:
-        page.evaluate("graph => app.loadGraphData(graph)", json.loads(path.read_text(encoding="utf-8")))
-        now = page.prompt()
-        assert {name: node["class_type"] for name, node in now.items()} == {name: node["class_type"] for name, node in was.items()}
-        assert {name: {**now[name]["inputs"], **node["inputs"]} for name, node in was.items()} == {
-            name: node["inputs"] for name, node in now.items()
-        }
+    web.evaluate("graph => app.loadGraphData(graph)", json.loads(path.read_text(encoding="utf-8")))
+    now = web.prompt()
+    assert {name: node["class_type"] for name, node in now.items()} == {name: node["class_type"] for name, node in was.items()}
+    assert {name: {**now[name]["inputs"], **node["inputs"]} for name, node in was.items()} == {
+        name: node["inputs"] for name, node in now.items()
+    }
+    assert web.faults == []
 
 
 @pytest.mark.parametrize("name", NEED_FILES)
