@@ -198,6 +198,7 @@ def test_each_window_is_as_large_as_its_own_hole_asks_for(editor: LazyEditor):
     context = editor.encode(image, holes(640, 640, *boxes))
     assert context.view is not None and context.view.sizes is not None
     assert context.view.sizes.tolist() == [[8, 8], [24, 14]] and (context.view.grid.rows, context.view.grid.cols) == (24, 14)
+    assert editor.conditioning(context, "apple")[0].image_size == (24 * 16, 14 * 16), "what was read, as in the nodes"
     for positions in ("unit", "pixart"):
         config = replace(CONFIG, positions=positions)
         model = LazyDiffusion(config).eval()

@@ -181,6 +181,30 @@ def test_outside_is_untouched_and_inputs_are_not_written_to(lazy: Lazy, name: st
     assert set(positive[0][1]) == given
 
 
+def test_a_weak_token_of_a_soft_mask_is_of_the_hole(lazy: Lazy, monkeypatch: pytest.MonkeyPatch):
+    """Passes over all tokens take what the run has made of it so far, however weak it is."""
+    runs, seen = importlib.import_module(f"{lazy.pack.__name__}.nodes.stock.run"), []
+    start = runs.Run.start
+    monkeypatch.setattr(runs.Run, "start", lambda run, canvas: (seen.append(canvas.hole), start(run, canvas)))
+    image, mask = canvas_and_holes(*SIZE)
+    mask[:, 20:60, 16:43] = 0.3
+    context, _, _ = edit(lazy, "flux", make_stock("flux"), picture=(image, mask), steps=2)
+    cells = context.hole.cells(context.grid.cols, context.grid.patch)
+    assert float(context.strength[context.strength > 0].min()) < 0.5
+    assert torch.equal(seen[0], cells > 0)
+
+
+def test_a_mask_for_the_model_fits_its_picture_at_any_size(lazy: Lazy):
+    """Both are of whole tokens: the host would stretch a smaller mask over the latents."""
+    edits = importlib.import_module(f"{lazy.pack.__name__}.nodes.stock.edit")
+    model, (image, mask) = make_stock("flux-fill"), canvas_and_holes(250, 310)
+    context, _ = lazy.encode(image, mask, model=model, vae=vae_of("flux-fill"))
+    positive, _ = edits.with_picture(conditioning("flux-fill", 3), conditioning("flux-fill", 4), context)
+    given, scale = positive[0][1], context.grid.scale
+    assert [scale * side for side in given["concat_latent_image"].shape[-2:]] == list(given["concat_mask"].shape[-2:])
+    assert torch.equal(context.grid.crop(given["concat_mask"])[0, 0], mask[0])
+
+
 @pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m", "euler_ancestral", "uni_pc"])
 def test_samplers_of_every_kind_run(lazy: Lazy, sampler: str):
     """Several calls a step, memory of earlier steps, noise of their own: nearer to `exact` than another seed is, by far."""

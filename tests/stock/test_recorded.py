@@ -157,8 +157,10 @@ def box_at(top: int, left: int, height: int = 7, width: int = 6) -> Tensor:
     return cells
 
 
-@pytest.mark.parametrize("count", [10, pytest.param(50, marks=pytest.mark.nightly)])
-@pytest.mark.parametrize("canvas", ["astronaut", "flat"])
+NIGHTLY = [pytest.param(*case, marks=pytest.mark.nightly) for case in (("astronaut", 50), ("flat", 10), ("flat", 50))]
+
+
+@pytest.mark.parametrize(("canvas", "count"), [("astronaut", 10), *NIGHTLY])
 def test_many_edits_do_not_drift(comfy: Any, canvas: str, count: int):
     """Each edit's result is the next one's canvas. `sequence` compares every hole with a full decode, and all else bit for bit."""
     load_pack()
@@ -249,7 +251,7 @@ def test_a_host_that_went_over_to_tiles_is_left_to_it(sdxl: Any, pack: Any, monk
     assert len(records.cache) == 1
 
 
-@pytest.mark.parametrize("wrong", [ValueError, RuntimeError, KeyError])
+@pytest.mark.parametrize("wrong", [KeyError, *(pytest.param(each, marks=pytest.mark.nightly) for each in (ValueError, RuntimeError))])
 def test_no_edit_fails_for_the_sake_of_time(sdxl: Any, pack: Any, monkeypatch: pytest.MonkeyPatch, wrong: type[Exception]):
     parts, records, latent, cells = parts_of(sdxl, pack), Records(limit=256 << 20), content(sdxl, 0), box_at(3, 5)
     canvas, other = decode(sdxl, latent), torch.where(cells, content(sdxl, 1), latent)
