@@ -1,4 +1,6 @@
-"""`python dev.py bench [--quick] [--json FILE]`: Lazy, RegenerateImage and RegenerateCrop side by side, on one device, in one run."""
+"""`python dev.py bench [--quick] [--json FILE]`: Lazy, RegenerateImage and RegenerateCrop side by side, on one device,
+in one run.
+"""
 
 from __future__ import annotations
 
@@ -39,14 +41,20 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python dev.py bench", description=(__doc__ or "").partition(": ")[2])
-    parser.add_argument("--quick", action="store_true", help="the figures that matter most; within three minutes on two CPU cores")
+    parser.add_argument(
+        "--quick", action="store_true", help="the figures that matter most; within three minutes on two CPU cores"
+    )
     parser.add_argument("--json", type=Path, help="write all rows to this file")
     parser.add_argument("--out", type=Path, default=Path("output/bench"), help="folder for the pictures")
     parser.add_argument("--preset", nargs="+", default=["fluent-small", "pixart-xl"])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024, 2048], help="px; pixart-xl on a CPU: 1024 alone")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[512, 1024, 2048], help="px; pixart-xl on a CPU: 1024 alone"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--dtype", default="bfloat16" if torch.cuda.is_available() else "float32", choices=["float32", "bfloat16", "float16"]
+        "--dtype",
+        default="bfloat16" if torch.cuda.is_available() else "float32",
+        choices=["float32", "bfloat16", "float16"],
     )
     parser.add_argument("--no-server", dest="server", action="store_false", help="leave out the edits through ComfyUI")
     args = parser.parse_args(argv)
@@ -64,7 +72,9 @@ class Bench:
         self.cpu = device.type == "cpu"
 
     def quick(self, server: bool) -> None:
-        """On a CPU `pixart-xl` runs without guidance: its ratio is the same, and one step on all tokens takes half a minute as it is."""
+        """On a CPU `pixart-xl` runs without guidance: its ratio is the same, and one step on all tokens takes half a
+        minute as it is.
+        """
         if server:
             self.server_edits(rounds=5)
         self.edits("fluent-small", 256, rounds=3)
@@ -87,9 +97,12 @@ class Bench:
                 elif not self.cpu:
                     self.sampling(preset, size)
 
-    # -- what is measured -----------------------------------------------------------------------------------------------
+    # -- what is measured
+    # -----------------------------------------------------------------------------------------------
     def steps(self, preset: str, size: int, shares: tuple[float, ...], rounds: int, guided: bool) -> None:
-        """A decoder step against the hole's size; `image` is the step on all tokens, `crop` that on a quarter of them."""
+        """A decoder step against the hole's size; `image` is the step on all tokens, `crop` that on a quarter of
+        them.
+        """
         stages = stages_of(preset, self.device, self.dtype, guided)
         cases = {f"lazy {share}": ("lazy", case_of(size, share)) for share in shares if share < 1}
         cases["image"] = ("image", case_of(size, 1.0))
@@ -107,11 +120,16 @@ class Bench:
             + ", ".join(f"{value:.1f}x faster at {100 * share:.0f} %" for share, value in ratios.items())
             + (" (with guidance)" if guided else " (without guidance)")
         )
-        points = [(stages.tokens(method, case)[0], times[name].ms) for name, (method, case) in cases.items() if method != "crop"]
+        points = [
+            (stages.tokens(method, case)[0], times[name].ms)
+            for name, (method, case) in cases.items()
+            if method != "crop"
+        ]
         intercept, slope, r2 = line(*map(list, zip(*points, strict=True)))
         share = 100 * intercept / times["image"].ms
         self.summary.append(
-            f"{preset}, {size} px: ms = {intercept:.1f} + {slope:.4f} x tokens, R2 {r2:.4f}; the intercept is {share:.1f} % of a full step"
+            f"{preset}, {size} px: ms = {intercept:.1f} + {slope:.4f} x tokens, R2 {r2:.4f}; the intercept is"
+            f" {share:.1f} % of a full step"
         )
 
     def shapes(self, preset: str, size: int) -> None:
@@ -127,17 +145,32 @@ class Bench:
         stages = stages_of(preset, self.device, self.dtype, True)
         for batch in (4, 8):
             shares = [0.03 + 0.02 * index for index in range(batch)]
-            together = Case(size, torch.stack([hole("compact", share, size, 8 * i) for i, share in enumerate(shares)]), 0.1, "compact")
+            together = Case(
+                size,
+                torch.stack([hole("compact", share, size, 8 * i) for i, share in enumerate(shares)]),
+                0.1,
+                "compact",
+            )
             alone, count = [stages.step("lazy", case_of(size, share)) for share in shares], 1 if self.cpu else STEPS
-            works = {"together": in_sequence([stages.step("lazy", together)], count), "alone": in_sequence(alone, count)}
+            works = {
+                "together": in_sequence([stages.step("lazy", together)], count),
+                "alone": in_sequence(alone, count),
+            }
             times = in_turn(works, self.device, 5)
-            times = {name: Timed(tuple(ms / count for ms in timed.runs), timed.peak_bytes) for name, timed in times.items()}
+            times = {
+                name: Timed(tuple(ms / count for ms in timed.runs), timed.peak_bytes) for name, timed in times.items()
+            }
             self.add("step batch", "lazy", preset, together, times["together"], stages)
             gain = ratio(times["alone"], times["together"])
-            self.summary.append(f"{preset}, {size} px: {batch} different holes in one batch, {gain:.2f}x the throughput of one at a time")
+            self.summary.append(
+                f"{preset}, {size} px: {batch} different holes in one batch, {gain:.2f}x the throughput of one at a"
+                " time"
+            )
 
     def random_holes(self, preset: str, size: int, count: int = 50) -> None:
-        """Steps on holes of random sizes, 1 to 100 %: once there was one of each bucket, none should be captured any more."""
+        """Steps on holes of random sizes, 1 to 100 %: once there was one of each bucket, none should be captured any
+        more.
+        """
         stages = stages_of(preset, self.device, self.dtype, True)
         total = stages.grid(size).tokens
         for n in {(bucket(n), n == bucket(n)): n for n in range(max(total // 100, 1), total + 1)}.values():
@@ -148,21 +181,29 @@ class Bench:
             stages.step_on([n], size)()
         captured = stages.graphs.captures - before
         self.summary.append(
-            f"{preset}, {size} px: {len(set(sizes))} sizes in {count} random holes after {before} graphs in all: {captured} captured anew"
+            f"{preset}, {size} px: {len(set(sizes))} sizes in {count} random holes after {before} graphs in all:"
+            f" {captured} captured anew"
         )
 
     def sampling(self, preset: str, size: int) -> None:
-        """What a preset without VAE and text encoder does of an edit of 10 %: the encoder's pass and all steps in a row."""
+        """What a preset without VAE and text encoder does of an edit of 10 %: the encoder's pass and all steps in a
+        row.
+        """
         stages, case = stages_of(preset, self.device, self.dtype, True), case_of(size, 0.1)
         steps = {method: in_sequence([stages.step(method, case)], STEPS) for method in ("lazy", "image")}
         works = {"encode": stages.context(case), **steps, "cold": in_sequence([stages.context(case), steps["lazy"]], 1)}
         times = in_turn(works, self.device, 5)
-        for stage, method in (("encode", "encode"), ("sampling_warm", "lazy"), ("sampling_cold", "cold"), ("sampling_warm", "image")):
+        for stage, method in (
+            ("encode", "encode"),
+            ("sampling_warm", "lazy"),
+            ("sampling_cold", "cold"),
+            ("sampling_warm", "image"),
+        ):
             self.add(stage, "image" if method == "image" else "lazy", preset, case, times[method], stages)
         cold, warm = (ratio(times["image"], times[name]) for name in ("cold", "lazy"))
         self.summary.append(
-            f"{preset}, {size} px, 10 %, without VAE and text: {STEPS} steps are {warm:.1f}x faster than on all tokens, with the encoder's "
-            f"pass {cold:.1f}x ({times['cold'].ms:.0f} against {times['image'].ms:.0f} ms)"
+            f"{preset}, {size} px, 10 %, without VAE and text: {STEPS} steps are {warm:.1f}x faster than on all tokens,"
+            f" with the encoder's pass {cold:.1f}x ({times['cold'].ms:.0f} against {times['image'].ms:.0f} ms)"
         )
 
     def edits(self, preset: str, size: int, rounds: int) -> None:
@@ -182,10 +223,12 @@ class Bench:
                 whole = Timed(tuple(STEPS * ms for ms in timed.runs), timed.peak_bytes)
                 self.add("steps", method, preset, case, whole, stages)
         for kind, before in (("cold", "cold"), ("next", "cold"), ("warm", "warm")):
-            values = [ratio(times[f"edit_{before} {method}"], times[f"edit_{kind} lazy"]) for method in ("image", "crop")]
+            values = [
+                ratio(times[f"edit_{before} {method}"], times[f"edit_{kind} lazy"]) for method in ("image", "crop")
+            ]
             self.summary.append(
-                f"{preset}, {size} px, 10 %: a {kind} edit of {STEPS} steps is {values[0]:.1f}x faster than RegenerateImage, "
-                f"{values[1]:.1f}x than RegenerateCrop"
+                f"{preset}, {size} px, 10 %: a {kind} edit of {STEPS} steps is {values[0]:.1f}x faster than"
+                f" RegenerateImage, {values[1]:.1f}x than RegenerateCrop"
             )
 
     def server_edits(self, rounds: int) -> None:
@@ -214,8 +257,8 @@ class Bench:
                 )
             gain, lazy, full = ratio(times["image"], times["lazy"]), times["lazy"].ms, times["image"].ms
             self.summary.append(
-                f"fluent-small through the server, {size} px, {steps} steps: a warm re-edit of a {100 * share:.1f} % hole is "
-                f"{gain:.1f}x faster than on all tokens ({lazy:.0f} against {full:.0f} ms)"
+                f"fluent-small through the server, {size} px, {steps} steps: a warm re-edit of a {100 * share:.1f} %"
+                f" hole is {gain:.1f}x faster than on all tokens ({lazy:.0f} against {full:.0f} ms)"
             )
 
     def add(self, stage: str, method: str, preset: str, case: Case, timed: Timed, stages: Stages) -> None:
@@ -234,7 +277,9 @@ class Bench:
                 case.kind,
                 sum(stages.tokens(method, case)) if step else 0,
                 tuple(round(ms, 4) for ms in timed.runs),
-                utilisation=round(stages.step_flops(method, case) / (timed.ms / 1000) / self.ceiling, 4) if step else None,
+                utilisation=(
+                    round(stages.step_flops(method, case) / (timed.ms / 1000) / self.ceiling, 4) if step else None
+                ),
             )
         )
 

@@ -1,7 +1,8 @@
 """python -m benchmarks.beside: what an edit costs beside its networks, which are stubs here that take no time.
 
-Looking a context up, checking, filling, comparing canvases, blending: all of it happens on the CPU whatever device the networks run on,
-so on a fast one it decides what an edit takes. The yardstick is a copy of the canvas, of which every edit needs one.
+Looking a context up, checking, filling, comparing canvases, blending: all of it happens on the CPU whatever device the
+networks run on, so on a fast one it decides what an edit takes. The yardstick is a copy of the canvas, of which every
+edit needs one.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ CPU = torch.device("cpu")
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.beside", description=(__doc__ or "").partition(": ")[2].splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.beside", description=(__doc__ or "").partition(": ")[2].splitlines()[0]
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024, 2048, 4096], help="px")
     parser.add_argument("--holes", type=float, nargs="+", default=[1, 10], help="percent of the canvas")
     parser.add_argument("--rounds", type=int, default=7)
@@ -67,7 +70,10 @@ def measure(size: int, share: float, rounds: int) -> list[Row]:
         **{f"decode_{blend}": partial(decode, context, blend) for blend in BLENDS},
     }
     timed = in_turn(works, CPU, rounds)
-    return [Row(stage, "lazy", "stubs", "cpu", size, share, 1, each.ms, None, runs=each.runs) for stage, each in timed.items()]
+    return [
+        Row(stage, "lazy", "stubs", "cpu", size, share, 1, each.ms, None, runs=each.runs)
+        for stage, each in timed.items()
+    ]
 
 
 class Next:

@@ -1,7 +1,8 @@
-"""`python dev.py run -- python -m benchmarks.fidelity STAND_IN ...`: what reuse costs a trained stock model, policy by policy.
+"""`python dev.py run -- python -m benchmarks.fidelity STAND_IN ...`: what reuse costs a trained stock model, policy by
+policy.
 
-Held-out edits, every policy on the same noise: how far the hole is from the run that computes all tokens at every step (PSNR), what
-the judges say of it, and how many token-steps it took.
+Held-out edits, every policy on the same noise: how far the hole is from the run that computes all tokens at every step
+(PSNR), what the judges say of it, and how many token-steps it took.
 """
 
 from __future__ import annotations
@@ -32,9 +33,16 @@ from .stock import load_pack, loaded
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fidelity", description=(__doc__ or "").partition(": ")[2].splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.fidelity", description=(__doc__ or "").partition(": ")[2].splitlines()[0]
+    )
     parser.add_argument("models", type=Path, nargs="+", help="files of benchmarks.standins")
-    parser.add_argument("--shipped", type=Path, default=None, help="whose VAE and text encoder to use; default: those it was trained with")
+    parser.add_argument(
+        "--shipped",
+        type=Path,
+        default=None,
+        help="whose VAE and text encoder to use; default: those it was trained with",
+    )
     parser.add_argument("--judge", type=Path, default=Path("training/judge.safetensors"))
     parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
     parser.add_argument("--edits", type=int, default=200)
@@ -43,7 +51,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cfg", type=float, default=3.0)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--sweep", action="store_true", help="other policies beside the presets, for the curve")
-    parser.add_argument("--policies", nargs="+", default=None, help="of those that there are, beside the run on all tokens; default: all")
+    parser.add_argument(
+        "--policies",
+        nargs="+",
+        default=None,
+        help="of those that there are, beside the run on all tokens; default: all",
+    )
     parser.add_argument("--split", choices=list(SEEDS), default="test")
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--picture", type=Path, default=None)
@@ -53,7 +66,9 @@ def main(argv: list[str] | None = None) -> int:
     for path in args.models:
         rows += measure(path, args)
     if args.json:
-        args.json.write_text(json.dumps({"edits": args.edits, "steps": args.steps, "cfg": args.cfg, "rows": rows}, indent=1) + "\n")
+        args.json.write_text(
+            json.dumps({"edits": args.edits, "steps": args.steps, "cfg": args.cfg, "rows": rows}, indent=1) + "\n"
+        )
     if args.picture:
         draw(rows, args.picture)
     return 0
@@ -113,7 +128,10 @@ def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
         row |= {"seconds": round(seconds, 2), "token_steps": round(tokens, 4)}
         rows.append(row)
         lost = f"of full's {percent(row['prompt_lost'])} and {percent(row['style_lost'])} lost"
-        figures = f"prompt {percent(row['prompt_accuracy'])}, style {percent(row['style_agreement'])}, {lost}, PSNR {row['psnr']}"
+        figures = (
+            f"prompt {percent(row['prompt_accuracy'])}, style {percent(row['style_agreement'])}, {lost}, PSNR"
+            f" {row['psnr']}"
+        )
         print(f"  {name:40} {figures}, token-steps {tokens:.3f}, {seconds:.1f} s", flush=True)
     return rows
 
@@ -130,7 +148,9 @@ class Bench:
     editor: LazyEditor
     args: argparse.Namespace
 
-    def edits(self, scenes: Scenes, prompts: list[str], policy: Any, kv_dtype: str, crop: bool) -> tuple[Tensor, float, float]:
+    def edits(
+        self, scenes: Scenes, prompts: list[str], policy: Any, kv_dtype: str, crop: bool
+    ) -> tuple[Tensor, float, float]:
         """-> edited canvases, seconds of sampling, and the share of all token-steps that were computed."""
         results, seconds, shares = [], 0.0, []
         loaded("nodes.stock.families").family_of(self.model).policies["measured"] = policy
@@ -152,18 +172,26 @@ class Bench:
     def edit(self, image: Tensor, mask: Tensor, prompt: str, seed: int, kv_dtype: Any) -> tuple[Tensor, float, float]:
         timings, sampling = loaded("nodes.host.timing"), loaded("nodes.host.sampling")
         stock, pipeline = loaded("nodes.stock.edit"), loaded("lazy_core.pipeline")
-        context = pipeline.encode_canvas(self.editor.to_latent, image, mask[:, 0], "stand-in", 8, 2, 8, "measured", kv_dtype=kv_dtype)
+        context = pipeline.encode_canvas(
+            self.editor.to_latent, image, mask[:, 0], "stand-in", 8, 2, 8, "measured", kv_dtype=kv_dtype
+        )
         conds = [self.conditioning(text, context) for text in (prompt, "")]
         timing, settings = timings.Timing(), sampling.Settings(seed, self.args.steps, self.args.cfg, "euler", "simple")
         sample, begun = stock.hole_sampler(self.model, context, *conds, settings, timing), time.monotonic()
-        edited, _ = pipeline.lazy_decode(context, sample, self.editor.to_latent, self.editor.to_image, seed, blend="none")
+        edited, _ = pipeline.lazy_decode(
+            context, sample, self.editor.to_latent, self.editor.to_image, seed, blend="none"
+        )
         took, passes, hole = time.monotonic() - begun, timing.passes, context.hole.count / context.hole.total
         return edited, took, (passes["full"] + passes["sparse"] * hole) / self.args.steps
 
     def conditioning(self, text: str, context: Any) -> list:
         """The prompt as a stock CLIP would give it, and the filled canvas where the model wants one."""
         states = self.editor.caption([text]).float()
-        values = {"pooled_output": states.mean(1), "concat_latent_image": context.latent, "concat_mask": context.mask[:, None].float()}
+        values = {
+            "pooled_output": states.mean(1),
+            "concat_latent_image": context.latent,
+            "concat_mask": context.mask[:, None].float(),
+        }
         return [[states, values]]
 
 
@@ -174,18 +202,28 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     models = list(dict.fromkeys(row["model"] for row in rows))
     figure = Figure(figsize=(5.5 * len(models), 4), layout="constrained")
     for axes, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
-        shown = [row for row in rows if row["model"] == model and row["psnr"] and row["policy"] != "crop"]  # which draws another picture
+        shown = [
+            row for row in rows if row["model"] == model and row["psnr"] and row["policy"] != "crop"
+        ]  # which draws another picture
         presets = [row for row in shown if row["policy"] in NAMED]
         for row in shown:
             middle, low, high = row["psnr"]
             preset = row in presets
             if preset:
                 axes.errorbar(row["token_steps"], middle, [[middle - low], [high - middle]], fmt="o", color="C1")
-            elif not any(other["token_steps"] == row["token_steps"] and other["psnr"] == row["psnr"] for other in presets):
+            elif not any(
+                other["token_steps"] == row["token_steps"] and other["psnr"] == row["psnr"] for other in presets
+            ):
                 axes.plot(row["token_steps"], middle, ".", color="C0")
             else:
                 continue
-            axes.annotate(row["policy"], (row["token_steps"], middle), (5, -3), textcoords="offset points", fontsize=8 if preset else 6)
+            axes.annotate(
+                row["policy"],
+                (row["token_steps"], middle),
+                (5, -3),
+                textcoords="offset points",
+                fontsize=8 if preset else 6,
+            )
         axes.set(title=model, xlabel="token-steps computed, of all", ylabel="PSNR of the hole against all tokens, dB")
         axes.margins(x=0.15)
         axes.grid(alpha=0.3)

@@ -9,7 +9,9 @@ KINDS = ("compact", "two parts", "thin")
 
 
 def hole(kind: str, share: float, side: int, shift: int = 0) -> Tensor:
-    """[side, side] float, 1 = hole, covering about `share` (0..1) of the canvas; `shift` px moves it. Raises ValueError."""
+    """[side, side] float, 1 = hole, covering about `share` (0..1) of the canvas; `shift` px moves it. Raises
+    ValueError.
+    """
     mask = torch.zeros(side, side)
     if share >= 1:
         return mask + 1

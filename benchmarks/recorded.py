@@ -1,7 +1,8 @@
-"""`python dev.py run -- python -m benchmarks.recorded`: holes decoded with a record, by VAEs of SDXL's and Flux's shape.
+"""`python dev.py run -- python -m benchmarks.recorded`: holes decoded with a record, by VAEs of SDXL's and Flux's
+shape.
 
-Random weights. Each case is a canvas, what a hole of 10 % showed in the pass that was recorded, and what it shows now: times are
-of the edits after the second, each beside a full decode.
+Random weights. Each case is a canvas, what a hole of 10 % showed in the pass that was recorded, and what it shows now:
+times are of the edits after the second, each beside a full decode.
 """
 
 from __future__ import annotations
@@ -27,12 +28,19 @@ from lazy_core.vae.autoencoder_kl.decoder import Records
 from .stock import load_pack, loaded
 
 PICTURES = Path(__file__).resolve().parent.parent / "tests" / "data"
-CASES = [("astronaut", "astronaut", "coffee"), ("coffee", "astronaut", "flat"), ("flat", "astronaut", "coffee"), ("flat", "flat", "coffee")]
+CASES = [
+    ("astronaut", "astronaut", "coffee"),
+    ("coffee", "astronaut", "flat"),
+    ("flat", "astronaut", "coffee"),
+    ("flat", "flat", "coffee"),
+]
 CHANNELS = {"sdxl": 4, "flux": 16}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.recorded", description=(__doc__ or "").partition(": ")[2].splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.recorded", description=(__doc__ or "").partition(": ")[2].splitlines()[0]
+    )
     parser.add_argument("--shapes", nargs="+", choices=list(CHANNELS), default=list(CHANNELS))
     parser.add_argument("--width", type=int, default=128, help="channels at full resolution; both have 128")
     parser.add_argument("--size", type=int, default=1024, help="px")
@@ -56,7 +64,9 @@ def follow(shape: str, args: argparse.Namespace) -> list[dict[str, Any]]:
         early, late = ([edit.psnr for edit in part if not edit.full] for part in (edits[:10], edits[-10:]))
         row = {"shape": shape, "canvas": canvas, "edits": len(edits), "full": sum(edit.full for edit in edits)}
         row |= {"worst": min(edit.psnr for edit in edits), "worst_rim": min(edit.rim for edit in edits)}
-        row |= {f"median_{name}_ten": median(part) if part else None for name, part in (("first", early), ("last", late))}
+        row |= {
+            f"median_{name}_ten": median(part) if part else None for name, part in (("first", early), ("last", late))
+        }
         rows.append(row)
         print("  " + json.dumps(row), flush=True)
     return rows
@@ -71,12 +81,16 @@ class Edit(NamedTuple):
 
 
 class Subject:
-    """A VAE, the latents of its pictures, and holes of 10 %; `decoded` are the sizes in latents that it was asked for."""
+    """A VAE, the latents of its pictures, and holes of 10 %; `decoded` are the sizes in latents that it was asked
+    for.
+    """
 
     def __init__(self, vae: Any, size: int):
         self.vae, self.side, self.decoded = vae, size // 8, list[int]()
         self.length = round(self.side * math.sqrt(0.1))
-        self.latents = {name: standard(vae.encode(picture(name, size) * 2 - 1)) for name in ("astronaut", "coffee", "flat")}
+        self.latents = {
+            name: standard(vae.encode(picture(name, size) * 2 - 1)) for name in ("astronaut", "coffee", "flat")
+        }
         self.parts = loaded("nodes.host.kl_decoder").parts_of(vae.decoder)
 
     def decode(self, latent: Tensor) -> Tensor:
@@ -92,7 +106,9 @@ class Subject:
 
 @torch.inference_mode()
 def sequence(vae: Any, canvas: str, size: int, count: int) -> list[Edit]:
-    """Edits of 10 % at random places, that show what a photograph has there. Raises AssertionError where a pixel outside moves."""
+    """Edits of 10 % at random places, that show what a photograph has there. Raises AssertionError where a pixel
+    outside moves.
+    """
     subject, edits, places = Subject(vae, size), [], torch.Generator().manual_seed(5)
     records, side = Records(limit=1 << 30), subject.side
     lazy = partial(records.decode, "vae", subject.parts, subject.decode)
@@ -137,8 +153,9 @@ def measure(shape: str, args: argparse.Namespace) -> list[dict[str, Any]]:
         row |= {"contrast": round(float(full[0][:, pixels].std()), 3), "bytes": records.cache.bytes}
         rows.append(row)
         print(
-            f"  {shape}: {canvas}, recorded with {recorded}, now {shown}: {psnr} dB, {row['time']:.3f} of the full decode's time "
-            f"(the first {row['first']:.2f}, the second {row['second']:.2f}), contrast {row['contrast']}",
+            f"  {shape}: {canvas}, recorded with {recorded}, now {shown}: {psnr} dB, {row['time']:.3f} of the full"
+            f" decode's time (the first {row['first']:.2f}, the second {row['second']:.2f}), contrast"
+            f" {row['contrast']}",
             flush=True,
         )
     return rows
@@ -158,7 +175,14 @@ def random_vae(shape: str, width: int) -> Any:
     from comfy.ldm.models.autoencoder import AutoencoderKL, AutoencodingEngine
 
     model = "comfy.ldm.modules.diffusionmodules.model"
-    config = {"double_z": True, "z_channels": CHANNELS[shape], "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": width}
+    config = {
+        "double_z": True,
+        "z_channels": CHANNELS[shape],
+        "resolution": 256,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": width,
+    }
     config |= {"ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}
     if shape == "sdxl":
         vae = AutoencoderKL(ddconfig=config, embed_dim=4)

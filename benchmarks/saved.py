@@ -1,8 +1,9 @@
-"""`python dev.py run -- python -m benchmarks.saved`: the time that Lazy Decode says it saved, against two edits side by side.
+"""`python dev.py run -- python -m benchmarks.saved`: the time that Lazy Decode says it saved, against two edits side by
+side.
 
-The same nodes run in this process, in turn, on a hole of 10 % and on a mask that covers the whole canvas, with the shipped model and the
-steps that suit it. Claimed is the median of what the edits in the hole say, measured the difference of the medians. Where other programs
-use the processor, times vary: the spread is printed, too.
+The same nodes run in this process, in turn, on a hole of 10 % and on a mask that covers the whole canvas, with the
+shipped model and the steps that suit it. Claimed is the median of what the edits in the hole say, measured the
+difference of the medians. Where other programs use the processor, times vary: the spread is printed, too.
 """
 
 from __future__ import annotations
@@ -82,8 +83,22 @@ def editing() -> Callable[[torch.Tensor, torch.Tensor, int], Figures]:
 
     def edit(image: torch.Tensor, mask: torch.Tensor, seed: int) -> Figures:
         context = lazy.encode(image, mask)[0]
-        widgets = {"seed": seed, "steps": 0, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0, "blend": "auto"}
-        links = {"model": lazy.model, "vae": lazy.vae, "context": context, "positive": prompt, "negative": lazy.negative}
+        widgets = {
+            "seed": seed,
+            "steps": 0,
+            "cfg": 3.0,
+            "sampler_name": "euler",
+            "scheduler": "simple",
+            "denoise": 1.0,
+            "blend": "auto",
+        }
+        links = {
+            "model": lazy.model,
+            "vae": lazy.vae,
+            "context": context,
+            "positive": prompt,
+            "negative": lazy.negative,
+        }
         return lazy.call("LazyDecode", **links, **widgets).ui["lazydiffusion"][0]
 
     return edit

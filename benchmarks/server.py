@@ -1,4 +1,6 @@
-"""Re-edits of the shipped model through a running ComfyUI, from the request to the saved picture: everything that a user waits for."""
+"""Re-edits of the shipped model through a running ComfyUI, from the request to the saved picture: everything that a
+user waits for.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ STEPS = 20  # as everywhere in these figures; the workflow itself takes fewer
 
 
 def warm_edits(rounds: dict[int, int]) -> dict[int, tuple[dict[str, Timed], float, int]]:
-    """`rounds` to measure by canvas side in px -> times of an edit in the hole and on all tokens, the hole's share of the canvas, steps.
+    """`rounds` to measure by canvas side in px -> times of an edit in the hole and on all tokens, the hole's share of
+    the canvas, steps.
 
     New prompt and seed each time; canvas, mask and brush grow together.
     """
@@ -60,7 +63,9 @@ def enlarged(prompt: Prompt, scale: int) -> Prompt:
     """The workflow with every length in pixels times `scale`."""
     changed = copy.deepcopy(prompt)
     for node in changed.values():
-        node["inputs"] |= {name: scale * value for name, value in node["inputs"].items() if name in LENGTHS and isinstance(value, int)}
+        node["inputs"] |= {
+            name: scale * value for name, value in node["inputs"].items() if name in LENGTHS and isinstance(value, int)
+        }
     return changed
 
 
@@ -72,7 +77,9 @@ def with_prompt(prompt: Prompt, text: str) -> Prompt:
 
 
 class Listener:
-    """Waits for edits as the page does, on the server's web socket: asking again and again would slow down what is measured."""
+    """Waits for edits as the page does, on the server's web socket: asking again and again would slow down what is
+    measured.
+    """
 
     def __init__(self, client: Client):
         self.client = client
@@ -80,7 +87,9 @@ class Listener:
         self.socket = websocket.create_connection(f"{address}/ws?clientId={client.client_id}", timeout=600)
 
     def run(self, prompt: Prompt) -> tuple[float, dict]:
-        """-> milliseconds from the request to the last node's end, the outputs. Raises RuntimeError when the edit failed."""
+        """-> milliseconds from the request to the last node's end, the outputs. Raises RuntimeError when the edit
+        failed.
+        """
         begin = time.perf_counter()
         prompt_id = self.client.submit(prompt)
         while True:

@@ -1,4 +1,6 @@
-"""`python -m benchmarks.several_holes`: what two far holes cost against one, with the shipped model: counted operations, CPU time."""
+"""`python -m benchmarks.several_holes`: what two far holes cost against one, with the shipped model: counted
+operations, CPU time.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +21,27 @@ HOLE = 48  # px a side
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.several_holes", description=(__doc__ or "").partition(": ")[2])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.several_holes", description=(__doc__ or "").partition(": ")[2]
+    )
     parser.add_argument("--size", type=int, default=2048, help="px a side")
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5, help="medians of so many, one and two holes in turn, after one to warm up")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="medians of so many, one and two holes in turn, after one to warm up"
+    )
     parser.add_argument("--json", type=Path, default=None)
     args = parser.parse_args(argv)
     works = stages(args.size, args.steps)
     rows = [measure(name, pair, args.rounds) for name, pair in works.items()]
-    print(f"{args.size} px, holes of {HOLE} px in opposite corners, {args.steps} steps; CPU seconds, medians of {args.rounds}")
+    print(
+        f"{args.size} px, holes of {HOLE} px in opposite corners, {args.steps} steps; CPU seconds, medians of"
+        f" {args.rounds}"
+    )
     print(f"{'':10}{'operations':>12}{'one':>10}{'two':>10}{'ratio':>8}")
     for row in rows:
-        print(f"{row['stage']:10}{row['operations']:>12.2f}{row['one']:>10.3f}{row['two']:>10.3f}{row['seconds']:>8.2f}")
+        print(
+            f"{row['stage']:10}{row['operations']:>12.2f}{row['one']:>10.3f}{row['two']:>10.3f}{row['seconds']:>8.2f}"
+        )
     if args.json:
         args.json.write_text(json.dumps({"size": args.size, "steps": args.steps, "rows": rows}, indent=1) + "\n")
     return 0

@@ -1,4 +1,5 @@
-"""The stages of an edit by the three methods, on weights of one size (random unless a checkpoint is prepared: time does not care).
+"""The stages of an edit by the three methods, on weights of one size (random unless a checkpoint is prepared: time does
+not care).
 
 lazy: encoder once on the canvas, decoder on the hole's tokens, VAE decoder around the hole.
 image (RegenerateImage): no encoder, decoder on all tokens, the whole VAE.
@@ -83,7 +84,10 @@ class Stages:
     def step_flops(self, method: str, case: Case) -> int:
         """Counted operations of a step without the text's keys and values, which are made once per edit."""
         branches = 2 if self.guided else 1
-        return sum(branches * step_flops(self.config, count, self.text_tokens, kept_text=True) for count in self.tokens(method, case))
+        return sum(
+            branches * step_flops(self.config, count, self.text_tokens, kept_text=True)
+            for count in self.tokens(method, case)
+        )
 
     def step(self, method: str, case: Case) -> Work:
         """One decoder pass as in the sampling loop: everything that steps share is prepared before."""
@@ -92,7 +96,11 @@ class Stages:
     def step_on(self, counts: list[int], side: int) -> Work:
         """The same on holes of so many tokens, in canvases of `side` px."""
         largest, images = max(counts), len(counts) * (2 if self.guided else 1)
-        valid = (torch.arange(largest)[None] < torch.tensor(counts)[:, None]).repeat(images // len(counts), 1).to(self.device)
+        valid = (
+            (torch.arange(largest)[None] < torch.tensor(counts)[:, None])
+            .repeat(images // len(counts), 1)
+            .to(self.device)
+        )
         draw = lambda *shape: torch.randn(*shape, device=self.device, dtype=self.dtype)  # noqa: E731
         conditioning = Conditioning(
             draw(images, largest, self.config.encoder_width),
@@ -109,11 +117,14 @@ class Stages:
         """The context encoder alone (lazy only), on a window around each hole."""
         grid, hole = self.grid(case.side), self.hole_tokens(case).to(self.device)
         boxes = windows_around(hole, grid, self.config.window)
-        latent = torch.randn(case.batch, self.config.latent_channels, *grid.latent_size, device=self.device, dtype=self.dtype)
+        latent = torch.randn(
+            case.batch, self.config.latent_channels, *grid.latent_size, device=self.device, dtype=self.dtype
+        )
         mask = torch.zeros_like(latent[:, :1])
         return inference(lambda: read_holes(self.model.transformer, latent, mask, hole, grid, boxes))
 
-    # -- whole edits, for presets that bring a VAE and a text encoder ---------------------------------------------------
+    # -- whole edits, for presets that bring a VAE and a text encoder
+    # ---------------------------------------------------
     def edit(self, method: str, case: Case, steps: int) -> tuple[Work, Work]:
         """-> a cold edit (new canvas) and a warm one (same canvas and hole, new prompt)."""
         assert self.config.text
@@ -144,7 +155,9 @@ class Stages:
         return work
 
     def regenerate(self, editor: LazyEditor, method: str, case: Case, picture: Tensor, steps: int) -> tuple[Work, Work]:
-        """The decoder on every token of the canvas, or of a square of half its side; nothing is kept from edit to edit."""
+        """The decoder on every token of the canvas, or of a square of half its side; nothing is kept from edit to
+        edit.
+        """
         side = case.side if method == "image" else case.side // 2
         start, grid = (case.side - side) // 2, self.grid(side)
         region = slice(start, start + side)
@@ -153,7 +166,9 @@ class Stages:
 
         def work() -> Tensor:
             part = picture[..., region, region]
-            context = Context("", grid, part, threshold(case.holes[..., region, region]), editor.to_latent(part), hole, tokens)
+            context = Context(
+                "", grid, part, threshold(case.holes[..., region, region]), editor.to_latent(part), hole, tokens
+            )
             sample = editor.sampler(context, "panda", steps, 3.0 if self.guided else 1.0)
             noise = torch.randn(case.batch, hole.count, self.config.latent_channels * self.config.patch_size**2)
             return editor.to_image(fill_hole(context, sample(noise, torch.zeros_like(noise), 1.0)))

@@ -66,8 +66,8 @@ PIXART = {
 class Kind:
     """A class in `comfy.supported_models`, its transformer, and the canvas in px that it is trained and measured on.
 
-    `clean`: the network predicts the clean latent, as the shipped decoder does, whose weights it starts from; `inpaint`: it takes
-    mask and masked picture as the host's own inpainting models do.
+    `clean`: the network predicts the clean latent, as the shipped decoder does, whose weights it starts from;
+    `inpaint`: it takes mask and masked picture as the host's own inpainting models do.
     """
 
     config: str
@@ -80,7 +80,9 @@ class Kind:
 FAMILIES: dict[str, Kind] = {
     "flux-fill": Kind("FluxInpaint", FLUX),
     "sd3": Kind("SD3", SD3),
-    "pixart": Kind("PixArtAlpha", PIXART, 272, clean=True, inpaint=True),  # the host's PixArt divides by zero on smaller canvases
+    "pixart": Kind(
+        "PixArtAlpha", PIXART, 272, clean=True, inpaint=True
+    ),  # the host's PixArt divides by zero on smaller canvases
 }
 
 
@@ -115,11 +117,17 @@ def clean_flow(config: Any) -> nn.Module:
 
 @torch.no_grad()
 def start(transformer: nn.Module, family: str) -> None:
-    """Fresh weights, as DiT starts: Xavier, and modulations and the last layer at zero. The host's layers come without any."""
+    """Fresh weights, as DiT starts: Xavier, and modulations and the last layer at zero. The host's layers come without
+    any.
+    """
     for name, parameter in transformer.named_parameters():
-        if ("norm" in name or ".ln_" in name) and parameter.dim() == 1:  # SD3 calls the norms of queries and keys ln_q and ln_k
+        if (
+            "norm" in name or ".ln_" in name
+        ) and parameter.dim() == 1:  # SD3 calls the norms of queries and keys ln_q and ln_k
             parameter.fill_(1.0)
-        elif parameter.dim() < 2 or any(part in name for part in ("_mod.", "modulation", "adaLN", "final_layer.linear", "t_block")):
+        elif parameter.dim() < 2 or any(
+            part in name for part in ("_mod.", "modulation", "adaLN", "final_layer.linear", "t_block")
+        ):
             parameter.zero_()
         else:
             nn.init.xavier_uniform_(parameter.flatten(1))
@@ -130,7 +138,8 @@ def start(transformer: nn.Module, family: str) -> None:
 
 
 def start_from(transformer: nn.Module, decoder: LazyDecoder) -> None:
-    """PixArt's transformer with the blocks of our `decoder`, which are PixArt's; what reads mask and masked picture starts at zero.
+    """PixArt's transformer with the blocks of our `decoder`, which are PixArt's; what reads mask and masked picture
+    starts at zero.
 
     The decoder's context has no place in it, and its embedder is folded into that of the noisy latent.
     """
@@ -139,7 +148,10 @@ def start_from(transformer: nn.Module, decoder: LazyDecoder) -> None:
     folded, bias = weights.pop("context_embedder.weight")[:, :width], weights.pop("context_embedder.bias")
     embed = torch.zeros(width, int(PIXART["in_channels"]), p, p)
     embed[:, :CHANNELS] = (folded @ weights.pop("x_embedder.weight")).view(width, CHANNELS, p, p)
-    converted = {"x_embedder.proj.weight": embed, "x_embedder.proj.bias": folded @ weights.pop("x_embedder.bias") + bias}
+    converted = {
+        "x_embedder.proj.weight": embed,
+        "x_embedder.proj.bias": folded @ weights.pop("x_embedder.bias") + bias,
+    }
     for key in ("final_layer.linear.weight", "final_layer.linear.bias"):
         ours = rearrange(weights.pop(key), "(c p q) ... -> p q c ...", p=p, q=p)
         last = torch.zeros(p, p, int(PIXART["in_channels"]), *ours.shape[3:])
@@ -153,13 +165,19 @@ def start_from(transformer: nn.Module, decoder: LazyDecoder) -> None:
 
 
 def concat_of(base: Any, canvas: Tensor, mask: Tensor) -> Tensor | None:
-    """An inpainting model's channels, made by the host: from the canvas with its hole filled [B, C, h, w], and its mask [B, 1, h, w]."""
+    """An inpainting model's channels, made by the host: from the canvas with its hole filled [B, C, h, w], and its mask
+    [B, 1, h, w].
+    """
     pixels = mask.float().repeat_interleave(8, 2).repeat_interleave(8, 3)
-    return base.concat_cond(noise=canvas.float(), device=canvas.device, concat_latent_image=canvas.float(), concat_mask=pixels)
+    return base.concat_cond(
+        noise=canvas.float(), device=canvas.device, concat_latent_image=canvas.float(), concat_mask=pixels
+    )
 
 
 def in_float32(convolution: nn.Conv2d) -> None:
-    """PyTorch 2.11's bfloat16 convolutions read uninitialised memory on CPUs with AMX at 17 channels and strips 2 latents wide."""
+    """PyTorch 2.11's bfloat16 convolutions read uninitialised memory on CPUs with AMX at 17 channels and strips 2
+    latents wide.
+    """
     convolution.float().register_forward_pre_hook(lambda _, given: tuple(x.float() for x in given))
     convolution.register_forward_hook(lambda _, given, out: out.bfloat16())
 

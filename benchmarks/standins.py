@@ -1,7 +1,9 @@
-"""`python dev.py run -- python -m benchmarks.standins --family flux-fill`: a small model in a stock layout, trained on our scenes.
+"""`python dev.py run -- python -m benchmarks.standins --family flux-fill`: a small model in a stock layout, trained on
+our scenes.
 
-Nobody's checkpoints can be shipped or downloaded here, so what a stock model loses to reuse is measured on these: the host's own
-classes at a small width, trained through the host's own `apply_model` with the shipped VAE and text encoder, both frozen.
+Nobody's checkpoints can be shipped or downloaded here, so what a stock model loses to reuse is measured on these: the
+host's own classes at a small width, trained through the host's own `apply_model` with the shipped VAE and text encoder,
+both frozen.
 """
 
 from __future__ import annotations
@@ -41,12 +43,21 @@ SHIPPED = "shipped.safetensors"
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.standins", description=(__doc__ or "").partition(": ")[2].splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.standins", description=(__doc__ or "").partition(": ")[2].splitlines()[0]
+    )
     parser.add_argument("--family", choices=FAMILIES, default="flux-fill")
     parser.add_argument("--out", type=Path, default=None, help="default: training/runs/standin-FAMILY")
-    parser.add_argument("--shipped", type=Path, default=Path("models/fluent-small.safetensors"), help="whose VAE and text encoder to use")
+    parser.add_argument(
+        "--shipped",
+        type=Path,
+        default=Path("models/fluent-small.safetensors"),
+        help="whose VAE and text encoder to use",
+    )
     parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
-    parser.add_argument("--objects", type=int, default=None, help="only the first so many objects: learned in a fraction of the time")
+    parser.add_argument(
+        "--objects", type=int, default=None, help="only the first so many objects: learned in a fraction of the time"
+    )
     parser.add_argument("--minutes", type=float, default=40)
     parser.add_argument("--steps", type=int, default=0, help="stop after so many steps instead")
     parser.add_argument("--batch", type=int, default=16)
@@ -94,10 +105,16 @@ class Trainer:
         if kind.clean:
             start_from(self.base.diffusion_model, shipped.transformer.decoder)
         self.transformer = self.base.to(self.device).diffusion_model.requires_grad_(True)
-        self.average = torch.optim.swa_utils.AveragedModel(self.transformer, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995))
-        self.optimizers = optimizers(self.transformer, optimizer_for(self.device), args.lr, block="blocks.", apart="mod")
+        self.average = torch.optim.swa_utils.AveragedModel(
+            self.transformer, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995)
+        )
+        self.optimizers = optimizers(
+            self.transformer, optimizer_for(self.device), args.lr, block="blocks.", apart="mod"
+        )
         for module in self.transformer.modules():
-            if isinstance(module, nn.LayerNorm):  # the host's blocks, being for inference, add in place to what their norms were given
+            if isinstance(
+                module, nn.LayerNorm
+            ):  # the host's blocks, being for inference, add in place to what their norms were given
                 module.register_forward_pre_hook(lambda _, given: tuple(x.clone() for x in given))
         args.out.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(args.shipped, args.out / SHIPPED)  # the next shipped model's text encoder will be another one
@@ -160,7 +177,9 @@ def denoised(base: Any, x: Tensor, sigma: Tensor, text: Tensor, pooled: Tensor, 
     return base.apply_model(x, sigma, concat, text, None, options, y=pooled)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, skip_reshape: bool = False, **_: Any) -> Tensor:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, skip_reshape: bool = False, **_: Any
+) -> Tensor:
     """For the host's calls: q, k, v [B, L, H d], or [B, H, L, d] with `skip_reshape` -> [B, L, H d]."""
     if not skip_reshape:
         q, k, v = (x.flatten(2).unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))

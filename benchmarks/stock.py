@@ -1,4 +1,5 @@
-"""`python dev.py run -- python -m benchmarks.stock`: stock models made lazy, beside the host's own sampling of all tokens, in one run.
+"""`python dev.py run -- python -m benchmarks.stock`: stock models made lazy, beside the host's own sampling of all
+tokens, in one run.
 
 Random weights at a checkpoint's true width; the depth is cut to what a CPU can wait for, which ratios do not depend on.
 """
@@ -28,7 +29,9 @@ from .holes import hole
 
 @dataclass(frozen=True)
 class Shape:
-    """A checkpoint's true sizes but for its depth: class in `comfy.supported_models`, transformer, text [L, T], latent channels."""
+    """A checkpoint's true sizes but for its depth: class in `comfy.supported_models`, transformer, text [L, T], latent
+    channels.
+    """
 
     config: str
     transformer: dict[str, Any]
@@ -105,7 +108,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def load_pack() -> None:
-    """ComfyUI and this pack inside this process; ComfyUI's folder comes first, as its `nodes.py` is not our folder of that name."""
+    """ComfyUI and this pack inside this process; ComfyUI's folder comes first, as its `nodes.py` is not our folder of
+    that name.
+    """
     folder = os.environ.get("COMFYUI_PATH") or str(pinned_folder())
     sys.path[:] = [folder, *(entry for entry in sys.path if entry and Path(entry).resolve() != ROOT), str(ROOT)]
     import comfy.options
@@ -115,7 +120,9 @@ def load_pack() -> None:
     import comfy.utils
 
     comfy.utils.PROGRESS_BAR_ENABLED = False
-    spec = importlib.util.spec_from_file_location("lazydiffusion_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    spec = importlib.util.spec_from_file_location(
+        "lazydiffusion_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
     assert spec and spec.loader
     module = sys.modules["lazydiffusion_pack"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -149,7 +156,8 @@ def make_model(shape: Shape) -> Any:
 
 
 def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Stock sampling on all tokens, `balanced` and `fast` in turn: same model, noise and sampler. Medians over the rounds.
+    """Stock sampling on all tokens, `balanced` and `fast` in turn: same model, noise and sampler. Medians over the
+    rounds.
 
     All of stock's steps cost the same, so that a few of them tell what `--steps` take.
     """
@@ -162,7 +170,13 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
             runs[method].append(case.run(method, min(steps, args.steps)))
     edits = {method: [sum(steps) * args.steps / len(steps) for steps in each] for method, each in runs.items()}
     steps = {method: [median(steps) for steps in each] for method, each in runs.items()}
-    row = {"family": name, "depth": SHAPES[name].depth, "size": args.size, "steps": args.steps, "text_tokens": SHAPES[name].text[0]}
+    row = {
+        "family": name,
+        "depth": SHAPES[name].depth,
+        "size": args.size,
+        "steps": args.steps,
+        "text_tokens": SHAPES[name].text[0],
+    }
     return [
         {
             **row,
@@ -196,7 +210,8 @@ class Case:
         picture, mask = torch.rand(1, 3, size, size), hole("compact", args.hole, size)[None]
         encode = loaded("lazy_core.pipeline").encode_canvas
         self.contexts = {
-            reuse: encode(lambda _: self.latents, picture, mask, "benchmark", 8, 2, shape.channels, reuse) for reuse in ("balanced", "fast")
+            reuse: encode(lambda _: self.latents, picture, mask, "benchmark", 8, 2, shape.channels, reuse)
+            for reuse in ("balanced", "fast")
         }
         self.hole, self.total = self.contexts["fast"].hole.count, self.contexts["fast"].hole.total
 
@@ -208,8 +223,19 @@ class Case:
         mm.load_models_gpu([self.model])
         timing, settings = self.timing.Timing(), self.sampling.Settings(1, steps, 1.0, "euler", "simple")
         if method == "stock":
-            given = (self.model, comfy.sample.prepare_noise(self.latents, 1), steps, 1.0, "euler", "simple", self.cond, self.cond)
-            comfy.sample.sample(*given, self.latents, callback=lambda i, x0, x, total: timing.mark(x0.device), disable_pbar=True, seed=1)
+            given = (
+                self.model,
+                comfy.sample.prepare_noise(self.latents, 1),
+                steps,
+                1.0,
+                "euler",
+                "simple",
+                self.cond,
+                self.cond,
+            )
+            comfy.sample.sample(
+                *given, self.latents, callback=lambda i, x0, x, total: timing.mark(x0.device), disable_pbar=True, seed=1
+            )
         else:
             context = self.contexts[method]
             strip = context.hole.gather(self.tokens.patchify(self.latents, 2))

@@ -10,12 +10,16 @@ from statistics import median
 import torch
 
 Work = Callable[[], object]
-"""What is timed. Where it has a `ready`, that is called before the clock starts: what an edit prepares for all of its steps."""
+"""What is timed. Where it has a `ready`, that is called before the clock starts: what an edit prepares for all of its
+steps.
+"""
 
 
 @dataclass(frozen=True)
 class Timed:
-    """Milliseconds of every measured run, in order, and the most bytes the device held beside what it held before (CUDA only)."""
+    """Milliseconds of every measured run, in order, and the most bytes the device held beside what it held before (CUDA
+    only).
+    """
 
     runs: tuple[float, ...]
     peak_bytes: int | None
@@ -42,8 +46,12 @@ def once(work: Work, device: torch.device) -> tuple[float, int | None]:
     return elapsed, torch.cuda.max_memory_allocated(device) - before if cuda else None
 
 
-def in_turn(works: Mapping[str, Work], device: torch.device, rounds: int, warmup: list[str] | None = None) -> dict[str, Timed]:
-    """Run every work once to warm up (or only those named), then `rounds` times each, one after the other within a round."""
+def in_turn(
+    works: Mapping[str, Work], device: torch.device, rounds: int, warmup: list[str] | None = None
+) -> dict[str, Timed]:
+    """Run every work once to warm up (or only those named), then `rounds` times each, one after the other within a
+    round.
+    """
     for name in works if warmup is None else warmup:
         once(works[name], device)
     seen: dict[str, list[tuple[float, int | None]]] = {name: [] for name in works}
@@ -51,7 +59,8 @@ def in_turn(works: Mapping[str, Work], device: torch.device, rounds: int, warmup
         for name, work in works.items():
             seen[name].append(once(work, device))
     return {
-        name: Timed(tuple(ms for ms, _ in runs), max((p for _, p in runs if p is not None), default=None)) for name, runs in seen.items()
+        name: Timed(tuple(ms for ms, _ in runs), max((p for _, p in runs if p is not None), default=None))
+        for name, runs in seen.items()
     }
 
 

@@ -43,7 +43,9 @@ def main(arguments: list[str], usage: str | None) -> int:
 
 
 def prepare() -> Path:
-    """Make the environment and the host if need be -> the host's folder. COMFYUI_PATH is checked before gigabytes are downloaded."""
+    """Make the environment and the host if need be -> the host's folder. COMFYUI_PATH is checked before gigabytes are
+    downloaded.
+    """
     if os.environ.get("COMFYUI_PATH"):
         find_host(Path(sys.executable))
     return find_host(ensure_environment())

@@ -30,11 +30,17 @@ class Client:
     def __init__(self, address: str, check_alive: Callable[[], None] = lambda: None):
         self.address, self.check_alive = address, check_alive
         self.client_id = uuid.uuid4().hex
-        self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach this machine's loopback
+        self.opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({})
+        )  # a proxy cannot reach this machine's loopback
 
-    def request(self, path: str, data: bytes | None = None, content_type: str = "application/json", timeout: float = 60) -> bytes:
+    def request(
+        self, path: str, data: bytes | None = None, content_type: str = "application/json", timeout: float = 60
+    ) -> bytes:
         """GET, or POST when there is `data` -> the body. Raises OSError (urllib's)."""
-        request = urllib.request.Request(self.address + path, data, {"Content-Type": content_type} if data is not None else {})
+        request = urllib.request.Request(
+            self.address + path, data, {"Content-Type": content_type} if data is not None else {}
+        )
         with self.opener.open(request, timeout=timeout) as response:
             return response.read()
 
@@ -57,7 +63,10 @@ class Client:
     def upload_image(self, name: str, png: bytes) -> str:
         """Put a picture into the server's input folder -> the name that LoadImage takes."""
         boundary = uuid.uuid4().hex
-        head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\nContent-Type: image/png\r\n\r\n'
+        head = (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\nContent-Type:'
+            " image/png\r\n\r\n"
+        )
         tail = f'\r\n--{boundary}\r\nContent-Disposition: form-data; name="overwrite"\r\n\r\ntrue\r\n--{boundary}--\r\n'
         body = head.encode() + png + tail.encode()
         return json.loads(self.request("/upload/image", body, f"multipart/form-data; boundary={boundary}"))["name"]
@@ -79,7 +88,9 @@ class Client:
         return self.get(f"/history/{prompt_id}").get(prompt_id)
 
     def wait(self, prompt_id: str, timeout: float = 600) -> dict[str, Any]:
-        """-> the prompt's history entry, whatever became of it. Raises Problem when the server ends or time runs out."""
+        """-> the prompt's history entry, whatever became of it. Raises Problem when the server ends or time runs
+        out.
+        """
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             self.check_alive()
@@ -93,7 +104,10 @@ class Client:
         entry = self.wait(self.submit(prompt), timeout)
         failure = failure_of(entry)
         if failure is not None:
-            raise PromptError(f"{failure.get('node_type', 'A node')} failed: {one_line(failure.get('exception_message', '?'))}.", failure)
+            raise PromptError(
+                f"{failure.get('node_type', 'A node')} failed: {one_line(failure.get('exception_message', '?'))}.",
+                failure,
+            )
         return entry["outputs"]
 
 

@@ -49,7 +49,9 @@ def load_workflow(name: str) -> Prompt:
 
 
 def edit_after_edit(client: Client, prompt: Prompt, folder: Path) -> bool:
-    """Blank canvas and every edit side by side into edit_after_edit.png -> whether each edit kept all outside its mask."""
+    """Blank canvas and every edit side by side into edit_after_edit.png -> whether each edit kept all outside its
+    mask.
+    """
     edits = list(edits_of(prompt))
     tell(f"Edit after edit: {len(edits)} edits on a blank canvas.")
     strip = edits[0][0]
@@ -63,10 +65,14 @@ def edit_after_edit(client: Client, prompt: Prompt, folder: Path) -> bool:
 
 
 def measure(client: Client, prompt: Prompt, folder: Path) -> Figures:
-    """One edit with other seeds, in its hole and on all tokens in turn -> medians. The pictures are those of the workflow's own seed."""
+    """One edit with other seeds, in its hole and on all tokens in turn -> medians. The pictures are those of the
+    workflow's own seed.
+    """
     save_edit(prompt, next(edits_of(prompt)))
     everything = on_all_tokens(prompt)
-    client.run(on_inverted_canvas(prompt))  # warm-up on another canvas: the measured one must be new to the encoder's cache
+    client.run(
+        on_inverted_canvas(prompt)
+    )  # warm-up on another canvas: the measured one must be new to the encoder's cache
     before = figures_of(prompt, client.run(on_inverted_canvas(everything)))
     lazy: list[Figures] = []
     full: list[Figures] = []
@@ -88,7 +94,8 @@ def summary(before: Figures, lazy: list[Figures], full: list[Figures]) -> Figure
     def middle(runs: list[Figures], key: str) -> float:
         return round(median(run[key] for run in runs), 3)
 
-    # The server counts all runs of its encoder: take what each edit in the hole added. (A cached node reports an old count.)
+    # The server counts all runs of its encoder: take what each edit in the hole added. (A cached node reports an old
+    # count.)
     added = [now["encoder_runs"] - then["encoder_runs"] for then, now in zip([before, *full], lazy)]
     figures = {
         "hole_fraction": lazy[0]["hole_fraction"],
@@ -112,11 +119,20 @@ def table(figures: Figures) -> str:
         ("", "in the hole", "on all tokens", "ratio"),
         ("tokens", f["hole_tokens"], f["all_tokens"], f"{f['all_tokens'] / f['hole_tokens']:.1f}"),
         ("ms per step", f"{f['step_ms']:.1f}", f"{f['full_step_ms']:.1f}", f"{f['step_ratio']:.1f}"),
-        (f"ms per edit, {f['steps']} steps", f"{f['edit_ms']:.0f}", f"{f['full_edit_ms']:.0f}", f"{f['full_edit_ms'] / f['edit_ms']:.1f}"),
+        (
+            f"ms per edit, {f['steps']} steps",
+            f"{f['edit_ms']:.0f}",
+            f"{f['full_edit_ms']:.0f}",
+            f"{f['full_edit_ms'] / f['edit_ms']:.1f}",
+        ),
     ]
     lines = [f"{name:26}{hole!s:>13}{full!s:>15}{ratio:>8}" for name, hole, full, ratio in rows]
-    lines.append(f"The encoder ran {f['encoder_runs']} time(s) for {f['edits']} edits in the hole, {f['encode_ms']:.1f} ms.")
-    lines.append(f"Outside the masks: {'bit-identical' if f['outside_identical'] else 'CHANGED'}. ComfyUI {f['host_version']}.")
+    lines.append(
+        f"The encoder ran {f['encoder_runs']} time(s) for {f['edits']} edits in the hole, {f['encode_ms']:.1f} ms."
+    )
+    lines.append(
+        f"Outside the masks: {'bit-identical' if f['outside_identical'] else 'CHANGED'}. ComfyUI {f['host_version']}."
+    )
     return "\n".join([*lines, *f["images"]])
 
 
@@ -194,7 +210,10 @@ def only(prompt: Prompt, class_type: str) -> str:
 def figures_of(prompt: Prompt, outputs: Outputs) -> Figures:
     """What Encode Context and Lazy Decode report of a run. Raises Problem if they report nothing."""
     try:
-        return outputs[only(prompt, "LazyEncodeContext")]["lazydiffusion"][0] | outputs[only(prompt, "LazyDecode")]["lazydiffusion"][0]
+        return (
+            outputs[only(prompt, "LazyEncodeContext")]["lazydiffusion"][0]
+            | outputs[only(prompt, "LazyDecode")]["lazydiffusion"][0]
+        )
     except KeyError as error:
         raise Problem(f"ComfyUI ran the workflow, but its nodes reported no figures ({error} is missing).") from None
 

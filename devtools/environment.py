@@ -60,7 +60,9 @@ def is_finished(folder: Path) -> bool:
 
 
 def build(folder: Path) -> None:
-    """Make the environment at its final place, for its scripts carry that path; the mark of completion comes last. Raises Problem."""
+    """Make the environment at its final place, for its scripts carry that path; the mark of completion comes last.
+    Raises Problem.
+    """
     check_python()
     check_space(home(), NEEDED_BYTES)
     tell(f"Making the environment in {folder} (once; some gigabytes and several minutes).")
@@ -74,7 +76,9 @@ def build(folder: Path) -> None:
     except (Problem, OSError):
         shutil.rmtree(folder, ignore_errors=True)  # half an environment would only fill the disk
         raise
-    shutil.rmtree(home() / "cache" / "pip", ignore_errors=True)  # kept until now, so that an interrupted install resumes quickly
+    shutil.rmtree(
+        home() / "cache" / "pip", ignore_errors=True
+    )  # kept until now, so that an interrupted install resumes quickly
     others = [str(f) for f in home().glob("env-*") if f != folder]
     if others:
         tell(f"Environments of other pins, to delete when no checkout needs them: {', '.join(others)}")
@@ -84,14 +88,20 @@ def check_python() -> None:
     missing = [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None]
     if missing:
         what = " and ".join(missing)
-        raise Problem(f"This Python ({sys.executable}) has no {what} module: install it (on Debian and Ubuntu: apt install python3-venv).")
+        raise Problem(
+            f"This Python ({sys.executable}) has no {what} module: install it (on Debian and Ubuntu: apt install"
+            " python3-venv)."
+        )
 
 
 def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         got, want = f"{free / 1e9:.1f} GB", f"{needed / 1e9:.0f} GB"
-        raise Problem(f"The disk of {folder} has {got} free, the install needs {want}: free some space or move it with LAZYDIFFUSION_HOME.")
+        raise Problem(
+            f"The disk of {folder} has {got} free, the install needs {want}: free some space or move it with"
+            " LAZYDIFFUSION_HOME."
+        )
 
 
 def pip(python: Path, arguments: list[str], log: Path) -> None:
@@ -100,7 +110,9 @@ def pip(python: Path, arguments: list[str], log: Path) -> None:
 
 
 def call(command: list[str], log: Path, failure: str) -> None:
-    """Run `command`, append its output to `log`. Raises Problem: `failure`, what is known of the reason, and where the log is."""
+    """Run `command`, append its output to `log`. Raises Problem: `failure`, what is known of the reason, and where the
+    log is.
+    """
     temporary = home() / "tmp"
     temporary.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(
@@ -127,7 +139,9 @@ def call(command: list[str], log: Path, failure: str) -> None:
 
 
 def install_variables(temporary: Path) -> dict[str, str]:
-    """A small /tmp in memory cannot hold the downloads; the user's own settings must not send the packages elsewhere."""
+    """A small /tmp in memory cannot hold the downloads; the user's own settings must not send the packages
+    elsewhere.
+    """
     places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
     unwanted = ("PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
     return {k: v for k, v in child_environment().items() if k not in unwanted} | places | {"PIP_USER": "0"}
@@ -150,10 +164,17 @@ def reason(lines: list[str]) -> str:
     if any(mark in text for mark in NO_SPACE):
         return "the disk is full"
     if "CERTIFICATE_VERIFY_FAILED" in text:
-        return "the certificate of the package index is not trusted here: if a proxy is in between, name its certificate in PIP_CERT"
+        return (
+            "the certificate of the package index is not trusted here: if a proxy is in between, name its certificate"
+            " in PIP_CERT"
+        )
     if any(mark in text for mark in NO_NETWORK):
         return "no package could be downloaded, so check the network and run the command again"
-    errors = [line for line in lines if line.lower().startswith("error")] or [line for line in lines if line] or ["no message"]
+    errors = (
+        [line for line in lines if line.lower().startswith("error")]
+        or [line for line in lines if line]
+        or ["no message"]
+    )
     return errors[-1].rstrip(".")
 
 
@@ -181,7 +202,9 @@ def child_environment(host: Path | None = None) -> dict[str, str]:
 
 
 def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
-    """`folder`, which `make` fills under a temporary name if it is not there: one with the final name is always complete."""
+    """`folder`, which `make` fills under a temporary name if it is not there: one with the final name is always
+    complete.
+    """
     if not folder.is_dir():
         home().mkdir(parents=True, exist_ok=True)
         with locked(home() / "install.lock"):
@@ -226,7 +249,9 @@ def tell(line: str) -> None:
 
 
 def run_inside(command: list[str], cwd: Path, host: Path | None, extra: Mapping[str, str] | None = None) -> int:
-    """Run `command` inside the environment, output to this terminal -> its exit code. Raises Problem if there is no such program."""
+    """Run `command` inside the environment, output to this terminal -> its exit code. Raises Problem if there is no
+    such program.
+    """
     environment = child_environment(host) | dict(extra or {})
     program = shutil.which(command[0], path=environment["PATH"])
     if program is None:

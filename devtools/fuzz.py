@@ -1,4 +1,5 @@
-"""Random damage to what strangers may bring: `python dev.py run -- python -m devtools.fuzz [--seconds 60] [--seed 0] [--only NAME]`.
+"""Random damage to what strangers may bring: `python dev.py run -- python -m devtools.fuzz [--seconds 60] [--seed 0]
+[--only NAME]`.
 
 With `--guided` atheris looks for inputs that reach new lines, target by target, from the inputs in tests/data/fuzz on
 (devtools/guided.py); without, cases follow from the seed alone.
@@ -26,7 +27,28 @@ from typing import Any
 
 SECONDS, MEMORY = 5.0, 2 << 30
 ODD: tuple[Any, ...] = (
-    *(0, -1, 1, 2**31, 2**63, -(2**63), 10**30, 0.5, -0.0, 1e308, True, False, None, "", "x", "\x00", "\ud800", "9" * 100, [], {}),
+    *(
+        0,
+        -1,
+        1,
+        2**31,
+        2**63,
+        -(2**63),
+        10**30,
+        0.5,
+        -0.0,
+        1e308,
+        True,
+        False,
+        None,
+        "",
+        "x",
+        "\x00",
+        "\ud800",
+        "9" * 100,
+        [],
+        {},
+    ),
     *([0] * 1000, {"a": {"a": {}}}, float("nan"), float("inf"), [[[[]]]], "../../x", "/dev/zero", "é" * 500),
 )
 
@@ -68,13 +90,18 @@ def flipped(data: bytes, rng: random.Random) -> bytes:
 
 
 class Cases:
-    """One method for each target: makes a case with `rng` in `folder` and reads it. Raises whatever is not documented."""
+    """One method for each target: makes a case with `rng` in `folder` and reads it. Raises whatever is not
+    documented.
+    """
 
     def __init__(self, folder: Path):
         from training.corpus.decoding import Decoder
 
         self.folder, self.decoder = folder, Decoder()
-        self.good, self.entry = small_checkpoint(folder), {"segmentation": [[4, 4, 20, 4, 20, 16, 4, 16]], "caption": ["a box", "box"]}
+        self.good, self.entry = (
+            small_checkpoint(folder),
+            {"segmentation": [[4, 4, 20, 4, 20, 16, 4, 16]], "caption": ["a box", "box"]},
+        )
         self.runs = {"size": [24, 32], "counts": "X2;0:0:0:0:0e3"}
 
     def read(self, data: bytes) -> None:
@@ -90,7 +117,10 @@ class Cases:
             checkpoint.tokenizer.prompt([("a red apple", 1.0)])
 
     def checkpoint_bytes(self, rng: random.Random) -> None:
-        self.read(flipped(self.good[: rng.choice((200, 2000, len(self.good)))], rng) + self.good[len(self.good) // 2 :] * rng.randrange(2))
+        self.read(
+            flipped(self.good[: rng.choice((200, 2000, len(self.good)))], rng)
+            + self.good[len(self.good) // 2 :] * rng.randrange(2)
+        )
 
     def header(self, rng: random.Random) -> None:
         self.read(with_header(self.good, lambda header: damaged(header, rng)))
@@ -118,7 +148,9 @@ class Cases:
         from lazy_core.text.tokenizer import build_tokenizer
 
         letters = ["red", "苹", " ", ",", "\u0301", *(chr(rng.randrange(0x110000)) for _ in range(20))]
-        prompt = build_tokenizer(["red", "苹"], rng.choice((2, 16))).prompt([("".join(rng.choices(letters, k=rng.randrange(500))), 1.0)])
+        prompt = build_tokenizer(["red", "苹"], rng.choice((2, 16))).prompt(
+            [("".join(rng.choices(letters, k=rng.randrange(500))), 1.0)]
+        )
         assert 1 <= len(prompt.chunks) <= 8 and len({len(chunk) for chunk in prompt.chunks}) == 1
 
     def mask(self, rng: random.Random) -> None:
@@ -148,7 +180,9 @@ class Cases:
     def shard(self, rng: random.Random) -> None:
         from training.corpus.instances import of_shard
 
-        (path := self.folder / "case.tar").write_bytes(flipped(tar_of({"annotations": [damaged(self.entry, rng)]}), rng))
+        (path := self.folder / "case.tar").write_bytes(
+            flipped(tar_of({"annotations": [damaged(self.entry, rng)]}), rng)
+        )
         lost = skipped()
         for name, data, entries in of_shard(path, lost):
             self.decoder.decode(name, data, entries, lost)
@@ -159,7 +193,14 @@ class Cases:
         from training.corpus.manifest import read_manifest
 
         latent = {"channels": 4, "scale": 8, "size": 64, "patch": 2}
-        good = {"format": 1, "parts": 1, "vae": "0", "latent": latent, "text": "words", "shards": [{"file": "a.safetensors", "samples": 2}]}
+        good = {
+            "format": 1,
+            "parts": 1,
+            "vae": "0",
+            "latent": latent,
+            "text": "words",
+            "shards": [{"file": "a.safetensors", "samples": 2}],
+        }
         text = json.dumps(damaged({**good, "holes": [4, 4]}, rng)).encode()
         (path := self.folder / "manifest-000.json").write_bytes(flipped(text, rng) if rng.random() < 0.2 else text)
         try:
@@ -238,7 +279,8 @@ def run(targets: tuple[str, ...], seed: int, seconds: float, most: int | None = 
         finally:
             cases.decoder.stop()
         print(
-            f"{number} cases, {len(failures)} failures; slowest {slowest:.2f} s of CPU, {(resident() - before) >> 20} MB more than at first"
+            f"{number} cases, {len(failures)} failures; slowest {slowest:.2f} s of CPU, {(resident() - before) >> 20}"
+            " MB more than at first"
         )
     return failures
 
@@ -248,8 +290,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=TARGETS)
-    parser.add_argument("--guided", action="store_true", help="coverage-guided, with atheris, which is fetched the first time")
-    parser.add_argument("--keep", action="store_true", help="with --guided: add inputs that reached new lines to tests/data/fuzz")
+    parser.add_argument(
+        "--guided", action="store_true", help="coverage-guided, with atheris, which is fetched the first time"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="with --guided: add inputs that reached new lines to tests/data/fuzz"
+    )
     args = parser.parse_args(argv)
     if args.guided:
         from .guided import run_guided

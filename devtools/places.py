@@ -16,7 +16,9 @@ PINS = ROOT / "requirements-dev.txt"
 
 
 def home() -> Path:
-    """The cache folder: LAZYDIFFUSION_HOME, else `lazydiffusion` in the user's cache folder by this system's convention."""
+    """The cache folder: LAZYDIFFUSION_HOME, else `lazydiffusion` in the user's cache folder by this system's
+    convention.
+    """
     if moved := folder_named_by("LAZYDIFFUSION_HOME"):
         return moved
     try:
@@ -26,13 +28,17 @@ def home() -> Path:
 
 
 def folder_named_by(variable: str) -> Path | None:
-    """The folder that an environment variable names, if it is set. Raises Problem for the home of a user who is not there."""
+    """The folder that an environment variable names, if it is set. Raises Problem for the home of a user who is not
+    there.
+    """
     if not (named := os.environ.get(variable)):
         return None
     try:
         return Path(named).expanduser().absolute()
     except RuntimeError:
-        raise Problem(f"{variable} is {named}, but this machine knows no such user: write the folder's whole path.") from None
+        raise Problem(
+            f"{variable} is {named}, but this machine knows no such user: write the folder's whole path."
+        ) from None
 
 
 def user_cache() -> Path:

@@ -29,9 +29,13 @@ def read_png(data: bytes) -> Picture:
     """Decode an 8-bit PNG without interlacing or palette. Raises Problem for anything else."""
     chunks = list(read_chunks(data)) if data.startswith(SIGNATURE) else []
     header = next((body for name, body in chunks if name == b"IHDR"), b"")
-    width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", header) if len(header) == 13 else (0, 0, 0, 0, 0, 0, 0)
+    width, height, depth, colour, _, _, interlace = (
+        struct.unpack(">IIBBBBB", header) if len(header) == 13 else (0, 0, 0, 0, 0, 0, 0)
+    )
     if depth != 8 or colour not in CHANNELS or interlace:
-        raise Problem(f"ComfyUI answered with a picture that is no plain 8-bit PNG ({depth} bits, colour type {colour}).")
+        raise Problem(
+            f"ComfyUI answered with a picture that is no plain 8-bit PNG ({depth} bits, colour type {colour})."
+        )
     raw = zlib.decompress(b"".join(body for name, body in chunks if name == b"IDAT"))
     return Picture(width, height, CHANNELS[colour], unfilter(raw, width * CHANNELS[colour], CHANNELS[colour]))
 
@@ -65,7 +69,11 @@ def predict(kind: int, left: int, up: int, corner: int) -> int:
         return up
     if kind == 3:
         return (left + up) // 2
-    distances = [(abs(up - corner), left), (abs(left - corner), up), (abs(left + up - 2 * corner), corner)]  # kind 4: Paeth
+    distances = [
+        (abs(up - corner), left),
+        (abs(left - corner), up),
+        (abs(left + up - 2 * corner), corner),
+    ]  # kind 4: Paeth
     return min(distances, key=lambda pair: pair[0])[1]
 
 

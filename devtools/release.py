@@ -31,7 +31,10 @@ def main(argv: list[str] | None = None) -> int:
     data = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         files = archive.infolist()
-    print(f"{path}: {len(data) / 1e6:.1f} MB, {len(files)} files, {sum(file.file_size for file in files) / 1e6:.1f} MB unpacked")
+    print(
+        f"{path}: {len(data) / 1e6:.1f} MB, {len(files)} files, {sum(file.file_size for file in files) / 1e6:.1f} MB"
+        " unpacked"
+    )
     print(f"sha256 {hashlib.sha256(data).hexdigest()}")
     for file in sorted(files, key=lambda file: -file.compress_size)[:5]:
         print(f"  {file.compress_size / 1e6:6.1f} MB  {file.filename.partition('/')[2]}")
@@ -39,14 +42,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def make_archive(folder: Path) -> Path:
-    """-> the archive of the commit that is checked out. Raises Problem where the changelog does not begin with its version."""
+    """-> the archive of the commit that is checked out. Raises Problem where the changelog does not begin with its
+    version.
+    """
     version = check_version()
     left_out = ignored((ROOT / IGNORE).read_text(encoding="utf-8"))
     date = time.gmtime(int(git("log", "-1", "--format=%ct")))[:6]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{PACK}-{version}.zip"
     tree = io.BytesIO(git("archive", "--format=tar", "HEAD"))
-    with tarfile.open(fileobj=tree) as files, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    with (
+        tarfile.open(fileobj=tree) as files,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
+    ):
         for file in sorted(files.getmembers(), key=lambda file: file.name):
             content = files.extractfile(file) if file.isfile() else None
             if content is not None and not is_ignored(file.name, left_out):
@@ -60,7 +68,9 @@ def check_version() -> str:
     newest = re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     if version is None or newest is None or version[1] != newest[1]:
         versions = [found and found[1] for found in (version, newest)]
-        raise Problem(f"pyproject.toml has version {versions[0]}, the changelog begins with {versions[1]}: make them one.")
+        raise Problem(
+            f"pyproject.toml has version {versions[0]}, the changelog begins with {versions[1]}: make them one."
+        )
     return version[1]
 
 

@@ -1,8 +1,9 @@
-"""`python dev.py run -- python -m devtools.same COMMIT`: are the results of edits bit for bit those of an earlier commit?
+"""`python dev.py run -- python -m devtools.same COMMIT`: are the results of edits bit for bit those of an earlier
+commit?
 
-Each edit goes through the nodes of both trees inside ComfyUI: the shipped model with the lazy and the full VAE decoder, several holes, a
-soft mask, a sketch, a batch; and a tiny model of each stock family that the host has, exact and fast. Random weights and inputs are made
-here, so that the trees differ in the pack alone.
+Each edit goes through the nodes of both trees inside ComfyUI: the shipped model with the lazy and the full VAE decoder,
+several holes, a soft mask, a sketch, a batch; and a tiny model of each stock family that the host has, exact and fast.
+Random weights and inputs are made here, so that the trees differ in the pack alone.
 """
 
 from __future__ import annotations
@@ -26,14 +27,18 @@ from .places import ROOT
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m devtools.same", description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("commit", help="the commit to compare with")
-    parser.add_argument("--hashes-of", type=Path, metavar="FOLDER", help="print the results' hashes of the pack in this folder, and end")
+    parser.add_argument(
+        "--hashes-of", type=Path, metavar="FOLDER", help="print the results' hashes of the pack in this folder, and end"
+    )
     given = parser.parse_args()
     if given.hashes_of is not None:
         print(json.dumps(dict(edits(given.hashes_of.resolve()))))
         return 0
     with tempfile.TemporaryDirectory() as folder:
         earlier = Path(folder) / "pack"
-        subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(earlier), given.commit], cwd=ROOT, check=True)
+        subprocess.run(
+            ["git", "worktree", "add", "--quiet", "--detach", str(earlier), given.commit], cwd=ROOT, check=True
+        )
         try:
             before, now = hashes(given.commit, earlier), hashes(given.commit, ROOT)
         finally:
@@ -66,7 +71,9 @@ def edits(folder: Path) -> Iterator[tuple[str, str]]:
     args.cpu = True
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    spec = importlib.util.spec_from_file_location("pack_to_compare", folder / "__init__.py", submodule_search_locations=[str(folder)])
+    spec = importlib.util.spec_from_file_location(
+        "pack_to_compare", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
     assert spec is not None and spec.loader is not None
     pack = sys.modules["pack_to_compare"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pack)
@@ -74,7 +81,10 @@ def edits(folder: Path) -> Iterator[tuple[str, str]]:
 
     lazy = Lazy(pack)
     for name, results in [*own_edits(lazy), *stock_edits(lazy)]:
-        yield name, hashlib.sha256(b"".join(result.contiguous().float().numpy().tobytes() for result in results)).hexdigest()
+        yield (
+            name,
+            hashlib.sha256(b"".join(result.contiguous().float().numpy().tobytes() for result in results)).hexdigest(),
+        )
 
 
 def own_edits(lazy: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:

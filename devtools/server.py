@@ -22,14 +22,27 @@ from .problem import Problem
 
 START_SECONDS = 300
 END_SECONDS = 10
-REASONS = (r"Cannot import .*? for custom nodes: (.*)", r"Error while calling comfy_entrypoint in .*?: (.*)")  # what ComfyUI writes
+REASONS = (
+    r"Cannot import .*? for custom nodes: (.*)",
+    r"Error while calling comfy_entrypoint in .*?: (.*)",
+)  # what ComfyUI writes
 NOT_THE_PACK = (".git", "output", "data", "runs", "__pycache__", "*.pyc")
 
 
 class Server:
-    """`with Server(host, base, log) as server: server.client.run(prompt)`. `flags` are further options of ComfyUI's main.py."""
+    """`with Server(host, base, log) as server: server.client.run(prompt)`. `flags` are further options of ComfyUI's
+    main.py.
+    """
 
-    def __init__(self, host: Path, base: Path, log: Path, flags: Sequence[str] = (), pack: Path = ROOT, python: Path | None = None):
+    def __init__(
+        self,
+        host: Path,
+        base: Path,
+        log: Path,
+        flags: Sequence[str] = (),
+        pack: Path = ROOT,
+        python: Path | None = None,
+    ):
         self.host, self.base, self.log_path, self.flags, self.pack = host, base, log, tuple(flags), pack
         self.python = python or python_of(environment_folder())
         self.process: subprocess.Popen[bytes] | None = None
@@ -92,8 +105,12 @@ class Server:
     def check_pack(self) -> None:
         """A pack that cannot be imported does not stop ComfyUI. Raises Problem with the reason that its log gives."""
         log = self.log()
-        if re.search(rf"\(IMPORT FAILED\): .*{PACK}", log):  # core names its own optional nodes that way, too, without a path
-            reasons = [reason for pattern in REASONS for reason in re.findall(pattern, log)] or ["its log gives no reason"]
+        if re.search(
+            rf"\(IMPORT FAILED\): .*{PACK}", log
+        ):  # core names its own optional nodes that way, too, without a path
+            reasons = [reason for pattern in REASONS for reason in re.findall(pattern, log)] or [
+                "its log gives no reason"
+            ]
             raise Problem(f"ComfyUI started but could not import this pack: {reasons[-1]} (its log: {self.log_path}).")
 
     def log(self) -> str:
@@ -160,6 +177,10 @@ def link_pack(pack: Path, link: Path) -> None:
     try:
         link.symlink_to(pack, target_is_directory=True)
     except OSError:
-        junction = subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(pack)], capture_output=True) if os.name == "nt" else None
+        junction = (
+            subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(pack)], capture_output=True)
+            if os.name == "nt"
+            else None
+        )
         if junction is None or junction.returncode:
             shutil.copytree(pack, link, ignore=shutil.ignore_patterns(*NOT_THE_PACK))

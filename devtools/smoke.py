@@ -1,9 +1,8 @@
 """Does a ComfyUI take the pack? `python dev.py run -- python -m devtools.smoke [FOLDER ...]`, once for each ComfyUI's
 folder.
 
-ComfyUI goes on, and its `--quick-test-for-ci` ends with 0, where a pack cannot be imported: here that is a failure,
-and so is a
-node that it does not offer, or one that it offers without a name.
+ComfyUI goes on, and its `--quick-test-for-ci` ends with 0, where a pack cannot be imported: here that is a failure, and
+so is a node that it does not offer, or one that it offers without a name.
 """
 
 from __future__ import annotations
@@ -18,7 +17,15 @@ from .host import check_host, pinned_folder
 from .problem import Problem
 from .server import Server
 
-NODES = ("LazyModelLoader", "LazyMaskDilate", "LazyEncodeContext", "LazySketchCondition", "LazyDecode", "LazyCanvas", "LazyResult")
+NODES = (
+    "LazyModelLoader",
+    "LazyMaskDilate",
+    "LazyEncodeContext",
+    "LazySketchCondition",
+    "LazyDecode",
+    "LazyCanvas",
+    "LazyResult",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,7 +35,10 @@ def main(argv: list[str] | None = None) -> int:
     for host in parser.parse_args(argv).hosts or [pinned_folder()]:
         try:
             version = smoke(host.absolute())
-            print(f"{host}: ComfyUI {version} on Python {platform.python_version()}: the pack's {len(NODES)} nodes are there.")
+            print(
+                f"{host}: ComfyUI {version} on Python {platform.python_version()}: the pack's {len(NODES)} nodes are"
+                " there."
+            )
         except Problem as problem:
             failed += 1
             print(f"{host}: {problem}", file=sys.stderr)
@@ -39,7 +49,9 @@ def smoke(host: Path) -> str:
     """-> the host's version. Raises Problem where the pack, or a node of it, is not there."""
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        with Server(check_host(host), base, base / "server.log", python=Path(sys.executable)) as server:  # reads IMPORT FAILED in its log
+        with Server(
+            check_host(host), base, base / "server.log", python=Path(sys.executable)
+        ) as server:  # reads IMPORT FAILED in its log
             offered = server.client.object_info()
             version = server.client.version()
     if missing := [name for name in NODES if not offered.get(name, {}).get("display_name")]:

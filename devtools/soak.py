@@ -1,8 +1,8 @@
 """Does anything grow? `python dev.py run -- python -m devtools.soak [--edits 1000] [--plot docs/soak.png]`.
 
-One ComfyUI makes so many edits with canvases, masks, prompts, sizes and seeds drawn at random. Between them the model is
-swapped, edits are cancelled, `/free` is called, and faults are put in (a mask of another size, a broken checkpoint, a
-missing picture, values that are not offered). Every picture is looked at: its size, and its pixels outside the mask,
+One ComfyUI makes so many edits with canvases, masks, prompts, sizes and seeds drawn at random. Between them the model
+is swapped, edits are cancelled, `/free` is called, and faults are put in (a mask of another size, a broken checkpoint,
+a missing picture, values that are not offered). Every picture is looked at: its size, and its pixels outside the mask,
 which are the canvas's own. After every fault the next edit has to succeed. The server's memory is read after each edit;
 the slope over the second half is what grows. What the pack keeps between edits is meant to grow up to its limits, and
 `/free` empties it: both come in the first half, whose second part fills it with ever new canvases of the largest size.
@@ -30,7 +30,16 @@ from .server import Server, throwaway
 
 OTHER, BROKEN = "soak-other.safetensors", "soak-broken.safetensors"
 SIDES = (48, 64, 96, 150, 200, 256, 320, 512)
-WORDS = ("red apple", "panda", "熊猫", "a sunflower", "empty background", "balloon, rocket and a zebra", "", "rocket " * 40)
+WORDS = (
+    "red apple",
+    "panda",
+    "熊猫",
+    "a sunflower",
+    "empty background",
+    "balloon, rocket and a zebra",
+    "",
+    "rocket " * 40,
+)
 CANCELLED, FREED, FAULTS, SWAPPED, SAME = 0.03, 0.05, 0.05, 0.08, 0.3  # shares of edits
 HISTORY = 25  # edits after which the host's own list of past prompts is emptied: it grows without us
 
@@ -56,8 +65,8 @@ class Report:
         first, last, most = (value / 2**20 for value in (self.memory[0], self.memory[-1], max(self.memory)))
         counts = ", ".join(f"{count} {name}" for name, count in sorted(self.done.items()))
         return (
-            f"{counts} in {self.seconds:.0f} s; {first:.0f} MB after the first edit, {last:.0f} after the last, {most:.0f} at most; "
-            f"{self.slope:+.2f} MB for 100 edits in the second half; {len(self.wrong)} wrong."
+            f"{counts} in {self.seconds:.0f} s; {first:.0f} MB after the first edit, {last:.0f} after the last,"
+            f" {most:.0f} at most; {self.slope:+.2f} MB for 100 edits in the second half; {len(self.wrong)} wrong."
         )
 
 
@@ -76,7 +85,13 @@ def main(argv: list[str] | None = None) -> int:
     print(report.summary())
     print("\n".join(report.wrong[:20]))
     if args.json:
-        record = {"seed": args.seed, "slope": report.slope, "done": report.done, "wrong": report.wrong, "memory": report.memory}
+        record = {
+            "seed": args.seed,
+            "slope": report.slope,
+            "done": report.done,
+            "wrong": report.wrong,
+            "memory": report.memory,
+        }
         args.json.write_text(json.dumps(record) + "\n")
     if args.plot:
         draw(report, args.plot)
@@ -205,9 +220,9 @@ def random_canvas(rng: random.Random, height: int, width: int) -> Any:
     import numpy as np
 
     noise = np.random.default_rng(rng.randrange(2**32))
-    ramp = np.linspace(0, 1, height)[:, None, None] * noise.uniform(0, 255, 3) + np.linspace(0, 1, width)[:, None] * noise.uniform(
-        0, 120, 3
-    )
+    ramp = np.linspace(0, 1, height)[:, None, None] * noise.uniform(0, 255, 3) + np.linspace(0, 1, width)[
+        :, None
+    ] * noise.uniform(0, 120, 3)
     for _ in range(rng.randrange(6)):
         y, x = rng.randrange(height), rng.randrange(width)
         ramp[y : y + rng.randrange(1, height), x : x + rng.randrange(1, width)] = noise.uniform(0, 255, 3)
@@ -261,7 +276,9 @@ def draw(report: Report, path: Path) -> None:
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.plot([value / 2**20 for value in report.memory], linewidth=0.8)
-    axes.set(xlabel="edits", ylabel="server's memory in MB", title=f"{report.slope:+.2f} MB for 100 edits in the second half")
+    axes.set(
+        xlabel="edits", ylabel="server's memory in MB", title=f"{report.slope:+.2f} MB for 100 edits in the second half"
+    )
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)

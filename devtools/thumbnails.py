@@ -1,4 +1,5 @@
-"""`python dev.py run -- python -m devtools.thumbnails [NAME ...]`: the shipped workflows' thumbnails, from what they give in ComfyUI.
+"""`python dev.py run -- python -m devtools.thumbnails [NAME ...]`: the shipped workflows' thumbnails, from what they
+give in ComfyUI.
 
 Workflows of stock checkpoints are left out: their files are not here.
 """
@@ -23,7 +24,12 @@ PAINTED_AT, PAINTED_RADIUS = ((640, 270), (130, 610)), 90  # px, in the host's e
 
 
 def main() -> int:
-    makers = {"1_first_edit": first_edit, "2_edit_after_edit": edit_after_edit, "3_sketch": sketch, "4_one_context_many_edits": many_edits}
+    makers = {
+        "1_first_edit": first_edit,
+        "2_edit_after_edit": edit_after_edit,
+        "3_sketch": sketch,
+        "4_one_context_many_edits": many_edits,
+    }
     makers["11_paint_and_paint_again"] = painted
     wanted = sys.argv[1:] or list(makers)
     with throwaway(find_host(Path(sys.executable)), "thumbnails", output("thumbnails") / "server.log") as server:
@@ -64,12 +70,16 @@ def many_edits(client: Client, name: str) -> Image.Image:
         middle = ((left + right) / 2 / mask.width, (top + bottom) / 2 / mask.height)
         y = SIDE * (index // 2) // rows
         cell = (SIDE // 2, SIDE * (index // 2 + 1) // rows - y)
-        sheet.paste(ImageOps.fit(result, cell, Image.Resampling.LANCZOS, centering=middle), (SIDE // 2 * (index % 2), y))
+        sheet.paste(
+            ImageOps.fit(result, cell, Image.Resampling.LANCZOS, centering=middle), (SIDE // 2 * (index % 2), y)
+        )
     return sheet
 
 
 def painted(client: Client, name: str) -> Image.Image:
-    """The last result of edits whose masks are discs, painted as the MaskEditor does it: into the alpha channel of the host's picture."""
+    """The last result of edits whose masks are discs, painted as the MaskEditor does it: into the alpha channel of the
+    host's picture.
+    """
     picture = Image.open(find_host(Path(sys.executable)) / "input" / "example.png").convert("RGB")
     prompt = load_workflow(name)
     loads = [node["inputs"] for node in prompt.values() if node["class_type"] == "LoadImage"]

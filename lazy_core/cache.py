@@ -38,7 +38,9 @@ class ContentCache(Generic[Value]):
         self._lock = threading.Lock()
 
     def get_or_make(self, key: str, make: Callable[[], Value]) -> tuple[Value, bool]:
-        """The value of `key`, and whether `make` ran for it. What `make` raises is passed on; nothing is stored then."""
+        """The value of `key`, and whether `make` ran for it. What `make` raises is passed on; nothing is stored
+        then.
+        """
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)

@@ -15,7 +15,8 @@ from .masks import holes_of
 
 @dataclass(frozen=True)
 class Canvas:
-    """An `image` [B, 3, H, W] in 0..1, its `hole` [B, H, W] bool (True = generate), and a soft mask's `weight` [B, H, W], if any.
+    """An `image` [B, 3, H, W] in 0..1, its `hole` [B, H, W] bool (True = generate), and a soft mask's `weight` [B, H,
+    W], if any.
 
     `padded` [B, 3, H', W'] is the image in whole tokens, and `padded_hole` [B, H', W'] what of that is not to be seen.
     """
@@ -29,14 +30,16 @@ class Canvas:
 
     @classmethod
     def of(cls, image: Tensor, mask: Tensor, scale: int, patch: int) -> Canvas:
-        """From an image [B, 3, H, W] and a mask [M, H, W] (1 = hole, 0 = keep); `scale` px make a latent's side, `patch` latents a token's.
+        """From an image [B, 3, H, W] and a mask [M, H, W] (1 = hole, 0 = keep); `scale` px make a latent's side,
+        `patch` latents a token's.
 
         Raises ValueError for sizes that do not match, NaN, or an image without a pixel.
         """
         image, mask = check_inputs(image, mask)
         grid = Grid(image.shape[-2], image.shape[-1], scale, patch)
         hole, weight = holes_of(mask)
-        # Padding repeats the edge, so it repeats the hole's content wherever the hole touches the edge: it is hole there, too.
+        # Padding repeats the edge, so it repeats the hole's content wherever the hole touches the edge: it is hole
+        # there, too.
         return cls(grid, image, hole, weight, grid.pad(image), grid.pad(hole[:, None])[:, 0])
 
     def filled(self) -> Tensor:

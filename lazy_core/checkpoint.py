@@ -1,4 +1,4 @@
-"""One `.safetensors` file: weights, config and word list in its metadata. Key maps of foreign checkpoints are data."""
+"""One `.safetensors` file: weights, config and word list in its metadata."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-from einops import rearrange
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -19,14 +18,13 @@ from torch import Tensor
 from .checks import plain_json
 from .checks.errors import AGAIN, CheckpointError, shown
 from .config import LazyConfig
-from .model import LazyDiffusion, initialise
+from .model import LazyDiffusion
 from .networks.layers import Build
-from .networks.transformer import LazyTransformer
 from .text.tokenizer import Tokenizer
 
 CONFIG_KEY, WORDS_KEY = "lazydiffusion.config", "lazydiffusion.words"
 STYLES_KEY, FIRST_STYLES = "lazydiffusion.styles", ("3d", "flat", "ink")  # names, and those of files without them
-TOKENIZER_KEY = "lazydiffusion.tokenizer"  # of format 1: a JSON of the tokenizers library, of which the vocabulary is read
+TOKENIZER_KEY = "lazydiffusion.tokenizer"  # of format 1: a JSON of the library's, of which the vocabulary is read
 HEADER = 8 << 20  # bytes of a file's header; pixart-xl's has a hundred thousand
 DTYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 PART = 1 << 24  # values that are looked at together for NaN
@@ -50,7 +48,9 @@ class Checkpoint:
 
     @property
     def styles(self) -> tuple[str, ...]:
-        """Return the names of the drawing styles that the model tells apart, in its order; none where it knows one style alone."""
+        """Return the names of the drawing styles that the model tells apart, in its order; none where it knows one
+        style alone.
+        """
         return styles_in(self.metadata, self.config, "the checkpoint")
 
     def part(self, prefix: str) -> dict[str, Tensor]:
@@ -63,7 +63,9 @@ def style_number(styles: tuple[str, ...], name: str) -> int | None:
     if name == "auto":
         return None
     if name not in styles:
-        raise ValueError(f"style is '{name}', but this model knows {', '.join(styles) or 'no styles'}. Choose one of these, or auto.")
+        raise ValueError(
+            f"style is '{name}', but this model knows {', '.join(styles) or 'no styles'}. Choose one of these, or auto."
+        )
     return styles.index(name)
 
 
@@ -71,7 +73,9 @@ def save_checkpoint(
     path: Path, model: LazyDiffusion, tokenizer: Tokenizer | None = None, dtype: torch.dtype | None = None, **notes: str
 ) -> None:
     """Write `model` (in `dtype`, if given) with its config, its words and `notes` (licence, provenance) as metadata."""
-    weights = {key: value.detach().to(dtype or value.dtype).contiguous().cpu() for key, value in model.state_dict().items()}
+    weights = {
+        key: value.detach().to(dtype or value.dtype).contiguous().cpu() for key, value in model.state_dict().items()
+    }
     metadata = {"format": "pt", CONFIG_KEY: model.config.to_json(), **notes}
     if tokenizer is not None:
         metadata[WORDS_KEY] = tokenizer.to_json()
@@ -101,7 +105,9 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
         raise CheckpointError(name, "file", str(error), "a safetensors file", sentence=sentence) from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise CheckpointError(name, "file", reason, "a file that can be read", sentence=f"{name} cannot be read ({reason}).") from error
+        raise CheckpointError(
+            name, "file", reason, "a file that can be read", sentence=f"{name} cannot be read ({reason})."
+        ) from error
 
 
 def check_file(path: Path) -> None:
@@ -142,14 +148,24 @@ def tokenizer_in(metadata: dict[str, str], config: LazyConfig, name: str) -> Tok
 
 
 def styles_in(metadata: dict[str, str], config: LazyConfig, name: str) -> tuple[str, ...]:
-    """Return the names of the styles; those of files without names are `FIRST_STYLES`, or counted. Raises CheckpointError."""
+    """Return the names of the styles; those of files without names are `FIRST_STYLES`, or counted. Raises
+    CheckpointError.
+    """
     if STYLES_KEY not in metadata:
-        return FIRST_STYLES if config.styles == len(FIRST_STYLES) else tuple(f"style {i + 1}" for i in range(config.styles))
+        return (
+            FIRST_STYLES
+            if config.styles == len(FIRST_STYLES)
+            else tuple(f"style {i + 1}" for i in range(config.styles))
+        )
     try:
         names = plain_json.parse(metadata[STYLES_KEY], limit=1 << 12)
     except ValueError as error:
         raise CheckpointError(name, STYLES_KEY, str(error), "a JSON list of names") from error
-    if not isinstance(names, list) or len(names) != config.styles or not all(isinstance(n, str) and 0 < len(n) <= 40 for n in names):
+    if (
+        not isinstance(names, list)
+        or len(names) != config.styles
+        or not all(isinstance(n, str) and 0 < len(n) <= 40 for n in names)
+    ):
         raise CheckpointError(name, STYLES_KEY, shown(names), f"a list of {config.styles} names")
     return tuple(names)
 
@@ -189,7 +205,9 @@ def fingerprint(path: Path, chunk: int = 1 << 22) -> str:
     return digest.hexdigest()
 
 
-def load_model(path: Path | str, dtype: torch.dtype | None = torch.float32, build: Build | None = None) -> tuple[LazyDiffusion, Checkpoint]:
+def load_model(
+    path: Path | str, dtype: torch.dtype | None = torch.float32, build: Build | None = None
+) -> tuple[LazyDiffusion, Checkpoint]:
     """Build on `meta`, assign the file's weights in `dtype` (None keeps the file's). Raises CheckpointError."""
     checkpoint = read_checkpoint(path)
     given = build or Build()
@@ -211,7 +229,9 @@ def check_keys(expected: dict[str, tuple[int, ...]], weights: dict[str, Tensor],
 
 
 def compare(expected: dict[str, tuple[int, ...]], got: dict[str, tuple[int, ...]], name: str) -> None:
-    """Raises CheckpointError where tensors' names and shapes are not what was expected, with all that is wrong in one sentence."""
+    """Raises CheckpointError where tensors' names and shapes are not what was expected, with all that is wrong in one
+    sentence.
+    """
     missing, unexpected = some(expected.keys() - got.keys()), some(got.keys() - expected.keys())
     wrong = some(key for key, shape in expected.items() if key in got and got[key] != shape)
     shapes = [f"{key[:100]} is {got[key]}, expected {expected[key]}" for key in wrong[0]]
@@ -234,56 +254,3 @@ def some(keys: Iterable[str]) -> tuple[list[str], int]:
     """The first three of `keys`, as they stand in a sentence, and how many there are."""
     ordered = sorted(keys)
     return [key if key.isprintable() and len(key) <= 100 else ascii(key)[:100] for key in ordered[:3]], len(ordered)
-
-
-def as_dict(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a person wants to know of a checkpoint."""
-    return {"preset": checkpoint.config.preset, "tensors": len(checkpoint.weights), "identity": checkpoint.identity, **checkpoint.metadata}
-
-
-# -- PixArt-alpha ------------------------------------------------------------------------------------------------------
-PIXART_RENAMED = {
-    "x_embedder.proj.": "x_embedder.",
-    "y_embedder.y_proj.": "y_embedder.",
-}
-PIXART_UNUSED = ("pos_embed", "y_embedder.y_embedding")  # computed here; training's empty caption
-
-
-def from_pixart(weights: dict[str, Tensor], config: LazyConfig) -> LazyTransformer:
-    """A LazyTransformer whose decoder starts as PixArt-alpha, as in the paper (section 4); the context encoder starts
-    fresh.
-
-    `weights` is PixArt-alpha's original layout (github.com/PixArt-alpha/PixArt-alpha). The new path for the context
-    starts
-    at zero, so that with a full-canvas hole the decoder computes what PixArt does. Raises ValueError that names what
-    does not fit.
-    """
-    model = LazyTransformer(config)
-    initialise(model)
-    width = config.width
-    converted = convert_pixart(weights, config)
-    converted["context_embedder.weight"] = torch.cat([torch.eye(width), torch.zeros(width, config.encoder_width)], 1)
-    converted["context_embedder.bias"] = torch.zeros(width)
-    if config.edges:
-        converted["edge_embedder.weight"] = torch.zeros(config.encoder_width, config.token_pixels**2)
-        converted["edge_embedder.bias"] = torch.zeros(config.encoder_width)
-    assign(model.decoder, converted, "the PixArt checkpoint")
-    return model
-
-
-def convert_pixart(weights: dict[str, Tensor], config: LazyConfig) -> dict[str, Tensor]:
-    """Rename PixArt's keys to the decoder's and lay its patches out as our tokens (channel, row, column)."""
-    result = {}
-    for key, value in weights.items():
-        if key in PIXART_UNUSED:
-            continue
-        for old, new in PIXART_RENAMED.items():
-            key = key.replace(old, new) if key.startswith(old) else key
-        result[key] = value
-    if "x_embedder.weight" in result:
-        result["x_embedder.weight"] = result["x_embedder.weight"].flatten(1)
-    p = config.patch_size
-    for key in ("final_layer.linear.weight", "final_layer.linear.bias"):
-        if key in result and len(result[key]) == p * p * config.out_channels:
-            result[key] = rearrange(result[key], "(p q c) ... -> (c p q) ...", p=p, q=p)
-    return result

@@ -37,20 +37,19 @@ class LazyConfig:
     """Encoder and decoder. Sizes are in tokens and channels; `patch_size` latents make a token's side.
 
     `prediction`: what the decoder's output means. `epsilon` (DDPM, with a learned variance beside it that sampling
-    drops) is the paper's; `flow_x0` is rectified flow whose network predicts the clean latent.
-    `positions`: `pixart` takes PixArt-alpha's spacing of positions, `unit` spaces neighbours 1 apart at any size.
-    `window`: tokens a side that the encoder reads around a hole on a canvas that is larger; None reads everything.
-    `edges`: the decoder also takes edge maps (lines to follow), added to the context; the encoder does not run again for one.
-    `fill`: the context also tells each of the hole's tokens what the canvas's smooth fill is there (`blend.prefill`), in latents,
-    and which of them the mask covers.
-    `styles`: of so many drawing styles the encoder names the canvas's; 0 names none. `style_depth`: blocks of a ViT of its own that
-    names it (`StyleReader`); 0 names it from the context.
-    `style_guidance`: how far guidance also leads towards the style that the encoder names (`StyleEmbedder.negative_offset`).
-    `style_decisive`: the hole is told the most probable style alone, not all of them as probable as they are.
-    `steps`: how many denoising steps are enough for it; a checkpoint that does not say has its preset's.
-    `shift` moves the noise levels of a flow model's steps, see `schedule.shifted`; a checkpoint carries the one that suits it in few steps.
-    `latent_rgb`: for each latent channel its share in (red, green, blue), -1..1, for step previews; None shows none.
-    `vae` and `text` are None for a model that brings neither.
+    drops) is the paper's; `flow_x0` is rectified flow whose network predicts the clean latent. `positions`: `pixart`
+    takes PixArt-alpha's spacing of positions, `unit` spaces neighbours 1 apart at any size. `window`: tokens a side
+    that the encoder reads around a hole on a canvas that is larger; None reads everything. `edges`: the decoder also
+    takes edge maps (lines to follow), added to the context; the encoder does not run again for one. `fill`: the context
+    also tells each of the hole's tokens what the canvas's smooth fill is there (`blend.prefill`), in latents, and which
+    of them the mask covers. `styles`: of so many drawing styles the encoder names the canvas's; 0 names none.
+    `style_depth`: blocks of a ViT of its own that names it (`StyleReader`); 0 names it from the context.
+    `style_guidance`: how far guidance also leads towards the style that the encoder names
+    (`StyleEmbedder.negative_offset`). `style_decisive`: the hole is told the most probable style alone, not all of them
+    as probable as they are. `steps`: how many denoising steps are enough for it; a checkpoint that does not say has its
+    preset's. `shift` moves the noise levels of a flow model's steps, see `schedule.shifted`; a checkpoint carries the
+    one that suits it in few steps. `latent_rgb`: for each latent channel its share in (red, green, blue), -1..1, for
+    step previews; None shows none. `vae` and `text` are None for a model that brings neither.
     """
 
     latent_channels: int = 4
@@ -103,7 +102,9 @@ class LazyConfig:
 
     @classmethod
     def from_json(cls, text: str, file: str = "the checkpoint") -> LazyConfig:
-        """Read a config. Raises CheckpointError: which field is unknown, malformed or at odds with another, or a newer format."""
+        """Read a config. Raises CheckpointError: which field is unknown, malformed or at odds with another, or a newer
+        format.
+        """
         values = read_values(text, FORMAT_VERSION, file)
         for name, part in (("vae", VAEConfig), ("text", TextConfig)):
             if values.get(name) is not None:

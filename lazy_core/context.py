@@ -16,19 +16,25 @@ from .tokens import HoleTokens
 
 @dataclass(frozen=True)
 class Sketch:
-    """A rough picture to start from (SDEdit): clean `tokens` [R, K, C p p], and how strongly it binds, 0 (not at all) to 1 (keep it)."""
+    """A rough picture to start from (SDEdit): clean `tokens` [R, K, C p p], and how strongly it binds, 0 (not at all)
+    to 1 (keep it).
+    """
 
     tokens: Tensor
     strength: float
-    where: Tensor | None = None  # [B, H, W] bool: the pixels that are the sketch's; the others are the canvas's old content
+    where: Tensor | None = (
+        None  # [B, H, W] bool: the pixels that are the sketch's; the others are the canvas's old content
+    )
     black: bool = False  # whether most of the hole is exactly black in what `tokens` show
 
 
 @dataclass(frozen=True)
 class View:
-    """The part of a large canvas that the encoder read for each hole: its `grid`, and its tokens' places in it, `index` [R, K].
+    """The part of a large canvas that the encoder read for each hole: its `grid`, and its tokens' places in it, `index`
+    [R, K].
 
-    `sizes` [R, 2] are the rows and columns of each hole's own part where they differ; `grid` is then as large as the largest.
+    `sizes` [R, 2] are the rows and columns of each hole's own part where they differ; `grid` is then as large as the
+    largest.
     """
 
     grid: Grid
@@ -40,8 +46,8 @@ class View:
 class StockTerms:
     """What only the steps of a stock model ask of a context.
 
-    `reuse` says how freely they may reuse what is known of the canvas, `kv_dtype` as what they keep it. `masked` [B, C, h, w] is the
-    canvas encoded with a grey hole, for models that were trained to fill one.
+    `reuse` says how freely they may reuse what is known of the canvas, `kv_dtype` as what they keep it. `masked` [B, C,
+    h, w] is the canvas encoded with a grey hole, for models that were trained to fill one.
     """
 
     reuse: Reuse
@@ -54,16 +60,17 @@ class Context:
     """What Encode Context hands on.
 
     `image` [B, 3, H, W] in 0..1 is the canvas as it came; `mask` [B, H, W] bool, True = hole (generate), False = keep;
-    `latent` [B, C, h, w] the canvas encoded with its hole filled smoothly; `model` the identity of the checkpoint that made it.
+    `latent` [B, C, h, w] the canvas encoded with its hole filled smoothly; `model` the identity of the checkpoint that
+    made it.
 
     Each hole is a row of its own, and `owner` [R] says in which image it lies: `hole` [R, K]; `tokens` [R, K, E] the
-    compressed context of the hole; `view` is set where the canvas is larger than the encoder's window; `negative_offset` [R, E] is
-    what the negative prompt's tokens get on top, see `negative_tokens`; `edges` [R, K, P P] in 0..1 are lines that the hole's
-    P x P px tokens shall follow.
+    compressed context of the hole; `view` is set where the canvas is larger than the encoder's window;
+    `negative_offset` [R, E] is what the negative prompt's tokens get on top, see `negative_tokens`; `edges` [R, K, P P]
+    in 0..1 are lines that the hole's P x P px tokens shall follow.
 
-    Of a soft mask, `weight` [B, H, W] in 0..1 is what the hole is blended with, and `mask` where it is not 0; `strength`
-    [R, K] in 0..1 is how much of the noise levels each token takes part in (`lazy_core.diffusion.differential`). `alpha` [B, 1, H, W] is
-    the canvas's, if any.
+    Of a soft mask, `weight` [B, H, W] in 0..1 is what the hole is blended with, and `mask` where it is not 0;
+    `strength` [R, K] in 0..1 is how much of the noise levels each token takes part in
+    (`lazy_core.diffusion.differential`). `alpha` [B, 1, H, W] is the canvas's, if any.
 
     For a `stock` model an image's holes are one row, and `tokens` are empty [B, K, 0].
     """
@@ -102,7 +109,9 @@ class Context:
 
     @property
     def negative_tokens(self) -> Tensor:
-        """The context [R, K, E] that goes with the negative prompt: guidance leads away from it (`StyleEmbedder.negative_offset`)."""
+        """The context [R, K, E] that goes with the negative prompt: guidance leads away from it
+        (`StyleEmbedder.negative_offset`).
+        """
         if self.negative_offset is None:
             return self.tokens
         return self.tokens + self.negative_offset[:, None] * self.hole.valid[..., None]

@@ -6,12 +6,15 @@ from .config import LazyConfig
 
 
 def step_flops(config: LazyConfig, tokens: int, text_tokens: int, batch: int = 1, kept_text: bool = False) -> int:
-    """Multiplications and additions of one decoder pass over `tokens` tokens and `text_tokens` text tokens (matrix products only).
+    """Multiplications and additions of one decoder pass over `tokens` tokens and `text_tokens` text tokens (matrix
+    products only).
 
     `kept_text`: the text's keys and values are there already, as in every step but an edit's first.
     """
     width, token = config.width, config.patch_size**2
-    linear = tokens * width * (config.latent_channels * token + width + config.encoder_width + config.out_channels * token)
+    linear = (
+        tokens * width * (config.latent_channels * token + width + config.encoder_width + config.out_channels * token)
+    )
     block = tokens * width * width * (4 + 2 + 2 * config.mlp_ratio)
     attention = 2 * tokens * width * (tokens + text_tokens)
     text = 0 if kept_text else text_tokens * width * (config.caption_width + width + 2 * width * config.depth)

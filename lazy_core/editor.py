@@ -27,18 +27,32 @@ from .vae.windows import decode_windows
 
 
 class LazyEditor:
-    """A checkpoint with its own text encoder and VAE, ready to edit images [B, 3, H, W] in 0..1 under masks [M, H, W] (1 = hole)."""
+    """A checkpoint with its own text encoder and VAE, ready to edit images [B, 3, H, W] in 0..1 under masks [M, H, W]
+    (1 = hole).
+    """
 
-    def __init__(self, model: LazyDiffusion, tokenizer: Tokenizer | None, identity: str = "", styles: tuple[str, ...] = ()):
+    def __init__(
+        self, model: LazyDiffusion, tokenizer: Tokenizer | None, identity: str = "", styles: tuple[str, ...] = ()
+    ):
         if model.text is None or model.vae is None or tokenizer is None:
-            raise ValueError("this checkpoint has no text encoder or no VAE of its own; use it inside ComfyUI, which brings them.")
-        self.model, self.text, self.vae, self.tokenizer, self.identity = model, model.text, model.vae, tokenizer, identity
+            raise ValueError(
+                "this checkpoint has no text encoder or no VAE of its own; use it inside ComfyUI, which brings them."
+            )
+        self.model, self.text, self.vae, self.tokenizer, self.identity = (
+            model,
+            model.text,
+            model.vae,
+            tokenizer,
+            identity,
+        )
         self.styles = styles
         self.graphs = StepGraphs()
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> LazyEditor:
-        """Read a checkpoint that brings its own text encoder and VAE, such as the shipped one. Raises CheckpointError."""
+        """Read a checkpoint that brings its own text encoder and VAE, such as the shipped one. Raises
+        CheckpointError.
+        """
         model, checkpoint = load_model(path)
         store_for_few_rows(model.to(device))
         return cls(model, checkpoint.tokenizer, checkpoint.identity, checkpoint.styles)
@@ -49,10 +63,14 @@ class LazyEditor:
         return self.vae.mean.device
 
     def encode(self, image: Tensor, mask: Tensor, style: str = "auto") -> Context:
-        """Read canvas and mask, once for many edits. `style` is one of `styles`, or auto: what the canvas shows. Raises ValueError."""
+        """Read canvas and mask, once for many edits. `style` is one of `styles`, or auto: what the canvas shows. Raises
+        ValueError.
+        """
         dtype = next(self.model.transformer.parameters()).dtype
         number = style_number(self.styles, style)
-        return encode_context(self.model.transformer, self.to_latent, image, mask, self.identity, self.device, dtype=dtype, style=number)
+        return encode_context(
+            self.model.transformer, self.to_latent, image, mask, self.identity, self.device, dtype=dtype, style=number
+        )
 
     def decode(
         self,
@@ -86,7 +104,13 @@ class LazyEditor:
         return torch.stack(same_length([part.flatten(0, 1) for part in parts]))
 
     def sampler(
-        self, context: Context, prompt: str | list[str], steps: int, cfg: float, solver: Solver = "euler", shift: float | None = None
+        self,
+        context: Context,
+        prompt: str | list[str],
+        steps: int,
+        cfg: float,
+        solver: Solver = "euler",
+        shift: float | None = None,
     ) -> Sample:
         """Make the sampler of `decode`, for `pipeline.lazy_decode`."""
         config, device = self.model.config, self.device

@@ -24,7 +24,9 @@ class Grid:
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 1:
-            raise ValueError(f"image is {self.width} x {self.height} px, expected at least one pixel. Check the node that made it.")
+            raise ValueError(
+                f"image is {self.width} x {self.height} px, expected at least one pixel. Check the node that made it."
+            )
 
     @property
     def token_pixels(self) -> int:
@@ -83,7 +85,12 @@ class Box:
         rows, cols = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
         if len(rows) == 0:
             return None
-        top, bottom, left, right = int(rows[0]) - margin, int(rows[-1]) + 1 + margin, int(cols[0]) - margin, int(cols[-1]) + 1 + margin
+        top, bottom, left, right = (
+            int(rows[0]) - margin,
+            int(rows[-1]) + 1 + margin,
+            int(cols[0]) - margin,
+            int(cols[-1]) + 1 + margin,
+        )
         return cls(max(top, 0), max(left, 0), min(bottom, height), min(right, width))
 
     def cut(self, image: Any) -> Any:
@@ -116,11 +123,21 @@ class Box:
 
     def within(self, other: Box) -> Box:
         """What of it lies in the other."""
-        return Box(max(self.top, other.top), max(self.left, other.left), min(self.bottom, other.bottom), min(self.right, other.right))
+        return Box(
+            max(self.top, other.top),
+            max(self.left, other.left),
+            min(self.bottom, other.bottom),
+            min(self.right, other.right),
+        )
 
     def aligned(self, side: int) -> Box:
         """The smallest box around it that starts and ends at multiples of `side`."""
-        return Box(self.top // side * side, self.left // side * side, -(-self.bottom // side) * side, -(-self.right // side) * side)
+        return Box(
+            self.top // side * side,
+            self.left // side * side,
+            -(-self.bottom // side) * side,
+            -(-self.right // side) * side,
+        )
 
     def divided(self, side: int) -> Box:
         """The inverse of `times`, for a box that is `aligned`."""
@@ -141,11 +158,18 @@ class Box:
 
     def overlaps(self, other: Box) -> bool:
         """Tell whether two boxes share a cell."""
-        return self.top < other.bottom and other.top < self.bottom and self.left < other.right and other.left < self.right
+        return (
+            self.top < other.bottom and other.top < self.bottom and self.left < other.right and other.left < self.right
+        )
 
     def union(self, other: Box) -> Box:
         """The smallest box around both."""
-        return Box(min(self.top, other.top), min(self.left, other.left), max(self.bottom, other.bottom), max(self.right, other.right))
+        return Box(
+            min(self.top, other.top),
+            min(self.left, other.left),
+            max(self.bottom, other.bottom),
+            max(self.right, other.right),
+        )
 
 
 def merged(boxes: list[Box]) -> list[Box]:

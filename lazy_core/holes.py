@@ -1,8 +1,8 @@
 """Which of a mask's holes are edits of their own: a row of tokens for each (docs/masks.md).
 
-Holes are told apart in cells of half a token: what lies in cells that touch is one hole, so that gaps of a brush are closed.
-A speck, too small to show anything, belongs to what lies within its reach. Of what is left there are at most `MOST` in an
-image; beyond that those are joined that lie nearest to each other.
+Holes are told apart in cells of half a token: what lies in cells that touch is one hole, so that gaps of a brush are
+closed. A speck, too small to show anything, belongs to what lies within its reach. Of what is left there are at most
+`MOST` in an image; beyond that those are joined that lie nearest to each other.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ NEVER = np.iinfo(np.int64).max
 
 
 def hole_rows(hole: Tensor, grid: Grid, window: int | None = None) -> HoleTokens:
-    """Pixel holes [B, H, W] bool -> a row of tokens [R, K] for each hole, image by image; an image without a hole has none.
+    """Pixel holes [B, H, W] bool -> a row of tokens [R, K] for each hole, image by image; an image without a hole has
+    none.
 
-    Where each image has exactly one hole these are `HoleTokens.of` its tokens, a row for each image. `window`: tokens a side
-    that the encoder reads around a hole; specks are joined as long as they share one.
+    Where each image has exactly one hole these are `HoleTokens.of` its tokens, a row for each image. `window`: tokens a
+    side that the encoder reads around a hole; specks are joined as long as they share one.
     """
     parts = [(image, tokens) for image, own in enumerate(hole) for tokens in separate(own, grid, window)]
     if [image for image, _ in parts] == list(range(len(hole))):
@@ -62,8 +63,8 @@ def separate(hole: Tensor, grid: Grid, window: int | None) -> list[np.ndarray]:
 
 
 class Groups:
-    """Holes on their way to becoming rows: `group` [n] of each hole; of each group its box from `low` to `high` [g, 2] in
-    cells, and the side of its `largest` hole [g].
+    """Holes on their way to becoming rows: `group` [n] of each hole; of each group its box from `low` to `high` [g, 2]
+    in cells, and the side of its `largest` hole [g].
 
     What is joined is what makes the box around it grow least, as that is what the encoder has to read.
     """
@@ -71,14 +72,18 @@ class Groups:
     def __init__(self, group: np.ndarray, low: np.ndarray, high: np.ndarray, largest: np.ndarray, shared: int):
         self.group, self.low, self.high, self.largest, self.shared = group, low, high, largest, shared
         count = len(low)
-        self.growth = np.full((count, count), NEVER)  # of the box around two groups; of two that grow as much, the smaller one
+        self.growth = np.full(
+            (count, count), NEVER
+        )  # of the box around two groups; of two that grow as much, the smaller one
         self.speck = np.zeros((count, count), dtype=bool)  # whether two groups are joined because of a speck
         for one in range(count):
             self.compare(one)
 
     @classmethod
     def of(cls, boxes: np.ndarray, shared: int) -> Groups:
-        """From the holes' boxes [n, 4] (top, left, bottom, right) in cells; specks are joined within `shared` cells a side."""
+        """From the holes' boxes [n, 4] (top, left, bottom, right) in cells; specks are joined within `shared` cells a
+        side.
+        """
         group, square = np.arange(len(boxes)), REACH
         while group.max() >= MANY:
             centre = (boxes[:, :2] + boxes[:, 2:]) // (2 * square)
@@ -119,18 +124,21 @@ class Groups:
         growth[(self.largest == 0) | (self.largest[one] == 0)] = NEVER
         growth[one] = NEVER
         gap = (np.maximum(self.low, self.low[one]) - np.minimum(self.high, self.high[one])).max(1)
-        most = np.maximum(self.shared, np.where(largest > SPECK, largest + 2 * REACH, 0))  # or specks would draw a large hole across
+        most = np.maximum(
+            self.shared, np.where(largest > SPECK, largest + 2 * REACH, 0)
+        )  # or specks would draw a large hole across
         speck = (np.minimum(self.largest, self.largest[one]) <= SPECK) & (gap <= REACH) & ((high - low).max(1) <= most)
         self.growth[one], self.growth[:, one] = growth, growth
         self.speck[one], self.speck[:, one] = speck, speck
 
 
 def windows_around(hole: HoleTokens, grid: Grid, window: int | None) -> list[Box]:
-    """For each row the box in tokens that the encoder reads: `window` tokens a side around the hole, more for a hole that is larger.
+    """For each row the box in tokens that the encoder reads: `window` tokens a side around the hole, more for a hole
+    that is larger.
 
-    All of one size where each image has one hole (`owner` None), else each as large as its own hole asks for. Empty where all are the whole canvas. The
-    encoder's cost then follows the holes, wherever they lie, and a model meets no position that it was not trained on, however large the
-    canvas (the paper's encoder is quadratic in it, section 5).
+    All of one size where each image has one hole (`owner` None), else each as large as its own hole asks for. Empty
+    where all are the whole canvas. The encoder's cost then follows the holes, wherever they lie, and a model meets no
+    position that it was not trained on, however large the canvas (the paper's encoder is quadratic in it, section 5).
     """
     if window is None or not len(hole.index):
         return []

@@ -16,7 +16,9 @@ Shape = Literal["circle", "square"]
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 
 
-FLOOR = 4 / 255  # of a soft mask: up to here it is 0, from 1 - FLOOR on 1, so that a blur's long tail does not grow the hole
+FLOOR = (
+    4 / 255
+)  # of a soft mask: up to here it is 0, from 1 - FLOOR on 1, so that a blur's long tail does not grow the hole
 
 
 def holes_of(mask: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -55,7 +57,8 @@ LEVELS = 16  # that a soft mask is grown at, where it has more values than these
 
 
 def dilate(mask: Tensor, pixels: int, shape: Shape = "circle", fill: bool = False) -> Tensor:
-    """Grow every hole of a mask [B, H, W] by `pixels` px, and `fill` what a hole encloses. Returns float in 0..1, a new tensor.
+    """Grow every hole of a mask [B, H, W] by `pixels` px, and `fill` what a hole encloses. Returns float in 0..1, a new
+    tensor.
 
     A soft mask grows at each of its values (greyscale dilation by threshold decomposition): a pixel gets the highest
     value within reach. Of more than `LEVELS` values the grown part takes the next lower of that many.
@@ -96,12 +99,16 @@ def in_cells(flags: Tensor, side: int) -> Tensor:
     height, width = flags.shape[-2:]
     if height % side or width % side:
         flags = F.pad(flags, (0, -width % side, 0, -height % side))
-    found = flags.view(torch.uint8).unflatten(-2, (-1, side)).amax(-2)  # whole rows first: that is read at memory's speed
+    found = (
+        flags.view(torch.uint8).unflatten(-2, (-1, side)).amax(-2)
+    )  # whole rows first: that is read at memory's speed
     return found.unflatten(-1, (-1, side)).amax(-1) > 0
 
 
 def hole_token_mask(hole: Tensor, grid: Grid) -> Tensor:
-    """Pixel holes [B, H, W] bool -> hole tokens [B, N] bool by max-pooling: any masked pixel makes its token a hole (section 3.1)."""
+    """Pixel holes [B, H, W] bool -> hole tokens [B, N] bool by max-pooling: any masked pixel makes its token a hole
+    (section 3.1).
+    """
     return in_cells(hole, grid.token_pixels).flatten(1)
 
 
@@ -114,7 +121,9 @@ COARSE = 16  # px a side of the cells in which holes are looked for, and in whic
 
 
 def boxes_of(hole: Tensor, margin: int = 0) -> list[Box]:
-    """Disjoint boxes that hold the holes of [H, W] bool; the `margin` px around, where they are on the canvas, are in them, and kept."""
+    """Disjoint boxes that hold the holes of [H, W] bool; the `margin` px around, where they are on the canvas, are in
+    them, and kept.
+    """
     labels, _ = ndimage.label(in_cells(hole, COARSE).cpu().numpy(), structure=np.ones((3, 3)))  # type: ignore[misc]
     found = [Box(rows.start, cols.start, rows.stop, cols.stop) for rows, cols in ndimage.find_objects(labels)]
     canvas = Box(0, 0, *hole.shape)

@@ -33,7 +33,8 @@ def initialise(model: nn.Module, generator: torch.Generator | None = None) -> No
     """Fresh weights for training from scratch.
 
     Xavier for matrices as in DiT; the modulation, cross-attention's and the last layer's output start at zero, so that
-    every decoder block begins near the identity and the first loss is that of predicting the mean (PixArt-alpha, DiT section 3.2).
+    every decoder block begins near the identity and the first loss is that of predicting the mean (PixArt-alpha, DiT
+    section 3.2).
     """
     for name, parameter in model.named_parameters():
         if name.startswith("vae."):
@@ -48,7 +49,8 @@ def initialise(model: nn.Module, generator: torch.Generator | None = None) -> No
             nn.init.xavier_uniform_(parameter, generator=generator)
     for module in model.modules():
         if isinstance(module, LazyDecoder):
-            # [I | V]: noise tokens pass as they are, the context is added through a small V that starts to learn at once.
+            # [I | V]: noise tokens pass as they are, the context is added through a small V that starts to learn at
+            # once.
             module.context_embedder.get_parameter("weight")[:, : module.config.width] = torch.eye(module.config.width)
 
 

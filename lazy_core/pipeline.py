@@ -28,9 +28,11 @@ Sample = Callable[[Tensor, Tensor, float], Tensor]
 
 
 DecodeHole = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""VAE decoder around the hole: (latent [B, C, h, w], canvas [B, 3, H', W'] in 0..1, touched latents [B, h, w] bool) -> [B, 3, H', W'].
+"""VAE decoder around the hole: (latent [B, C, h, w], canvas [B, 3, H', W'] in 0..1, touched latents [B, h, w] bool) ->
+[B, 3, H', W'].
 
-Right in the hole and on the latents next to it; elsewhere it is anything."""
+Right in the hole and on the latents next to it; elsewhere it is anything.
+"""
 
 
 @torch.inference_mode()
@@ -47,10 +49,11 @@ def encode_context(
 ) -> Context:
     """Image [B, 3, H, W] in 0..1 and mask [M, H, W] (1 = hole, 0 = keep) -> Context, on the CPU.
 
-    Each hole is a row (`holes.hole_rows`). One VAE encode, and one call of the context encoder for each size of window; none where no
-    mask has a hole. `model` names the checkpoint, `to_model` scales the VAE's latents to what the model was trained on; everything in a Context is in the VAE's units. `dtype` is what
-    the encoder computes in; None: as the latents come. `style` is the number of a drawing style to follow; None: what the canvas shows.
-    Raises ValueError for sizes that do not match, NaN, or an image smaller than a token.
+    Each hole is a row (`holes.hole_rows`). One VAE encode, and one call of the context encoder for each size of window;
+    none where no mask has a hole. `model` names the checkpoint, `to_model` scales the VAE's latents to what the model
+    was trained on; everything in a Context is in the VAE's units. `dtype` is what the encoder computes in; None: as the
+    latents come. `style` is the number of a drawing style to follow; None: what the canvas shows. Raises ValueError for
+    sizes that do not match, NaN, or an image smaller than a token.
     """
     config = transformer.config
     canvas = Canvas.of(image, mask, config.latent_scale, config.patch_size)
@@ -63,7 +66,9 @@ def encode_context(
     latents, masks = (x.to(device=device, dtype=dtype) for x in (to_model(latent), latent_mask(canvas.hole, grid)))
     tokens, negative_offset = read_holes(transformer, latents, masks, hole.to(device), grid, boxes, style)
     view = view_of(hole, grid, boxes) if boxes else None
-    context = Context(model, grid, canvas.image, canvas.hole, latent.cpu(), hole, tokens, view=view, negative_offset=negative_offset)
+    context = Context(
+        model, grid, canvas.image, canvas.hole, latent.cpu(), hole, tokens, view=view, negative_offset=negative_offset
+    )
     return with_soft_mask(context, canvas.weight)
 
 
@@ -83,11 +88,12 @@ def read_holes(
     boxes: list[Box],
     style: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Canvas latent [B, C, h, w], mask [B, 1, h, w] -> context [R, K, E] and `Context.negative_offset` [R, E] of each hole, on the CPU.
+    """Canvas latent [B, C, h, w], mask [B, 1, h, w] -> context [R, K, E] and `Context.negative_offset` [R, E] of each
+    hole, on the CPU.
 
-    Each row is read through its own of `boxes` (`windows_around`), all of one size in one call. Another hole in its window
-    is no hole to it, but what the canvas's smooth fill shows there: models are trained with one hole, and draw what was
-    asked for half as often beside a second one.
+    Each row is read through its own of `boxes` (`windows_around`), all of one size in one call. Another hole in its
+    window is no hole to it, but what the canvas's smooth fill shows there: models are trained with one hole, and draw
+    what was asked for half as often beside a second one.
     """
     boxes = boxes or [Box(0, 0, grid.rows, grid.cols)] * len(hole.index)
     same_size: dict[tuple[int, int], list[int]] = {}
@@ -99,7 +105,9 @@ def read_holes(
         window_grid = windows[0].grid(grid)
         in_window = HoleTokens(hole.index[rows], hole.valid[rows], hole.total).within(grid.cols, windows)
         cells = [box.times(grid.patch) for box in windows]
-        canvas, masked = (torch.cat([box.cut(x[i : i + 1]) for box, i in zip(cells, images, strict=True)]) for x in (latent, mask))
+        canvas, masked = (
+            torch.cat([box.cut(x[i : i + 1]) for box, i in zip(cells, images, strict=True)]) for x in (latent, mask)
+        )
         masked = masked * in_window.cells(window_grid.cols, grid.patch).to(masked)
         coordinates = grid_coordinates(window_grid, transformer.config, latent.device)
         encoded = transformer.context_encoder(canvas, masked, in_window, coordinates, style)
@@ -118,7 +126,9 @@ def view_of(hole: HoleTokens, grid: Grid, boxes: list[Box]) -> View:
 
 
 def tokens_read(config: LazyConfig, mask: Tensor, images: int) -> int:
-    """How many tokens the context encoder reads for a batch of `images` under masks [M, H, W]: its memory follows them."""
+    """How many tokens the context encoder reads for a batch of `images` under masks [M, H, W]: its memory follows
+    them.
+    """
     grid = Grid(mask.shape[-2], mask.shape[-1], config.latent_scale, config.patch_size)
     hole = hole_rows(holes_of(mask)[0], grid, config.window)
     boxes = windows_around(hole, grid, config.window)
@@ -139,11 +149,12 @@ def encode_canvas(
     fill: bool = False,
     kv_dtype: KVDtype = "model",
 ) -> Context:
-    """`encode_context` for a stock transformer: no encoder runs, as visible tokens take part in the steps themselves (`kv.policy`).
+    """`encode_context` for a stock transformer: no encoder runs, as visible tokens take part in the steps themselves
+    (`kv.policy`).
 
-    `scale` px make a latent's side, `patch` latents a token's. With `fill` the canvas is encoded a second time with its hole
-    mid-grey, as inpainting models want to see it. `reuse` and `kv_dtype` are for its steps (`StockTerms`).
-    Raises ValueError like `encode_context`.
+    `scale` px make a latent's side, `patch` latents a token's. With `fill` the canvas is encoded a second time with its
+    hole mid-grey, as inpainting models want to see it. `reuse` and `kv_dtype` are for its steps (`StockTerms`). Raises
+    ValueError like `encode_context`.
     """
     canvas = Canvas.of(image, mask, scale, patch)
     hole = HoleTokens.of(hole_token_mask(canvas.hole, canvas.grid))
@@ -152,13 +163,19 @@ def encode_canvas(
     latent = encode_image(canvas.filled()).cpu()
     masked = encode_image(canvas.greyed()).cpu() if fill else None
     tokens = canvas.image.new_zeros(len(canvas.image), hole.count, 0)
-    context = Context(model, canvas.grid, canvas.image, canvas.hole, latent, hole, tokens, stock=StockTerms(reuse, kv_dtype, masked))
+    context = Context(
+        model, canvas.grid, canvas.image, canvas.hole, latent, hole, tokens, stock=StockTerms(reuse, kv_dtype, masked)
+    )
     return with_soft_mask(context, canvas.weight)
 
 
 def with_soft_mask(context: Context, weight: Tensor | None) -> Context:
     """The context with the weight [B, H, W] of a soft mask; None: as it is."""
-    return context if weight is None else context.with_(weight=weight, strength=token_strength(weight, context.hole, context.grid))
+    return (
+        context
+        if weight is None
+        else context.with_(weight=weight, strength=token_strength(weight, context.hole, context.grid))
+    )
 
 
 @torch.inference_mode()
@@ -242,7 +259,9 @@ def grid_noise(context: Context, seed: int) -> Tensor:
 
 
 def hole_noise(context: Context, seed: int) -> Tensor:
-    """Noise [R, K, C p p], drawn for the whole grid and then gathered: a grown mask leaves old tokens' noise as it was."""
+    """Noise [R, K, C p p], drawn for the whole grid and then gathered: a grown mask leaves old tokens' noise as it
+    was.
+    """
     return context.hole.cut(grid_noise(context, seed), context.grid.patch)
 
 

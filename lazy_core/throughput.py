@@ -11,15 +11,19 @@ from torch import Tensor
 from .cost import step_flops
 from .networks.decoder import LazyDecoder
 
-MOST_TOKENS = 1024  # a block is timed on no more; beyond, time follows the counted operations, as all products are large by then
+MOST_TOKENS = (
+    1024  # a block is timed on no more; beyond, time follows the counted operations, as all products are large by then
+)
 REPEATS, ENOUGH_SECONDS = 3, 0.3
 _MEASURED: dict[tuple[object, ...], float] = {}
 
 
 def step_seconds(decoder: LazyDecoder, tokens: int, text_tokens: int, images: int, dtype: torch.dtype) -> float:
-    """Estimate the seconds of a decoder step on `tokens` tokens of each of `images` images (branches of guidance included), on the CPU.
+    """Estimate the seconds of a decoder step on `tokens` tokens of each of `images` images (branches of guidance
+    included), on the CPU.
 
-    One of the decoder's blocks is timed once per process, size and dtype (some tenths of a second at most), and scaled to the whole step.
+    One of the decoder's blocks is timed once per process, size and dtype (some tenths of a second at most), and scaled
+    to the whole step.
     """
     config, timed = decoder.config, min(tokens, MOST_TOKENS)
     branches = min(images, 2)

@@ -52,7 +52,9 @@ class HoleTokens:
 
     @classmethod
     def of(cls, mask: Tensor, count: int | None = None) -> HoleTokens:
-        """From a bool mask [B, N], True = hole token. With `count`, a K that no hole exceeds, nothing is read from the device."""
+        """From a bool mask [B, N], True = hole token. With `count`, a K that no hole exceeds, nothing is read from the
+        device.
+        """
         counts = mask.sum(1)
         largest = count if count is not None else int(counts.max()) if len(counts) else 0
         valid = torch.arange(largest, device=mask.device)[None] < counts[:, None]
@@ -91,13 +93,17 @@ class HoleTokens:
         return taken * self.valid[..., None].to(taken.dtype)
 
     def cut(self, latent: Tensor, patch: int) -> Tensor:
-        """[B, C, h, w] -> [R, K, C * patch * patch]: `gather` of its tokens, without making those that are not in the hole."""
+        """[B, C, h, w] -> [R, K, C * patch * patch]: `gather` of its tokens, without making those that are not in the
+        hole.
+        """
         cells, image = in_patches(latent, patch), self.owners.to(latent.device)[:, None]
         taken = cells[image, :, self.index // cells.shape[4], :, self.index % cells.shape[4]]  # [R, K, C, patch, patch]
         return taken.flatten(2) * self.valid[..., None].to(taken.dtype)
 
     def scatter(self, tokens: Tensor, latent: Tensor, patch: int) -> Tensor:
-        """[R, K, C * patch * patch] written over [B, C, h, w] at the hole; returns a new tensor, all else bit-identical."""
+        """[R, K, C * patch * patch] written over [B, C, h, w] at the hole; returns a new tensor, all else
+        bit-identical.
+        """
         result = latent.clone(memory_format=torch.contiguous_format)
         cells, (row, slot) = in_patches(result, patch), self.valid.nonzero(as_tuple=True)
         index, image = self.index[row, slot], row if self.owner is None else self.owner[row]
@@ -106,7 +112,8 @@ class HoleTokens:
         return result
 
     def within(self, cols: int, windows: list[Box], width: int | None = None) -> HoleTokens:
-        """The same tokens of a grid of `cols` columns, counted in each row's own of `windows`, all of one size, that contain them.
+        """The same tokens of a grid of `cols` columns, counted in each row's own of `windows`, all of one size, that
+        contain them.
 
         `width`: columns to count them in instead of the windows' own, for windows that differ in size.
         """

@@ -1,4 +1,6 @@
-"""ComfyUI nodes: each a schema and a few lines; what is computed is in `lazy_core`, what the host hides is in `host`."""
+"""ComfyUI nodes: each a schema and a few lines; what is computed is in `lazy_core`, what the host hides is in
+`host`.
+"""
 
 from __future__ import annotations
 
@@ -26,4 +28,12 @@ class LazyDiffusionExtension(ComfyExtension):
         report_version()
         when_freed(forget_caches)
         register_model_folder()  # not in on_load: ComfyUI 0.3.75 never calls it
-        return [LazyModelLoader, LazyMaskDilate, LazyEncodeContext, LazySketchCondition, LazyDecode, LazyCanvas, LazyResult]
+        return [
+            LazyModelLoader,
+            LazyMaskDilate,
+            LazyEncodeContext,
+            LazySketchCondition,
+            LazyDecode,
+            LazyCanvas,
+            LazyResult,
+        ]

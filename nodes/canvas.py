@@ -17,7 +17,20 @@ class LazyCanvas(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            ["inpaint", "mask", "paint", "edit", "local edit", "canvas", "painter", "局部重绘", "修补", "涂抹", "画布", "编辑"],
+            [
+                "inpaint",
+                "mask",
+                "paint",
+                "edit",
+                "local edit",
+                "canvas",
+                "painter",
+                "局部重绘",
+                "修补",
+                "涂抹",
+                "画布",
+                "编辑",
+            ],
             node_id="LazyCanvas",
             display_name="Lazy Canvas",
             category="lazydiffusion",
@@ -26,18 +39,30 @@ class LazyCanvas(io.ComfyNode):
                 "Mask: 1 = hole (generate), 0 = keep."
             ),
             inputs=[
-                io.Image.Input("image", optional=True, tooltip="A picture to start from, where nothing was opened in the canvas itself."),
-                io.Mask.Input("mask", optional=True, tooltip="Added to the painted mask: 1 = hole (generate), 0 = keep."),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="A picture to start from, where nothing was opened in the canvas itself.",
+                ),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="Added to the painted mask: 1 = hole (generate), 0 = keep."
+                ),
                 *(io.String.Input(name, default="", socketless=True, tooltip=tip) for name, tip in FILES.items()),
                 io.Int.Input("width", default=512, min=16, max=8192, tooltip="Width of a blank canvas, in pixels."),
                 io.Int.Input("height", default=512, min=16, max=8192, tooltip="Height of a blank canvas, in pixels."),
-                io.String.Input("color", default="#c8c8c8", socketless=True, tooltip="Colour of a blank canvas, as #rrggbb."),
+                io.String.Input(
+                    "color", default="#c8c8c8", socketless=True, tooltip="Colour of a blank canvas, as #rrggbb."
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="IMAGE", tooltip="The canvas."),
                 io.Mask.Output(display_name="MASK", tooltip="The painted mask: 1 = hole (generate), 0 = keep."),
-                io.Image.Output(display_name="SKETCH", tooltip="The canvas with the painted colours, for Sketch Condition."),
-                EditType.Output(display_name="EDIT", tooltip="For Lazy Result: canvas and mask, so that nothing changes outside it."),
+                io.Image.Output(
+                    display_name="SKETCH", tooltip="The canvas with the painted colours, for Sketch Condition."
+                ),
+                EditType.Output(
+                    display_name="EDIT", tooltip="For Lazy Result: canvas and mask, so that nothing changes outside it."
+                ),
             ],
         )
 
@@ -89,12 +114,18 @@ class LazyResult(io.ComfyNode):
             category="lazydiffusion",
             description="Shows the edited picture in the Lazy Canvas that it came from, to be accepted or not.",
             inputs=[
-                io.Image.Input("image", tooltip="The edited picture, as large as the canvas; a batch is several results."),
+                io.Image.Input(
+                    "image", tooltip="The edited picture, as large as the canvas; a batch is several results."
+                ),
                 EditType.Input(
-                    "edit", optional=True, tooltip="From Lazy Canvas: where its mask is 0 (keep), the result is the canvas to the bit."
+                    "edit",
+                    optional=True,
+                    tooltip="From Lazy Canvas: where its mask is 0 (keep), the result is the canvas to the bit.",
                 ),
             ],
-            outputs=[io.Image.Output(display_name="IMAGE", tooltip="The result, for Save Image or whatever comes next.")],
+            outputs=[
+                io.Image.Output(display_name="IMAGE", tooltip="The result, for Save Image or whatever comes next.")
+            ],
             is_output_node=True,
         )
 

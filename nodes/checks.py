@@ -17,17 +17,26 @@ Execute = TypeVar("Execute", bound=Callable[..., Any])
 
 def is_conditioning(value: Any) -> bool:
     """Whether it is the host's [[text, {...}], ...]."""
-    return isinstance(value, list) and bool(value) and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in value)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in value)
+    )
 
 
 SOCKETS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "IMAGE": (lambda value: isinstance(value, Tensor), "Connect Load Image, or another node that makes one."),
-    "MASK": (lambda value: isinstance(value, Tensor), "Connect the MASK of Load Image, or another node that makes one."),
+    "MASK": (
+        lambda value: isinstance(value, Tensor),
+        "Connect the MASK of Load Image, or another node that makes one.",
+    ),
     "MODEL": (lambda value: hasattr(value, "model_options"), "Connect the MODEL of Load Lazy Model."),
     "VAE": (lambda value: value is None or hasattr(value, "first_stage_model"), "Connect the VAE of Load Lazy Model."),
     "CONDITIONING": (is_conditioning, "Connect CLIP Text Encode."),
 }
-"""For each type: what has it, and where it comes from. A VAE that is None comes from a checkpoint without one (`host.vae.check_vae`)."""
+"""For each type: what has it, and where it comes from. A VAE that is None comes from a checkpoint without one
+(`host.vae.check_vae`).
+"""
 
 
 def hides_tokens(mask: Tensor) -> bool:
@@ -36,7 +45,9 @@ def hides_tokens(mask: Tensor) -> bool:
 
 
 def check_socket(kind: str, **inputs: Any) -> None:
-    """Raises ValueError for an input that is not of the type `kind` of `SOCKETS`; the page cannot send one, a caller of the API can."""
+    """Raises ValueError for an input that is not of the type `kind` of `SOCKETS`; the page cannot send one, a caller of
+    the API can.
+    """
     fits, remedy = SOCKETS[kind]
     for name, value in inputs.items():
         if not fits(value):
@@ -55,7 +66,9 @@ def check_choice(offered: Sequence[str], **inputs: Any) -> None:
 
 
 def check_number(least: float, most: float, **inputs: Any) -> None:
-    """Raises ValueError for NaN, which no comparison of the host's refuses, and for what is not a number from `least` to `most`."""
+    """Raises ValueError for NaN, which no comparison of the host's refuses, and for what is not a number from `least`
+    to `most`.
+    """
     for name, value in inputs.items():
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or math.isnan(value) or not least <= value <= most:

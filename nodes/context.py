@@ -35,47 +35,73 @@ class LazyEncodeContext(io.ComfyNode):
             node_id="LazyEncodeContext",
             display_name="Encode Context",
             category="lazydiffusion",
-            description="Inpainting, first part: reads the canvas and its painted mask once and keeps what the hole needs to know. "
-            "Use one CONTEXT for many local edits.",
+            description=(
+                "Inpainting, first part: reads the canvas and its painted mask once and keeps what the hole needs to"
+                " know. Use one CONTEXT for many local edits."
+            ),
             inputs=[
-                io.Model.Input("model", tooltip="From Load Lazy Model; or Flux, Chroma, Qwen-Image, Z-Image, SD3, PixArt as they are."),
+                io.Model.Input(
+                    "model",
+                    tooltip="From Load Lazy Model; or Flux, Chroma, Qwen-Image, Z-Image, SD3, PixArt as they are.",
+                ),
                 io.Vae.Input("vae", tooltip="The model's VAE."),
                 io.Image.Input("image", tooltip="The canvas. Pixels outside the mask come back bit-identical."),
                 io.Mask.Input(
                     "mask",
-                    tooltip="1 = hole (generate), 0 = keep. Each separate hole is an edit of its own: the prompt is drawn in every one.",
+                    tooltip=(
+                        "1 = hole (generate), 0 = keep. Each separate hole is an edit of its own: the prompt is drawn"
+                        " in every one."
+                    ),
                 ),
                 Choice(
                     "reuse",
                     options=list(REUSES),
                     default="balanced",
                     optional=True,
-                    tooltip="For checkpoints not made for lazy edits: how often steps look at the whole canvas again. exact: always.",
+                    tooltip=(
+                        "For checkpoints not made for lazy edits: how often steps look at the whole canvas again."
+                        " exact: always."
+                    ),
                 ),
                 Choice(
                     "kv_dtype",
                     options=list(KV_DTYPES),
                     default="model",
                     optional=True,
-                    tooltip="For checkpoints not made for lazy edits: how keys and values are kept. fp8: half the memory, less exact.",
+                    tooltip=(
+                        "For checkpoints not made for lazy edits: how keys and values are kept. fp8: half the memory,"
+                        " less exact."
+                    ),
                 ),
                 io.Combo.Input(
                     "style",
                     options=list(STYLES),
                     default="auto",
                     optional=True,
-                    tooltip="The drawing style of what is generated. auto: that of the canvas; 3d where nothing is drawn.",
+                    tooltip=(
+                        "The drawing style of what is generated. auto: that of the canvas; 3d where nothing is drawn."
+                    ),
                 ),
             ],
             outputs=[
-                ContextType.Output(display_name="CONTEXT", tooltip="For Lazy Decode and Sketch Condition; good for any prompt and seed.")
+                ContextType.Output(
+                    display_name="CONTEXT",
+                    tooltip="For Lazy Decode and Sketch Condition; good for any prompt and seed.",
+                )
             ],
         )
 
     @classmethod
     @explains_memory
     def execute(
-        cls, model: Any, vae: Any, image: Tensor, mask: Tensor, reuse: Any = "balanced", kv_dtype: Any = "model", style: str = "auto"
+        cls,
+        model: Any,
+        vae: Any,
+        image: Tensor,
+        mask: Tensor,
+        reuse: Any = "balanced",
+        kv_dtype: Any = "model",
+        style: str = "auto",
     ) -> io.NodeOutput:
         start = time.perf_counter()
         reuse, kv_dtype, style = reuse or "balanced", kv_dtype or "model", style or "auto"
@@ -90,7 +116,9 @@ class LazyEncodeContext(io.ComfyNode):
         mask, said = painted(picture, to_mask(mask))
         engine = engine_of(model)
         encoding = engine.encoding(vae, picture, mask, style)
-        if not bool((mask > FLOOR).any()):  # nothing to encode: neither a run of the encoder nor worth a place in the cache
+        if not bool(
+            (mask > FLOOR).any()
+        ):  # nothing to encode: neither a run of the encoder nor worth a place in the cache
             context, ran = encoding.make(), False
         else:
             context, ran = CACHE.get_or_make(content_key(picture.movedim(1, -1), mask, encoding.key), encoding.make)

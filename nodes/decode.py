@@ -45,8 +45,10 @@ class LazyDecode(io.ComfyNode):
             node_id="LazyDecode",
             display_name="Lazy Decode",
             category="lazydiffusion",
-            description="Inpaints: generates the hole, and only the hole, so that a local edit costs what its hole costs. "
-            "Outside the mask nothing changes.",
+            description=(
+                "Inpaints: generates the hole, and only the hole, so that a local edit costs what its hole costs. "
+                "Outside the mask nothing changes."
+            ),
             inputs=[
                 io.Model.Input("model", tooltip="The model that made the CONTEXT."),
                 io.Vae.Input("vae", tooltip="The VAE that made the CONTEXT."),
@@ -68,7 +70,14 @@ class LazyDecode(io.ComfyNode):
                     max=1000,
                     tooltip="Denoising steps. 0: as many as suit the model, 4 for the shipped one, 20 for others.",
                 ),
-                io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, tooltip="How strongly the prompt counts; 1 is fastest."),
+                io.Float.Input(
+                    "cfg",
+                    default=3.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="How strongly the prompt counts; 1 is fastest.",
+                ),
                 Choice("sampler_name", options=SAMPLERS, default="euler", tooltip="Any of the host's samplers."),
                 Choice("scheduler", options=SCHEDULERS, default="simple", tooltip="Any of the host's schedulers."),
                 io.Float.Input(
@@ -83,17 +92,25 @@ class LazyDecode(io.ComfyNode):
                     "blend",
                     options=list(AUTO_BLENDS),
                     default="auto",
-                    tooltip="How the hole meets the canvas: paste, fade, or match colours along the border (auto, for the shipped model).",
+                    tooltip=(
+                        "How the hole meets the canvas: paste, fade, or match colours along the border (auto, for the"
+                        " shipped model)."
+                    ),
                 ),
                 Choice(
                     "vae_decode",
                     options=list(VAE_DECODES),
                     default="lazy",
                     optional=True,
-                    tooltip="lazy: only around the hole; with a stock VAE from the canvas's second edit on. full: the whole picture.",
+                    tooltip=(
+                        "lazy: only around the hole; with a stock VAE from the canvas's second edit on. full: the whole"
+                        " picture."
+                    ),
                 ),
                 io.Image.Input(
-                    "image", optional=True, tooltip="The canvas, for when this node is bypassed: it is then passed on. Otherwise not used."
+                    "image",
+                    optional=True,
+                    tooltip="The canvas, for when this node is bypassed: it is then passed on. Otherwise not used.",
                 ),
             ],
             outputs=[
@@ -137,9 +154,13 @@ class LazyDecode(io.ComfyNode):
         decode_image = decoder(vae)
         decode_hole = hole_decoder(vae, decode_image) if vae_decode == "lazy" else None
         said = examine(model, positive, negative, known.stock and known.stock.reuse, known.strength is not None)
-        result, latent = lazy_decode(known, sample, canvas_encoder(vae), decode_image, seed, denoise, blend, decode_hole)
+        result, latent = lazy_decode(
+            known, sample, canvas_encoder(vae), decode_image, seed, denoise, blend, decode_hole
+        )
         untouched = denoise <= 0 and known.sketch is None
-        pixels = with_alpha(result, known if not untouched else known.with_(mask=torch.zeros_like(known.mask), weight=None))
+        pixels = with_alpha(
+            result, known if not untouched else known.with_(mask=torch.zeros_like(known.mask), weight=None)
+        )
         figures = {
             "hole_tokens": known.hole_tokens,
             "all_tokens": known.hole.total,
@@ -164,7 +185,9 @@ class LazyDecode(io.ComfyNode):
         check_number(0, 1, denoise=denoise)
 
     @classmethod
-    def tell(cls, engine: Engine, known: Context, positive: list, negative: list, denoise: float, image: Any) -> list[messages.Message]:
+    def tell(
+        cls, engine: Engine, known: Context, positive: list, negative: list, denoise: float, image: Any
+    ) -> list[messages.Message]:
         found = [*messages.of_prompts(positive, negative), *engine.messages(known), *messages.of_start(known, denoise)]
         return found if same_picture(image, known.image) else [*found, messages.message("other_image")]
 

@@ -1,4 +1,6 @@
-"""What a MODEL brings to an edit. Nodes ask `engine_of` once: all that differs between our models and stock ones is here."""
+"""What a MODEL brings to an edit. Nodes ask `engine_of` once: all that differs between our models and stock ones is
+here.
+"""
 
 from __future__ import annotations
 
@@ -95,9 +97,13 @@ class OwnEngine:
         def encode() -> Context:
             transformer, device, dtype = load_for_encoding(model, tokens_read(config, mask, len(picture)))
             to_model = model.model.latent_format.process_in
-            return encode_context(transformer, canvas_encoder(vae), picture, mask, identity_of(model), device, to_model, dtype, number)
+            return encode_context(
+                transformer, canvas_encoder(vae), picture, mask, identity_of(model), device, to_model, dtype, number
+            )
 
-        make = partial(retry_when_out_of_memory, "Encode Context", work=encode, again=encode, make_room=unload_other_models)
+        make = partial(
+            retry_when_out_of_memory, "Encode Context", work=encode, again=encode, make_room=unload_other_models
+        )
         return Encoding(make, f"{weights_key(model, vae)}/{number}")
 
     def check(self, context: object, vae: Any) -> Context:
@@ -119,7 +125,9 @@ class OwnEngine:
 
 @dataclass(frozen=True)
 class StockEngine:
-    """A checkpoint not made for lazy edits: no encoder runs, its steps read the canvas themselves, some of them all of it."""
+    """A checkpoint not made for lazy edits: no encoder runs, its steps read the canvas themselves, some of them all of
+    it.
+    """
 
     model: Any
     steps: int = 20
@@ -130,7 +138,9 @@ class StockEngine:
         scale, patch, channels = latents.scale, latents.patch, latents.channels
 
         def make() -> Context:
-            return encode_canvas(canvas_encoder(vae), picture, mask, latents.identity, scale, patch, channels, fill=fill)
+            return encode_canvas(
+                canvas_encoder(vae), picture, mask, latents.identity, scale, patch, channels, fill=fill
+            )
 
         return Encoding(make, f"{latents.identity}/{vae_key(vae)}/{fill}")
 

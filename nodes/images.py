@@ -16,7 +16,9 @@ from .messages import Message, message
 def to_bchw(image: Tensor) -> Tensor:
     """IMAGE [B, H, W, 3 or 4] in 0..1 -> view [B, 3, H, W]; for an alpha channel see `alpha_of`. Raises ValueError."""
     if image.dim() != 4 or image.shape[-1] not in (3, 4):
-        raise ValueError(f"image has shape {tuple(image.shape)}, expected [batch, height, width, 3]. Convert it to RGB.")
+        raise ValueError(
+            f"image has shape {tuple(image.shape)}, expected [batch, height, width, 3]. Convert it to RGB."
+        )
     return image[..., :3].movedim(-1, 1)
 
 
@@ -78,14 +80,18 @@ def encoder(vae: Any) -> Callable[[Tensor], Tensor]:
     if not has_time(vae):
         return lambda image: vae.encode(image.clamp(0, 1).movedim(1, -1)).float()
     # A video VAE takes a batch for one film: images go one by one, and their time axis of one is dropped.
-    return lambda image: torch.cat([vae.encode(one.movedim(1, -1)).float().squeeze(2) for one in image.clamp(0, 1).split(1)])
+    return lambda image: torch.cat(
+        [vae.encode(one.movedim(1, -1)).float().squeeze(2) for one in image.clamp(0, 1).split(1)]
+    )
 
 
 def decoder(vae: Any) -> Callable[[Tensor], Tensor]:
     """[B, C, h, w] -> [B, 3, H, W] in 0..1."""
     if not has_time(vae):
         return lambda latent: vae.decode(latent).movedim(-1, 1)
-    return lambda latent: torch.cat([vae.decode(one.unsqueeze(2)).flatten(0, -4) for one in latent.split(1)]).movedim(-1, 1)
+    return lambda latent: torch.cat([vae.decode(one.unsqueeze(2)).flatten(0, -4) for one in latent.split(1)]).movedim(
+        -1, 1
+    )
 
 
 def has_time(vae: Any) -> bool:
@@ -99,10 +105,14 @@ def check_context(context: object, identity: str | None = None) -> Context:
         raise ValueError("context is null, expected a CONTEXT. Connect our Encode Context node.")
     if not isinstance(context, Context):
         raise ValueError(
-            f"context is a {type(context).__name__} of another node pack, expected a CONTEXT of this one. Connect our Encode Context node."
+            f"context is a {type(context).__name__} of another node pack, expected a CONTEXT of this one. Connect our"
+            " Encode Context node."
         )
     if identity is not None and context.model != identity:
-        raise ValueError("the CONTEXT was made by another model than the one connected here. Encode the canvas again with this model.")
+        raise ValueError(
+            "the CONTEXT was made by another model than the one connected here. Encode the canvas again with this"
+            " model."
+        )
     return context
 
 

@@ -16,12 +16,21 @@ class LazyModelLoader(io.ComfyNode):
             node_id="LazyModelLoader",
             display_name="Load Lazy Model",
             category="lazydiffusion",
-            description="Loads a LazyDiffusion model with its text encoder and VAE. The model that ships with the pack is in the list.",
+            description=(
+                "Loads a LazyDiffusion model with its text encoder and VAE. The model that ships with the pack is in"
+                " the list."
+            ),
             inputs=[
-                Choice("model_name", options=model_names(), tooltip="A .safetensors file in models/lazydiffusion, or the shipped model."),
+                Choice(
+                    "model_name",
+                    options=model_names(),
+                    tooltip="A .safetensors file in models/lazydiffusion, or the shipped model.",
+                ),
             ],
             outputs=[
-                io.Model.Output(display_name="MODEL", tooltip="Context encoder and decoder, for Encode Context and Lazy Decode."),
+                io.Model.Output(
+                    display_name="MODEL", tooltip="Context encoder and decoder, for Encode Context and Lazy Decode."
+                ),
                 io.Clip.Output(display_name="CLIP", tooltip="Text encoder, for CLIP Text Encode."),
                 io.Vae.Output(display_name="VAE", tooltip="Autoencoder whose latents the model knows."),
             ],

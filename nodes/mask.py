@@ -20,10 +20,16 @@ class LazyMaskDilate(io.ComfyNode):
             description="Grows a mask, so that a rough stroke covers what it means. 1 = hole (generate), 0 = keep.",
             inputs=[
                 io.Mask.Input("mask", tooltip="1 = hole (generate), 0 = keep."),
-                io.Int.Input("pixels", default=16, min=0, max=1024, tooltip="How far the hole grows on every side, in pixels."),
-                Choice("shape", options=list(masks.SHAPES), tooltip="Circle keeps corners round; square keeps boxes boxes."),
+                io.Int.Input(
+                    "pixels", default=16, min=0, max=1024, tooltip="How far the hole grows on every side, in pixels."
+                ),
+                Choice(
+                    "shape", options=list(masks.SHAPES), tooltip="Circle keeps corners round; square keeps boxes boxes."
+                ),
                 io.Boolean.Input(
-                    "fill_holes", default=True, tooltip="Also fill what the hole encloses, as when you draw a ring around an object."
+                    "fill_holes",
+                    default=True,
+                    tooltip="Also fill what the hole encloses, as when you draw a ring around an object.",
                 ),
             ],
             outputs=[io.Mask.Output(display_name="MASK", tooltip="The grown mask: 1 = hole (generate), 0 = keep.")],

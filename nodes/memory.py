@@ -39,7 +39,9 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
-def retry_when_out_of_memory(what: str, work: Callable[[], Result], again: Callable[[], Result], make_room: Callable[[], None]) -> Result:
+def retry_when_out_of_memory(
+    what: str, work: Callable[[], Result], again: Callable[[], Result], make_room: Callable[[], None]
+) -> Result:
     """What `work` gives; where memory ran out, what `again` gives after caches were dropped and `make_room` was
     called."""
     try:

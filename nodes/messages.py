@@ -1,4 +1,6 @@
-"""What a run has to tell its user in words, without stopping: shown on the node in their language (web/js/messages.js)."""
+"""What a run has to tell its user in words, without stopping: shown on the node in their language
+(web/js/messages.js).
+"""
 
 from __future__ import annotations
 
@@ -24,14 +26,18 @@ CODES: tuple[str, ...] = (
 
 
 def message(code: str, **values: Any) -> Message:
-    """Return the message `code` with the values that its sentence names. Raises KeyError for a code without a sentence."""
+    """Return the message `code` with the values that its sentence names. Raises KeyError for a code without a
+    sentence.
+    """
     if code not in CODES:
         raise KeyError(f"no message '{code}', expected one of {', '.join(CODES)}.")
     return {"code": code, **values}
 
 
 def of_prompts(*conditionings: list) -> list[Message]:
-    """What the text encoder had to leave out of these prompts: words after the longest prompt, and words that it does not know."""
+    """What the text encoder had to leave out of these prompts: words after the longest prompt, and words that it does
+    not know.
+    """
     values = [entry for conditioning in conditionings for _, entry in conditioning]
     cut = [words for entry in values if (words := entry.get("lazy_cut"))]
     unknown = dict.fromkeys(word for entry in values for word in entry.get("lazy_unknown") or ())

@@ -26,16 +26,27 @@ class LazySketchCondition(io.ComfyNode):
                 ContextType.Input("context", tooltip="From Encode Context."),
                 io.Vae.Input("vae", tooltip="From Load Lazy Model."),
                 io.Image.Input("sketch", tooltip="As large as the canvas; only its pixels inside the hole count."),
-                io.Float.Input("strength", default=0.5, min=0.0, max=1.0, step=0.05, tooltip="0 ignores the sketch, 1 keeps it as it is."),
+                io.Float.Input(
+                    "strength",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="0 ignores the sketch, 1 keeps it as it is.",
+                ),
                 io.Mask.Input(
-                    "sketch_mask", optional=True, tooltip="Where the sketch counts: 1 = use the sketch, 0 = keep the canvas below it."
+                    "sketch_mask",
+                    optional=True,
+                    tooltip="Where the sketch counts: 1 = use the sketch, 0 = keep the canvas below it.",
                 ),
                 Choice(
                     "kind",
                     options=list(KINDS),
                     default="colour",
                     optional=True,
-                    tooltip="colour: a rough picture to start from. edges: lines to follow, dark on light or light on dark.",
+                    tooltip=(
+                        "colour: a rough picture to start from. edges: lines to follow, dark on light or light on dark."
+                    ),
                 ),
             ],
             outputs=[ContextType.Output(display_name="CONTEXT", tooltip="The same context, with the sketch.")],
@@ -44,7 +55,13 @@ class LazySketchCondition(io.ComfyNode):
     @classmethod
     @explains_memory
     def execute(
-        cls, context: Any, vae: Any, sketch: Tensor, strength: float, sketch_mask: Tensor | None = None, kind: str = "colour"
+        cls,
+        context: Any,
+        vae: Any,
+        sketch: Tensor,
+        strength: float,
+        sketch_mask: Tensor | None = None,
+        kind: str = "colour",
     ) -> io.NodeOutput:
         kind = "colour" if kind is None else kind
         check_socket("IMAGE", sketch=sketch)

@@ -1,4 +1,5 @@
-"""`python dev.py run -- python tests/canvas_pictures.py`: the README's five edits as an animation, help pages' pictures, thumbnails.
+"""`python dev.py run -- python tests/canvas_pictures.py`: the README's five edits as an animation, help pages'
+pictures, thumbnails.
 
 All of it is the real page with the shipped model; nothing is drawn by hand.
 """
@@ -47,7 +48,9 @@ class Film:
 
     def shoot(self, ms: int) -> Image.Image:
         picture = picture_of(self.canvas)
-        self.frames.append(picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS))
+        self.frames.append(
+            picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
+        )
         self.times.append(ms)
         return picture
 
@@ -68,7 +71,9 @@ def zigzag(middle: tuple[float, float], radius: float) -> list[tuple[float, floa
     x, y = middle
     rows = [-0.7, -0.25, 0.2, 0.65]
     return [
-        (x + side * radius * 0.75, y + row * radius) for index, row in enumerate(rows) for side in ((-1, 1) if index % 2 == 0 else (1, -1))
+        (x + side * radius * 0.75, y + row * radius)
+        for index, row in enumerate(rows)
+        for side in ((-1, 1) if index % 2 == 0 else (1, -1))
     ]
 
 
@@ -81,7 +86,8 @@ def open_photograph(canvas: CanvasPage) -> None:
 
 def set_value(canvas: CanvasPage, part: str, value: object) -> None:
     canvas.part(part).evaluate(
-        "(e, value) => { e.value = value; for (const kind of ['input', 'change']) e.dispatchEvent(new Event(kind, {bubbles: true})); }",
+        "(e, value) => { e.value = value; for (const kind of ['input', 'change']) e.dispatchEvent(new Event(kind,"
+        " {bubbles: true})); }",
         str(value),
     )
 
@@ -146,7 +152,9 @@ def help_pictures(canvas: CanvasPage) -> None:
     strip = canvas.part("results").locator("xpath=..").bounding_box()
     assert strip
     wide = {"x": strip["x"] - 10, "y": strip["y"] - 150, "width": strip["width"] + 160, "height": strip["height"] + 160}
-    Image.open(io.BytesIO(canvas.page.screenshot(clip=wide))).convert("RGB").save(ROOT / "web" / "docs" / "LazyResult" / "results.png")
+    Image.open(io.BytesIO(canvas.page.screenshot(clip=wide))).convert("RGB").save(
+        ROOT / "web" / "docs" / "LazyResult" / "results.png"
+    )
 
 
 def thumbnail(picture: Image.Image, name: str) -> None:

@@ -1,4 +1,6 @@
-"""`python dev.py run -- python tests/canvas_timing.py`: how long one waits on the Lazy Canvas, in the real page with the shipped model."""
+"""`python dev.py run -- python tests/canvas_timing.py`: how long one waits on the Lazy Canvas, in the real page with
+the shipped model.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from webpage import WebPage, chromium_browser
 ROUNDS = 5
 LIMITS = {"queued": 150, "preview": 700, "result": 2000, "frame": 33.4}  # ms, on a machine with nothing else to do
 
-# One stroke by pointer events, Ctrl+Enter at once -> ms from the pen's lift to the queued prompt, the first preview, the result.
+# One stroke by pointer events, Ctrl+Enter at once -> ms from the pen's lift to the queued prompt, the first preview,
+# the result.
 EDIT = """async () => {
     const root = document.querySelector('.lazy-root'), frame = root.querySelector('.lazy-frame'), stage = root.querySelector('.lazy-stage');
     const box = stage.getBoundingClientRect(), sent = window.fetch, times = {};
@@ -72,7 +75,10 @@ def main() -> None:
     if program is None:
         sys.exit("no browser: install Chromium (on Debian: apt install chromium)")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0
-    print(f"{os.cpu_count()} processors, load {load:.1f}; medians of {ROUNDS} edits on a warm server, frames as the best of three runs")
+    print(
+        f"{os.cpu_count()} processors, load {load:.1f}; medians of {ROUNDS} edits on a warm server, frames as the best"
+        " of three runs"
+    )
     log = output("canvas") / "server.log"
     with throwaway(find_host(Path(sys.executable)), "canvas", log) as server, chromium_browser(program) as browser:
         for nodes_2 in (False, True):

@@ -18,7 +18,9 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 
 def arrange_path() -> Path | None:
-    """Put ComfyUI before the repository: `import nodes` must mean ComfyUI's nodes.py, not our folder -> ComfyUI's folder, if any."""
+    """Put ComfyUI before the repository: `import nodes` must mean ComfyUI's nodes.py, not our folder -> ComfyUI's
+    folder, if any.
+    """
     sys.path[:] = [entry for entry in sys.path if entry and Path(entry).resolve() != ROOT]
     for folder in (ROOT / "tests" / "support", ROOT):  # the helpers: scripts that are no tests import them, too
         sys.path.insert(0, str(folder))
@@ -42,7 +44,9 @@ NO_HOST = "no ComfyUI: run the tests with `python dev.py test`, or set COMFYUI_P
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a server, so that `-m 'not host'` leaves the quick tests; leave out what is long, unless it is asked for."""
+    """Mark what needs a server, so that `-m 'not host'` leaves the quick tests; leave out what is long, unless it is
+    asked for.
+    """
     nightly = os.environ.get("LAZYDIFFUSION_NIGHTLY") == "1"
     for item in items:
         if item.get_closest_marker("nightly") and not nightly:
@@ -103,7 +107,9 @@ def start_server(host: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
         def start(*flags: str) -> ComfyClient:
             folder = tmp_path_factory.mktemp("comfyui")
-            server = Server(host, folder, folder / "server.log", [*flags, *frontend.flags()], python=Path(sys.executable))
+            server = Server(
+                host, folder, folder / "server.log", [*flags, *frontend.flags()], python=Path(sys.executable)
+            )
             return ComfyClient(stack.enter_context(server))
 
         yield start
@@ -111,7 +117,9 @@ def start_server(host: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """The browser's program. Without one the tests skip, except where LAZYDIFFUSION_REQUIRE_BROWSER=1 says that there must be one (CI)."""
+    """The browser's program. Without one the tests skip, except where LAZYDIFFUSION_REQUIRE_BROWSER=1 says that there
+    must be one (CI).
+    """
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
         sentence = "no browser: install Chromium (on Debian: apt install chromium)"

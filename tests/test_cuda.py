@@ -1,4 +1,6 @@
-"""What only a GPU can show; skipped elsewhere. Needs neither ComfyUI nor a server: `python -m pytest --noconftest tests/test_cuda.py`."""
+"""What only a GPU can show; skipped elsewhere. Needs neither ComfyUI nor a server: `python -m pytest --noconftest
+tests/test_cuda.py`.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +39,16 @@ SHIPPED = Path(__file__).resolve().parent.parent / "models" / "fluent-small.safe
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("width, heads", [(320, 5), (1152, 16)])
 def test_ragged_attention_agrees_with_float64(dtype, width, heads):
-    """Sequences of 1, 300 and 77 tokens and an empty one, to themselves and to texts of 16 tokens; what lies behind them is never read."""
+    """Sequences of 1, 300 and 77 tokens and an empty one, to themselves and to texts of 16 tokens; what lies behind
+    them is never read.
+    """
     lengths, draw = [1, 300, 77, 0], torch.Generator(DEVICE).manual_seed(0)
     for texts in (lengths, [16] * 4):
         q, k, v = (torch.randn(1, 512, width, generator=draw, device=DEVICE, dtype=dtype) for _ in range(3))
         k[:, sum(texts) :], v[:, sum(texts) :] = torch.nan, torch.inf
-        starts, theirs = (torch.tensor([0, *torch.tensor(n).cumsum(0)], dtype=torch.int32, device=DEVICE) for n in (lengths, texts))
+        starts, theirs = (
+            torch.tensor([0, *torch.tensor(n).cumsum(0)], dtype=torch.int32, device=DEVICE) for n in (lengths, texts)
+        )
         got, at, at_text = ragged(q, k, v, starts, theirs, 512, 512, heads)[0], 0, 0
         for length, text in zip(lengths, texts, strict=True):
             parts = (q[0, at : at + length], k[0, at_text : at_text + text], v[0, at_text : at_text + text])
@@ -120,7 +126,10 @@ def test_moved_weights_are_noticed(decoder):
     for parameter in own.parameters():
         parameter.data = parameter.data * 1.1
     tokens, timestep, prepared = edit(own, [41, 41])
-    assert far(steps.step(own, tokens, timestep, prepared), own.step(tokens, timestep, prepared)) < 2e-2 and steps.captures == 2
+    assert (
+        far(steps.step(own, tokens, timestep, prepared), own.step(tokens, timestep, prepared)) < 2e-2
+        and steps.captures == 2
+    )
     own.to("cpu")
     assert steps.graph_for(own, tokens, prepared) is None
 
@@ -143,7 +152,9 @@ def test_an_edit_is_the_cpus_and_keeps_every_pixel_outside():
         editor.model.to(dtype)
         results[name] = editor.decode(editor.encode(image, mask), ["panda", "pizza"], seed=3, steps=4)
         assert torch.equal(results[name][~hole.expand_as(image)], image[~hole.expand_as(image)])
-        assert (editor.graphs.captures > 0) == (dtype is not None)  # holes of different size in float32: no kernel for them
+        assert (editor.graphs.captures > 0) == (
+            dtype is not None
+        )  # holes of different size in float32: no kernel for them
     print({name: round(psnr(result, results["cpu"], hole), 1) for name, result in results.items()})
     assert psnr(results["float32"], results["cpu"], hole) > 35
     assert psnr(results["bfloat16"], results["cpu"], hole) > 20
@@ -164,7 +175,9 @@ def test_keys_and_values_fetched_ahead_are_those_that_stayed(dtype):
     for weight in (0.0, 0.4):
         for _ in range(3):
             for call in range(5):
-                k, v = (torch.randn(2, 4, 20, 64, generator=draw, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
+                k, v = (
+                    torch.randn(2, 4, 20, 64, generator=draw, device=DEVICE, dtype=torch.bfloat16) for _ in range(2)
+                )
                 one = [x.clone() for x in here.extend("batch", call, k, v, weight)]
                 other = [x.clone() for x in away.extend("batch", call, k, v, weight)]
                 assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))

@@ -22,7 +22,19 @@ ORDER: dict[str, dict[str, tuple[str, ...]]] = {
         "diffusion": ("diffusion",),
         "blend": ("blend",),
         "kv": ("kv",),
-        "calls": ("model", "canvas", "context", "cost", "throughput", "edit", "checkpoint", "pipeline", "sketch", "editor"),
+        "calls": (
+            "model",
+            "canvas",
+            "context",
+            "cost",
+            "throughput",
+            "edit",
+            "checkpoint",
+            "pixart",
+            "pipeline",
+            "sketch",
+            "editor",
+        ),
     },
     "nodes": {
         "values": ("checks", "messages", "images", "memory"),
@@ -38,12 +50,35 @@ ORDER: dict[str, dict[str, tuple[str, ...]]] = {
         "loop": ("loop",),
         "evaluation": ("evaluation",),
         "commands": (
-            *("autoencoder", "average", "classifier", "decoding", "estimate", "evaluate", "few_steps", "help", "named", "naming"),
-            *("plot", "precompute", "prepare", "progressive", "removal", "several_holes", "showcase", "sketch_study", "train"),
+            *(
+                "autoencoder",
+                "average",
+                "classifier",
+                "decoding",
+                "estimate",
+                "evaluate",
+                "few_steps",
+                "help",
+                "named",
+                "naming",
+            ),
+            *(
+                "plot",
+                "precompute",
+                "prepare",
+                "progressive",
+                "removal",
+                "several_holes",
+                "showcase",
+                "sketch_study",
+                "train",
+            ),
         ),
     },
 }
-"""The rooms of each package from the ground up, with their modules or packages. A room imports from itself and from those before it."""
+"""The rooms of each package from the ground up, with their modules or packages. A room imports from itself and from
+those before it.
+"""
 
 ALONE = {"lazy_core": ("text", "vae", "diffusion", "blend", "kv"), "nodes": (), "training": ("scenery", "corpus")}
 """Of these rooms, those that import from no other but `FOUNDATIONS` and what is named here."""
@@ -51,7 +86,16 @@ FOUNDATIONS = ("checks", "values")
 BESIDE = {"diffusion": ("networks",)}
 
 LIBRARIES = {"torch", "numpy", "scipy", "einops", "safetensors"}
-HOST = ("comfy", "comfy_api", "comfyui_version", "folder_paths", "latent_preview", "node_helpers", "server", "execution")
+HOST = (
+    "comfy",
+    "comfy_api",
+    "comfyui_version",
+    "folder_paths",
+    "latent_preview",
+    "node_helpers",
+    "server",
+    "execution",
+)
 PUBLIC = "comfy_api.latest"
 
 
@@ -69,7 +113,9 @@ MODULES = {name: path for package in ORDER for name, path in modules_of(package)
 
 @cache
 def imports_of(module: str) -> frozenset[str]:
-    """Dotted names that a module imports anywhere, in functions too: modules of the repository where they are, else as they are written."""
+    """Dotted names that a module imports anywhere, in functions too: modules of the repository where they are, else as
+    they are written.
+    """
     path, found = MODULES[module], set()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -100,7 +146,12 @@ def arrows(package: str) -> dict[tuple[str, str], list[str]]:
     found: dict[tuple[str, str], list[str]] = {}
     for module in modules_of(package):
         for other in imports_of(module) & MODULES.keys():
-            if other.partition(".")[0] == package and is_code(module) and is_code(other) and room_of(module) != room_of(other):
+            if (
+                other.partition(".")[0] == package
+                and is_code(module)
+                and is_code(other)
+                and room_of(module) != room_of(other)
+            ):
                 found.setdefault((room_of(module), room_of(other)), []).append(f"{module} imports {other}")
     return found
 
@@ -120,7 +171,9 @@ def test_rooms_import_from_those_below(package: str):
 def test_wings_stand_by_themselves(package: str):
     """So that a reader of one can skip the others."""
     allowed = {(room, other) for room in ALONE[package] for other in (*FOUNDATIONS, *BESIDE.get(room, ()))}
-    assert {arrow: lines for arrow, lines in arrows(package).items() if arrow[0] in ALONE[package] and arrow not in allowed} == {}
+    assert {
+        arrow: lines for arrow, lines in arrows(package).items() if arrow[0] in ALONE[package] and arrow not in allowed
+    } == {}
 
 
 def test_commands_do_not_import_each_other():
@@ -153,7 +206,9 @@ def test_the_core_knows_no_host_and_no_node():
 
 
 def test_the_host_is_behind_one_door():
-    """What is not its public node API is imported in nodes/host alone; its version is asked before anything of it is."""
+    """What is not its public node API is imported in nodes/host alone; its version is asked before anything of it
+    is.
+    """
     for module in modules_of("nodes"):
         private = {name for name in imports_of(module) if name.partition(".")[0] in HOST and name != PUBLIC}
         if not module.startswith("nodes.host"):
@@ -164,3 +219,29 @@ def test_the_host_is_behind_one_door():
 def test_files_are_short(package: str):
     lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules_of(package).items()}
     assert {name: count for name, count in lines.items() if count > LONGEST} == {}
+
+
+def test_all_that_is_public_in_the_core_says_what_it_is():
+    """But for what overrides something that does."""
+    trees = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in modules_of("lazy_core").items()}
+    classes = {node.name: node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+
+    def has(owner: ast.ClassDef, name: str) -> bool:
+        return any(isinstance(node, ast.FunctionDef) and node.name == name for node in owner.body)
+
+    def inherits(owner: ast.ClassDef | None, name: str) -> bool:
+        names = [base.id for base in owner.bases if isinstance(base, ast.Name)] if owner else []
+        return any(has(classes[base], name) or inherits(classes[base], name) for base in names if base in classes)
+
+    silent: list[str] = []
+    for module, tree in trees.items():
+        bodies: list[tuple[ast.Module | ast.ClassDef, ast.ClassDef | None]] = [(tree, None)]
+        for body, owner in bodies:
+            for node in body.body:
+                if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
+                    continue
+                if isinstance(node, ast.ClassDef):
+                    bodies.append((node, node))
+                if ast.get_docstring(node) is None and not inherits(owner, node.name):
+                    silent.append(f"{module}, line {node.lineno}: {node.name}")
+    assert silent == []

@@ -1,6 +1,7 @@
 """`python -m training.autoencoder`: train the tiny VAE on crops of scenes (L1 + gradient loss, noisy latents).
 
-With `--decoder` its decoder alone goes on: latents stay what they were, and with them every diffusion model trained on them.
+With `--decoder` its decoder alone goes on: latents stay what they were, and with them every diffusion model trained on
+them.
 """
 
 from __future__ import annotations
@@ -32,9 +33,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--preset", default="fluent-small", choices=[k for k, v in PRESETS.items() if v.vae])
     parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
     parser.add_argument("--out", type=Path, default=Path("training/runs/vae"))
-    parser.add_argument("--init", type=Path, default=None, help="weights or a whole model to start from; mean and deviation stay")
+    parser.add_argument(
+        "--init", type=Path, default=None, help="weights or a whole model to start from; mean and deviation stay"
+    )
     parser.add_argument("--decoder", action="store_true", help="train the decoder alone; needs --init")
-    parser.add_argument("--into", type=Path, nargs="*", default=[], help="models of the same latents: --out gets copies with this VAE")
+    parser.add_argument(
+        "--into", type=Path, nargs="*", default=[], help="models of the same latents: --out gets copies with this VAE"
+    )
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--minutes", type=float, default=None, help="stop by the clock instead, schedule included")
     parser.add_argument("--batch", type=int, default=16)
@@ -59,14 +64,19 @@ def train(args: argparse.Namespace) -> None:
     if args.init:
         vae.load_state_dict(vae_weights(args.init))
     vae.encoder.requires_grad_(not args.decoder)
-    average = torch.optim.swa_utils.AveragedModel(vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True)
+    average = torch.optim.swa_utils.AveragedModel(
+        vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True
+    )
     averaged = cast(TinyVAE, average.module)
     optimizer = torch.optim.AdamW([p for p in vae.parameters() if p.requires_grad], lr=args.lr, weight_decay=0.0)
     args.out.mkdir(parents=True, exist_ok=True)
     record = Record(args.out / "record.json", vars(args))
     held_out = compose(sheet, 64, 256, torch.Generator(device).manual_seed(10_000)).image * 2 - 1
     pool = torch.cat(
-        [(compose(sheet, 64, 256, generator).image * 255).to(torch.uint8) for _ in tqdm(range(args.pool // 64), desc="scenes")]
+        [
+            (compose(sheet, 64, 256, generator).image * 255).to(torch.uint8)
+            for _ in tqdm(range(args.pool // 64), desc="scenes")
+        ]
     )
     start, step, bar = time.monotonic(), 0, tqdm(desc="vae", unit="step")
     while (done := progress_fraction(step, args.steps, start, args.minutes)) < 1:
@@ -109,9 +119,14 @@ def transplant(vae: TinyVAE, source: Path, target: Path) -> None:
     model, checkpoint = load_model(source, dtype=None)
     own = checkpoint.part("vae.")
     given = {key: value.to(own[key].dtype) for key, value in vae.state_dict().items()}
-    other = sorted(key for key, value in given.items() if not key.startswith("decoder.") and not torch.equal(value, own[key]))
+    other = sorted(
+        key for key, value in given.items() if not key.startswith("decoder.") and not torch.equal(value, own[key])
+    )
     if other:
-        raise ValueError(f"{source} was trained on another encoder's latents ({other[0]} differs). Train with --init {source} --decoder.")
+        raise ValueError(
+            f"{source} was trained on another encoder's latents ({other[0]} differs). Train with --init {source}"
+            " --decoder."
+        )
     assert model.vae is not None
     model.vae.load_state_dict(given)
     save_checkpoint(target, model, checkpoint.tokenizer, None, **checkpoint.notes)
@@ -122,7 +137,8 @@ def crops(pool: Tensor, count: int, generator: torch.Generator, size: int = 128)
     draw = lambda high: torch.randint(high, (count,), generator=generator, device=pool.device).tolist()  # noqa: E731
     steps = (pool.shape[-1] - size) // 4 + 1
     parts = [
-        pool[i, :, 4 * y : 4 * y + size, 4 * x : 4 * x + size] for i, y, x in zip(draw(len(pool)), draw(steps), draw(steps), strict=True)
+        pool[i, :, 4 * y : 4 * y + size, 4 * x : 4 * x + size]
+        for i, y, x in zip(draw(len(pool)), draw(steps), draw(steps), strict=True)
     ]
     return (torch.stack(parts).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
@@ -132,7 +148,9 @@ def reconstruction_loss(vae: TinyVAE, image: Tensor) -> Tensor:
         latent = vae.encoder(image)
         noisy = latent + LATENT_NOISE * torch.randn_like(latent)
         output = vae.decoder(noisy).float()
-    gradient = (gradients(output)[0] - gradients(image)[0]).abs().mean() + (gradients(output)[1] - gradients(image)[1]).abs().mean()
+    gradient = (gradients(output)[0] - gradients(image)[0]).abs().mean() + (
+        gradients(output)[1] - gradients(image)[1]
+    ).abs().mean()
     coarse = F.l1_loss(F.avg_pool2d(output, 8), F.avg_pool2d(image, 8))
     return F.l1_loss(output, image) + 0.5 * gradient + 0.5 * coarse + 1e-4 * latent.float().square().mean()
 
@@ -151,12 +169,18 @@ def psnr(vae: TinyVAE, image: Tensor) -> float:
 
 @torch.no_grad()
 def save(vae: TinyVAE, image: Tensor | None, folder: Path) -> None:
-    """Write the file; measure the latents' mean and deviation on `image` first, if given (a model trained on them wants the old ones)."""
+    """Write the file; measure the latents' mean and deviation on `image` first, if given (a model trained on them wants
+    the old ones).
+    """
     if image is not None:
         latent = torch.cat([vae.encoder(part) for part in image.split(16)])
         vae.mean.copy_(latent.mean((0, 2, 3), keepdim=True))
         vae.std.copy_(latent.std((0, 2, 3), keepdim=True))
-    save_file({k: v.contiguous() for k, v in vae.state_dict().items()}, folder / "vae.safetensors", metadata={"config": repr(vae.config)})
+    save_file(
+        {k: v.contiguous() for k, v in vae.state_dict().items()},
+        folder / "vae.safetensors",
+        metadata={"config": repr(vae.config)},
+    )
 
 
 if __name__ == "__main__":

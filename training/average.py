@@ -1,7 +1,8 @@
-"""`python -m training.average BEFORE AFTER --share 0.5 --out FILE`: a checkpoint on the line between one and what it became by training.
+"""`python -m training.average BEFORE AFTER --share 0.5 --out FILE`: a checkpoint on the line between one and what it
+became by training.
 
-Weights of a fine-tuned network, averaged with those it started from, often keep what it knew and most of what it learned (WiSE-FT,
-Wortsman et al. 2022, arXiv 2109.01903).
+Weights of a fine-tuned network, averaged with those it started from, often keep what it knew and most of what it
+learned (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903).
 """
 
 from __future__ import annotations
@@ -26,9 +27,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--share", type=float, default=0.5, help="of `after`, 0 to 1")
     parser.add_argument("--style-guidance", type=float, default=None, help="for the config; default: that of `after`")
     parser.add_argument(
-        "--style-prior", type=float, default=0.0, help="added to the first style's logit: what a canvas has that shows none"
+        "--style-prior",
+        type=float,
+        default=0.0,
+        help="added to the first style's logit: what a canvas has that shows none",
     )
-    parser.add_argument("--credit", type=Path, default=None, help="photographs.safetensors whose training split the weights were made from")
+    parser.add_argument(
+        "--credit",
+        type=Path,
+        default=None,
+        help="photographs.safetensors whose training split the weights were made from",
+    )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     model, read = load_model(args.after)
@@ -50,19 +59,26 @@ def between(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], sha
     if not 0 <= share <= 1:
         raise ValueError(f"--share is {share}, expected 0 (the file before) to 1 (the file after).")
     if strange := before.keys() - after.keys():
-        raise ValueError(f"{sorted(strange)[0]} is in the file before, not in the one after: they must be of one model.")
+        raise ValueError(
+            f"{sorted(strange)[0]} is in the file before, not in the one after: they must be of one model."
+        )
     if strange := [name for name, value in before.items() if value.shape != after[name].shape]:
         first = strange[0]
-        raise ValueError(f"{first} is {list(before[first].shape)} before and {list(after[first].shape)} after: they must be of one model.")
+        raise ValueError(
+            f"{first} is {list(before[first].shape)} before and {list(after[first].shape)} after: they must be of one"
+            " model."
+        )
     start = {name: before.get(name, torch.zeros_like(value)).to(value) for name, value in after.items()}
     return {name: torch.lerp(start[name], value, share) for name, value in after.items()}
 
 
 @torch.no_grad()
 def prefer_first_style(model: LazyDiffusion, logit: float) -> None:
-    """`logit` more for the first style, whatever the canvas shows. In place; raises ValueError where no reader names styles.
+    """`logit` more for the first style, whatever the canvas shows. In place; raises ValueError where no reader names
+    styles.
 
-    A reader's tokens are averaged with weights that sum to one (`StyleReader`), so its head's bias is a bias of the whole.
+    A reader's tokens are averaged with weights that sum to one (`StyleReader`), so its head's bias is a bias of the
+    whole.
     """
     naming = model.transformer.context_encoder.naming
     if naming is None or naming.reader is None:

@@ -1,7 +1,8 @@
-"""`python -m training.classifier`: the judges. One small convolutional network names the object in a hole, another its drawing style.
+"""`python -m training.classifier`: the judges. One small convolutional network names the object in a hole, another its
+drawing style.
 
-Trained on real sprites alone, every object in every style, in fresh scenes with their own seeds; the generator never sees them.
-The style judge sees nothing outside the mask, where a neighbour could tell it the answer.
+Trained on real sprites alone, every object in every style, in fresh scenes with their own seeds; the generator never
+sees them. The style judge sees nothing outside the mask, where a neighbour could tell it the answer.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ from .scenery.scenes import OBJECTS, Scenes, SpriteSheet, compose
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.classifier", description=summary(__doc__))
     parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
-    parser.add_argument("--out", type=Path, default=Path("training/judge.safetensors"), help="the style judge goes beside it: style_NAME")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("training/judge.safetensors"),
+        help="the style judge goes beside it: style_NAME",
+    )
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--held-out", type=int, default=512, help="real sprites to test the judges on")
     parser.add_argument("--seed", type=int, default=5_000_000)

@@ -1,4 +1,6 @@
-"""`python -m training.decoding`: the process that decodes pictures for `training.precompute`, see `corpus/decoding.py`."""
+"""`python -m training.decoding`: the process that decodes pictures for `training.precompute`, see
+`corpus/decoding.py`.
+"""
 
 from __future__ import annotations
 

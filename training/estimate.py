@@ -1,4 +1,6 @@
-"""`python -m training.estimate`: what a training at scale costs, with its arithmetic: operations, memory, storage, days."""
+"""`python -m training.estimate`: what a training at scale costs, with its arithmetic: operations, memory, storage,
+days.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from lazy_core.networks.transformer import LazyTransformer
 from .loop.record import summary
 
 PASSES = 3  # forward, and a backward pass of twice its products
-STATE = 4 + 4 + 4 + 4 + 8  # bytes a parameter: weight, gradient and its bucket, average, AdamW's two moments, all float32
+STATE = (
+    4 + 4 + 4 + 4 + 8
+)  # bytes a parameter: weight, gradient and its bucket, average, AdamW's two moments, all float32
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,7 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--stored", type=float, default=10e6, help="samples on disk")
     parser.add_argument("--gpus", type=int, default=8)
     parser.add_argument("--tflops", type=float, default=989, help="a GPU's dense bf16 peak")
-    parser.add_argument("--utilisation", type=float, default=0.35, help="share of the peak that training reaches: measure yours")
+    parser.add_argument(
+        "--utilisation", type=float, default=0.35, help="share of the peak that training reaches: measure yours"
+    )
     args = parser.parse_args(argv)
     print("\n".join(estimate(PRESETS[args.preset], args)))
     return 0
@@ -46,15 +52,27 @@ def estimate(config: LazyConfig, args: argparse.Namespace) -> list[str]:
     text = args.text_tokens * config.caption_width * 2 if config.text is None else 100
     stored = 2 * latent + latent // config.latent_channels // 2 + text
     return [
-        f"{config.preset} at {args.size} px: {tokens} tokens, {hole} of them in a hole of {args.hole:.0%};"
-        f" {parameters / 1e6:.0f} M parameters",
-        f"a sample: {PASSES} x (encoder {encode / 1e12:.2f} + {args.draws} x decoder {decode / args.draws / 1e12:.2f} TFLOP)"
-        f" = {sample / 1e12:.1f} TFLOP (all tokens, as RegenerateImage: {baseline / 1e12:.1f})",
-        f"{args.samples:.3g} samples on {args.gpus} GPUs at {args.utilisation:.0%} of {args.tflops:.0f} TFLOP/s: {days:.1f} days",
-        f"memory of weights, gradients, average and AdamW: {STATE * parameters / 1e9:.1f} GB on each GPU"
-        f" ({(STATE - 8 + 8 / args.gpus) * parameters / 1e9:.1f} GB with --shard-optimizer), activations beside it",
-        f"storage: {stored / 1e6:.2f} MB a sample (two latents {2 * latent / 1e6:.2f}, text {text / 1e6:.2f}),"
-        f" {args.stored * stored / 1e12:.1f} TB for {args.stored:.3g}",
+        (
+            f"{config.preset} at {args.size} px: {tokens} tokens, {hole} of them in a hole of {args.hole:.0%};"
+            f" {parameters / 1e6:.0f} M parameters"
+        ),
+        (
+            f"a sample: {PASSES} x (encoder {encode / 1e12:.2f} + {args.draws} x decoder"
+            f" {decode / args.draws / 1e12:.2f} TFLOP) = {sample / 1e12:.1f} TFLOP (all tokens, as RegenerateImage:"
+            f" {baseline / 1e12:.1f})"
+        ),
+        (
+            f"{args.samples:.3g} samples on {args.gpus} GPUs at {args.utilisation:.0%} of {args.tflops:.0f} TFLOP/s:"
+            f" {days:.1f} days"
+        ),
+        (
+            f"memory of weights, gradients, average and AdamW: {STATE * parameters / 1e9:.1f} GB on each GPU"
+            f" ({(STATE - 8 + 8 / args.gpus) * parameters / 1e9:.1f} GB with --shard-optimizer), activations beside it"
+        ),
+        (
+            f"storage: {stored / 1e6:.2f} MB a sample (two latents {2 * latent / 1e6:.2f}, text {text / 1e6:.2f}),"
+            f" {args.stored * stored / 1e12:.1f} TB for {args.stored:.3g}"
+        ),
     ]
 
 

@@ -1,7 +1,9 @@
-"""`python -m training.evaluate`: LazyDiffusion, RegenerateImage and RegenerateCrop on the same held-out edits, beside the real sprites.
+"""`python -m training.evaluate`: LazyDiffusion, RegenerateImage and RegenerateCrop on the same held-out edits, beside
+the real sprites.
 
-Scenes of seeds that training never draws; a quarter of their objects are in a style that training never showed them in. Half of
-the scenes show the style inside the crop around the mask (near), half only outside it (far). Methods take turns batch by batch.
+Scenes of seeds that training never draws; a quarter of their objects are in a style that training never showed them in.
+Half of the scenes show the style inside the crop around the mask (near), half only outside it (far). Methods take turns
+batch by batch.
 """
 
 from __future__ import annotations
@@ -39,19 +41,30 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--edits", type=int, default=None, help="default: 500, on a GPU 2000")
     parser.add_argument("--steps", type=int, default=None, help="default: 20")
     parser.add_argument("--cfg", type=float, default=3.0)
-    parser.add_argument("--batch", type=int, default=None, help=f"edits at a time, which share a seed: {BATCH}, on a GPU {BATCH_GPU}")
+    parser.add_argument(
+        "--batch", type=int, default=None, help=f"edits at a time, which share a seed: {BATCH}, on a GPU {BATCH_GPU}"
+    )
     parser.add_argument(
         "--canvas",
         type=canvas,
         default=256,
-        help="px; above 256 the same scenes lie in a larger canvas. photographs: scenes on held-out photographs, half of them bare",
+        help=(
+            "px; above 256 the same scenes lie in a larger canvas. photographs: scenes on held-out photographs, half of"
+            " them bare"
+        ),
     )
     parser.add_argument("--language", choices=["en", "zh"], default="en")
-    parser.add_argument("--bare", action="store_true", help="canvases that show no object: style agreement is then with the first style")
-    parser.add_argument("--split", choices=["validation", "test"], default="test")
-    parser.add_argument("--quick", action="store_true", help="24 edits of 6 steps: a look in under a minute, not a measurement")
     parser.add_argument(
-        "--vae", action="store_true", help="also the real pictures through the first model's VAE: the best that its latents allow"
+        "--bare", action="store_true", help="canvases that show no object: style agreement is then with the first style"
+    )
+    parser.add_argument("--split", choices=["validation", "test"], default="test")
+    parser.add_argument(
+        "--quick", action="store_true", help="24 edits of 6 steps: a look in under a minute, not a measurement"
+    )
+    parser.add_argument(
+        "--vae",
+        action="store_true",
+        help="also the real pictures through the first model's VAE: the best that its latents allow",
     )
     parser.add_argument("--grid", type=Path, default=None, help="write a picture of the first edits, uncurated")
     parser.add_argument("--grid-edits", type=int, default=24)
@@ -83,7 +96,9 @@ def main(argv: list[str] | None = None) -> int:
     scenes = scenes if args.canvas == "photographs" else enlarged(scenes, args.canvas)
     prompts = sheet.prompts(scenes.label, args.language)
     hashes = f"data {digest(args.data)}, scenes {scenes_digest(scenes)}"
-    print(f"{args.edits} edits of {args.steps} steps, {args.split} split, seeds from {args.seed}; {hashes}; {args.device}")
+    print(
+        f"{args.edits} edits of {args.steps} steps, {args.split} split, seeds from {args.seed}; {hashes}; {args.device}"
+    )
     runs = [Run.real(scenes), *edit_all(editors, args, scenes, prompts)]
     pictures = {run.name: run.image for run in runs[1:]}
     if args.vae:
@@ -98,7 +113,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def edit_all(editors: list[MethodEditor], args: argparse.Namespace, scenes: Scenes, prompts: list[str]) -> list[Run]:
-    """Every method on every batch in turn; the canvas has the hole's content removed, as a user's would have something else there."""
+    """Every method on every batch in turn; the canvas has the hole's content removed, as a user's would have something
+    else there.
+    """
     raws: list[list[Tensor]] = [[] for _ in editors]
     times: list[list[float]] = [[] for _ in editors]
     for editor in editors:
@@ -107,13 +124,21 @@ def edit_all(editors: list[MethodEditor], args: argparse.Namespace, scenes: Scen
         part = slice(start, start + args.batch)
         for i, editor in enumerate(editors):
             begun = time.monotonic()
-            raws[i].append(editor.edit(scenes.empty[part], scenes.mask[part], prompts[part], args.seed + start, args.steps, args.cfg))
+            raws[i].append(
+                editor.edit(
+                    scenes.empty[part], scenes.mask[part], prompts[part], args.seed + start, args.steps, args.cfg
+                )
+            )
             times[i].append(1000 * (time.monotonic() - begun) / len(raws[i][-1]))
     runs = []
     for i, editor in enumerate(editors):
         raw = torch.cat(raws[i])
         image = composite(scenes.empty, raw, threshold(scenes.mask[:, 0]), "feather")
-        name = editor.method if [e.method for e in editors].count(editor.method) == 1 else f"{editor.method} {args.model[i].stem}"
+        name = (
+            editor.method
+            if [e.method for e in editors].count(editor.method) == 1
+            else f"{editor.method} {args.model[i].stem}"
+        )
         runs.append(Run(editor.method, name, image, raw, editor.tokens(scenes.mask).float(), times[i]))
     return runs
 

@@ -1,4 +1,6 @@
-"""`python -m training.few_steps`: quality against the number of steps, for solvers and schedules; the knee is the default's place."""
+"""`python -m training.few_steps`: quality against the number of steps, for solvers and schedules; the knee is the
+default's place.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from .scenery.scenes import FAR, Scenes
 
 @dataclass(frozen=True)
 class Way:
-    """How to sample: ComfyUI's names are `solver`, and for `shift` the ModelSamplingSD3 node's. `style`: see `config.style_guidance`."""
+    """How to sample: ComfyUI's names are `solver`, and for `shift` the ModelSamplingSD3 node's. `style`: see
+    `config.style_guidance`.
+    """
 
     solver: Solver
     shift: float
@@ -44,7 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--solver", choices=get_args(Solver), nargs="+", default=["euler"])
     parser.add_argument("--shift", type=float, nargs="+", default=[1.0, 2.0])
     parser.add_argument("--cfg", type=float, nargs="+", default=[3.0])
-    parser.add_argument("--style-guidance", type=float, nargs="+", default=[None], help="instead of the checkpoint's own")
+    parser.add_argument(
+        "--style-guidance", type=float, nargs="+", default=[None], help="instead of the checkpoint's own"
+    )
     args = parser.parse_args(argv)
     sheet, editor, judges = opened(args)
     scenes = known(sheet, args.edits, SEEDS["validation"], "validation")
@@ -75,13 +81,18 @@ def judge(
     if way.style is not None:
         naming = editor.editor.model.transformer.context_encoder.naming
         if naming is None:
-            raise ValueError(f"{args.model} names no styles, so that --style-guidance {way.style:g} has nothing to lead to. Leave it out.")
+            raise ValueError(
+                f"{args.model} names no styles, so that --style-guidance {way.style:g} has nothing to lead to. Leave it"
+                " out."
+            )
         naming.guidance = way.style
     for start in tqdm(range(0, len(prompts), BATCH), desc=f"{way}, {steps} steps", leave=False):
         part = slice(start, start + BATCH)
         context = editor.editor.encode(scenes.empty[part], scenes.mask[part, 0])
         sampling = {"solver": way.solver, "shift": way.shift}
-        parts.append(editor.editor.decode(context, prompts[part], SEEDS["validation"] + start, steps, way.cfg, **sampling))
+        parts.append(
+            editor.editor.decode(context, prompts[part], SEEDS["validation"] + start, steps, way.cfg, **sampling)
+        )
     ms = 1000 * (time.monotonic() - begun) / len(prompts)
     image = torch.cat(parts)
     seen = judges.seen(image, scenes)
@@ -113,7 +124,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             axes.plot(steps, [v[0] for v in values], marker="o", markersize=3, label=way)
             axes.fill_between(steps, [v[1] for v in values], [v[2] for v in values], alpha=0.1)
         axes.set(xscale="log", xlabel="steps", title=name.replace("_", " "))
-        axes.set_xticks(sorted({row["steps"] for row in rows}), labels=[str(s) for s in sorted({row["steps"] for row in rows})])
+        axes.set_xticks(
+            sorted({row["steps"] for row in rows}), labels=[str(s) for s in sorted({row["steps"] for row in rows})]
+        )
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     axes.legend(fontsize=7)

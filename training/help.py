@@ -1,4 +1,6 @@
-"""`python -m training.help`: the pictures of the nodes' help pages that the shipped model draws; one seed, nothing chosen."""
+"""`python -m training.help`: the pictures of the nodes' help pages that the shipped model draws; one seed, nothing
+chosen.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=PAGES)
     args = parser.parse_args(argv)
     editor = LazyEditor.load(args.model)
-    for name, picture in {"LazyDecode/edit": edit, "LazyModelLoader/objects": objects, "LazySketchCondition/sketch": sketch}.items():
+    for name, picture in {
+        "LazyDecode/edit": edit,
+        "LazyModelLoader/objects": objects,
+        "LazySketchCondition/sketch": sketch,
+    }.items():
         path = args.out / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture(editor).save(path, optimize=True)

@@ -1,7 +1,7 @@
 """`python -m training.named MODEL [MODEL …]`: how often the reader of styles is right, by what the canvas shows.
 
-Canvases of the validation split with and without objects, and of the test split's photographs. Nothing is drawn: this is what the
-encoder says of the canvas, so it takes a minute where an evaluation takes ten.
+Canvases of the validation split with and without objects, and of the test split's photographs. Nothing is drawn: this
+is what the encoder says of the canvas, so it takes a minute where an evaluation takes ten.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def named_right(model: LazyDiffusion, kinds: dict[str, Scenes]) -> dict[str, lis
     """Return the share of canvases whose style is named right, by kind and by where another object is to be seen."""
     row: dict[str, list[float] | None] = {}
     for kind, scenes in kinds.items():
-        right = torch.cat([part_named_right(model, scenes.take(slice(i, i + BATCH))) for i in range(0, len(scenes.label), BATCH)])
+        right = torch.cat(
+            [part_named_right(model, scenes.take(slice(i, i + BATCH))) for i in range(0, len(scenes.label), BATCH)]
+        )
         for place, where in (("near", NEAR), ("far", FAR), ("nothing drawn", UNKNOWN)):
             if bool((scenes.seen == where).any()):
                 row[f"{kind}, {place}"] = interval(right[scenes.seen == where])

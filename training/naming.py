@@ -1,7 +1,7 @@
 """`python -m training.naming`: train the part of a checkpoint that names the canvas's drawing style, and nothing else.
 
-It reads the visible tokens alone, so that neither text nor noise nor decoder take part. What the decoder makes of a named style it
-has learned already.
+It reads the visible tokens alone, so that neither text nor noise nor decoder take part. What the decoder makes of a
+named style it has learned already.
 """
 
 from __future__ import annotations
@@ -35,15 +35,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--init", type=Path, default=Path("models/fluent-small.safetensors"))
     parser.add_argument("--data", type=Path, default=Path("training/data/sprites.safetensors"))
     parser.add_argument("--out", type=Path, default=Path("training/runs/naming"))
-    parser.add_argument("--afresh", action="store_true", help="start a new reader, as a copy of the encoder, where --init has one already")
+    parser.add_argument(
+        "--afresh",
+        action="store_true",
+        help="start a new reader, as a copy of the encoder, where --init has one already",
+    )
     parser.add_argument("--depth", type=int, default=3, help="blocks of a new reader")
     parser.add_argument("--size", type=int, default=256, help="canvas in px")
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--pool", type=int, default=12288, help="encoded scenes held in memory")
     parser.add_argument("--fresh", type=int, default=0, help="scenes replaced per step")
-    parser.add_argument("--bare", type=float, default=0.0, help="share of scenes that show no object; these are of the first style")
-    parser.add_argument("--photographs", type=float, default=0.0, help="share of scenes on photographs (training.prepare --photographs)")
+    parser.add_argument(
+        "--bare", type=float, default=0.0, help="share of scenes that show no object; these are of the first style"
+    )
+    parser.add_argument(
+        "--photographs", type=float, default=0.0, help="share of scenes on photographs (training.prepare --photographs)"
+    )
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--record-every", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -69,7 +77,9 @@ def main(argv: list[str] | None = None) -> int:
         recipe=Recipe(bare=args.bare, photographs=args.photographs, read_nothing=True),
     )
     captions = CaptionTable(sheet.names, checkpoint.tokenizer, device)
-    train(model, ScenePool(sheet, model, captions, settings, torch.Generator(device).manual_seed(args.seed)), args, record)
+    train(
+        model, ScenePool(sheet, model, captions, settings, torch.Generator(device).manual_seed(args.seed)), args, record
+    )
     notes = checkpoint.notes | ({"attribution": sheet.photographs.attribution} if sheet.photographs else {})
     save_checkpoint(args.out / "model.safetensors", model, checkpoint.tokenizer, torch.float16, **notes)
     record.finish(steps=args.steps, batch=args.batch)
@@ -103,7 +113,9 @@ def step_of(encoder: ContextEncoder, scenes: Encoded, coordinates: torch.Tensor)
     x = encoder.masked_input(scenes.canvas.float(), scenes.mask.float())
     with mixed_precision(x.device):
         logits = encoder.naming.reader(x, coordinates).float()
-    return F.cross_entropy(logits, scenes.style, label_smoothing=0.02), (logits.argmax(-1) == scenes.style).float().mean()
+    return F.cross_entropy(logits, scenes.style, label_smoothing=0.02), (
+        logits.argmax(-1) == scenes.style
+    ).float().mean()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ def main(argv: list[str] | None = None) -> int:
 
     record = json.loads(args.record.read_text())
     figure = Figure(figsize=(7, 3.2 * len(record["curves"])), layout="constrained")
-    for axes, (name, points) in zip(figure.subplots(len(record["curves"]), squeeze=False)[:, 0], record["curves"].items(), strict=True):
+    for axes, (name, points) in zip(
+        figure.subplots(len(record["curves"]), squeeze=False)[:, 0], record["curves"].items(), strict=True
+    ):
         minutes, values = [point[1] / 60 for point in points], [point[2] for point in points]
         axes.plot(minutes, values, linewidth=0.6, alpha=0.5)
         axes.plot(minutes, smoothed(values), linewidth=1.6)

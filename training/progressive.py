@@ -1,7 +1,7 @@
 """`python -m training.progressive`: pictures made edit by edit from an empty background; does anything drift?
 
-After each edit everything outside its mask is compared bit by bit, and the judges look at what it drew. What is asked for is
-fixed by the seed: objects, places that overlap as little as can be, and masks as people draw them.
+After each edit everything outside its mask is compared bit by bit, and the judges look at what it drew. What is asked
+for is fixed by the seed: objects, places that overlap as little as can be, and masks as people draw them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ CANDIDATES = 40
 
 @dataclass(frozen=True)
 class Plan:
-    """Sequences of edits: `labels` [B, E], `masks` [B, E, 1, H, W] that leave each other's objects alone, and what they start from
-    [B, 3, H, W]."""
+    """Sequences of edits: `labels` [B, E], `masks` [B, E, 1, H, W] that leave each other's objects alone, and what they
+    start from [B, 3, H, W].
+    """
 
     start: Tensor
     labels: Tensor

@@ -1,7 +1,9 @@
-"""`python -m training.removal`: what is left where something is taken away from a held-out photograph, beside classical inpainting.
+"""`python -m training.removal`: what is left where something is taken away from a held-out photograph, beside classical
+inpainting.
 
-Holes as people paint them, or with `--outpaint` a strip of the canvas along one side, as *Pad Image for Outpainting* leaves it. Classical
-methods: biharmonic equation (scikit-image), Telea and Navier-Stokes (OpenCV), and the smooth fill that the model is given.
+Holes as people paint them, or with `--outpaint` a strip of the canvas along one side, as *Pad Image for Outpainting*
+leaves it. Classical methods: biharmonic equation (scikit-image), Telea and Navier-Stokes (OpenCV), and the smooth fill
+that the model is given.
 """
 
 from __future__ import annotations
@@ -51,14 +53,18 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     sheet, editor, _ = opened(args)
     photographs = PhotographSheet.load(args.data.with_name("photographs.safetensors"), args.split)
-    image, mask = edits(Draw(torch.Generator().manual_seed(SEEDS[args.split])), sheet.sprites, photographs, args.edits, args.outpaint)
+    image, mask = edits(
+        Draw(torch.Generator().manual_seed(SEEDS[args.split])), sheet.sprites, photographs, args.edits, args.outpaint
+    )
     prompts = [NOTHING["en"][0]] * len(image)
     classical = classical_methods(args.data.parent / "tools")
     hole = threshold(mask[:, 0])
     fill = prefill(image, hole)
     results = {"smooth fill": fill}
     for name, method in classical.items():
-        results[name] = torch.stack([method(picture, where) for picture, where in zip(tqdm(image, desc=name), hole, strict=True)])
+        results[name] = torch.stack(
+            [method(picture, where) for picture, where in zip(tqdm(image, desc=name), hole, strict=True)]
+        )
     raw = [
         editor.edit(image[i : i + BATCH], mask[i : i + BATCH], prompts[i : i + BATCH], i, args.steps, args.cfg)
         for i in tqdm(range(0, len(image), BATCH), desc="edits")
@@ -67,13 +73,17 @@ def main(argv: list[str] | None = None) -> int:
     rows = [measure(name, result, image, mask) for name, result in results.items()]
     report(rows)
     if args.json:
-        args.json.write_text(json.dumps({"edits": len(image), "outpaint": args.outpaint, "split": args.split, "rows": rows}, indent=1))
+        args.json.write_text(
+            json.dumps({"edits": len(image), "outpaint": args.outpaint, "split": args.split, "rows": rows}, indent=1)
+        )
     if args.picture:
         picture_of(image, mask, results, args.pictures).save(args.picture)
     return 0
 
 
-def edits(draw: Draw, sprites: Tensor, photographs: PhotographSheet, count: int, outpaint: float) -> tuple[Tensor, Tensor]:
+def edits(
+    draw: Draw, sprites: Tensor, photographs: PhotographSheet, count: int, outpaint: float
+) -> tuple[Tensor, Tensor]:
     """Return photographs [B, 3, 256, 256], a different one each as far as they reach, and masks [B, 1, 256, 256]."""
     size = 256
     parts = []
@@ -91,9 +101,22 @@ def edits(draw: Draw, sprites: Tensor, photographs: PhotographSheet, count: int,
 
 
 def classical_methods(tools: Path) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-    """Return inpainting (image [3, H, W], hole [H, W] bool -> [3, H, W]) by name; libraries are unpacked into `tools`, not installed."""
+    """Return inpainting (image [3, H, W], hole [H, W] bool -> [3, H, W]) by name; libraries are unpacked into `tools`,
+    not installed.
+    """
     if not (tools / "cv2").exists():
-        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--only-binary=:all:", "--target", str(tools), *TOOLS]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--target",
+            str(tools),
+            *TOOLS,
+        ]
         if subprocess.run(command).returncode:
             raise SystemExit(f"cannot fetch {', '.join(TOOLS)}. Go online, or run: {' '.join(command)}")
     if str(tools) not in sys.path:
@@ -136,7 +159,9 @@ class Energy:
 
 
 def measure(name: str, result: Tensor, image: Tensor, mask: Tensor) -> dict[str, Any]:
-    """Return PSNR in the hole, gradient energy in it to that around it (of all edits together, and the median edit's), and the seam."""
+    """Return PSNR in the hole, gradient energy in it to that around it (of all edits together, and the median edit's),
+    and the seam.
+    """
     error = ((result - image).square() * mask).sum((1, 2, 3)) / (3 * mask.sum((1, 2, 3)))
     energy = Energy.of(result, mask)
     return {
@@ -156,7 +181,9 @@ def report(rows: list[dict[str, Any]]) -> None:
 
 
 def picture_of(image: Tensor, mask: Tensor, results: dict[str, Tensor], count: int) -> Image.Image:
-    """Return rows of: photograph, with its hole, the best classical method's and the model's result; four edits a row."""
+    """Return rows of: photograph, with its hole, the best classical method's and the model's result; four edits a
+    row.
+    """
     shown = [image, image * (1 - mask) + 0.5 * mask, results["biharmonic"], results["model"]]
     side, columns = 128, 3
     picture = Image.new("RGB", (columns * len(shown) * side, -(-count // columns) * side), "white")

@@ -1,7 +1,7 @@
 """`python -m training.several_holes`: several holes in one mask against the same holes edited one by one.
 
-Canvases show a few other objects; each of their holes shall show the same object, as one prompt goes to all of them. Holes
-keep their size in px on every canvas, and lie anywhere. The judge looks at each hole by itself.
+Canvases show a few other objects; each of their holes shall show the same object, as one prompt goes to all of them.
+Holes keep their size in px on every canvas, and lie anywhere. The judge looks at each hole by itself.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ Boxes = list[tuple[int, int, int, int]]
 
 @dataclass(frozen=True)
 class ManyHoles:
-    """`image` [B, 3, S, S], `holes` [B, n, 1, S, S] (1 = hole), and what each of a canvas's holes shall show: `label` [B] in
-    `style` [B]."""
+    """`image` [B, 3, S, S], `holes` [B, n, 1, S, S] (1 = hole), and what each of a canvas's holes shall show: `label`
+    [B] in `style` [B].
+    """
 
     image: Tensor
     holes: Tensor
@@ -63,7 +64,10 @@ def main(argv: list[str] | None = None) -> int:
     sheet, editor, judges = opened(args)
     # A canvas is encoded once, then what another mask changes: the same latents (lazy_core.vae.canvas_cache).
     editor.editor.to_latent = partial(CanvasCache(limit=256 << 20).encode, "", editor.editor.to_latent)  # type: ignore[method-assign]
-    print(f"{'canvas':>8}{'holes':>7}{'prompt, one by one':>28}{'prompt, together':>28}{'ratio':>8}{'style':>8}{'together':>10}")
+    print(
+        f"{'canvas':>8}{'holes':>7}{'prompt, one by one':>28}{'prompt, together':>28}"
+        f"{'ratio':>8}{'style':>8}{'together':>10}"
+    )
     rows, shown = [], []
     for size in args.sizes:
         for holes in args.holes:
@@ -76,7 +80,9 @@ def main(argv: list[str] | None = None) -> int:
                 f"{row['style_apart']:>8.3f}{row['style_together']:>10.3f}"
             )
     if args.json:
-        args.json.write_text(json.dumps({"canvases": args.canvases, "steps": args.steps, "cfg": args.cfg, "rows": rows}, indent=1) + "\n")
+        args.json.write_text(
+            json.dumps({"canvases": args.canvases, "steps": args.steps, "cfg": args.cfg, "rows": rows}, indent=1) + "\n"
+        )
     if args.picture:
         sheet_of(shown).save(args.picture)
     return 0
@@ -109,7 +115,9 @@ def share(flags: list[Tensor]) -> float:
 
 
 def canvases(sheet: SpriteSheet, count: int, size: int, holes: int, seed: int) -> ManyHoles:
-    """Canvases of `size` px with so many holes each, apart from each other, and at most two other objects in the canvas's style."""
+    """Canvases of `size` px with so many holes each, apart from each other, and at most two other objects in the
+    canvas's style.
+    """
     draw = Draw(torch.Generator().manual_seed(seed))
     none = torch.zeros(count, dtype=torch.bool)
     style, objects, _ = cast_of(sheet, draw, count, Recipe("all", removals=0.0, twos=0.0, everything=0.0), none)
@@ -123,7 +131,9 @@ def canvases(sheet: SpriteSheet, count: int, size: int, holes: int, seed: int) -
         found = [free_box(draw, boxes, size) for boxes in taken]
         box = torch.tensor([spot or (0.5, 0.5, 0.2) for spot in found])
         there = torch.tensor([spot is not None for spot in found]).view(-1, 1, 1, 1)
-        image = paint(image, place(sheet.sprites[style, objects[:, other]], box, size) * there, light * box[:, 2:] * 0.17)
+        image = paint(
+            image, place(sheet.sprites[style, objects[:, other]], box, size) * there, light * box[:, 2:] * 0.17
+        )
         for boxes, spot in zip(taken, found, strict=True):
             if spot is not None:
                 x, y, side = (round(size * value) for value in spot)
@@ -132,7 +142,9 @@ def canvases(sheet: SpriteSheet, count: int, size: int, holes: int, seed: int) -
 
 
 def separate_holes(draw: Draw, sprite: Tensor, size: int, holes: int) -> tuple[Tensor, Boxes]:
-    """-> masks [n, 1, S, S] as people draw them around an object, and their boxes; at least `APART` px from each other."""
+    """-> masks [n, 1, S, S] as people draw them around an object, and their boxes; at least `APART` px from each
+    other.
+    """
     while True:
         side = draw.uniform(holes, 1, low=0.17, high=0.3)
         box = torch.cat([torch.full((holes, 2), 0.5), side], 1)
@@ -151,7 +163,9 @@ def separate_holes(draw: Draw, sprite: Tensor, size: int, holes: int) -> tuple[T
 
 
 def free_spot(draw: Draw, taken: Boxes, width: int, height: int, size: int) -> tuple[int, int] | None:
-    """Where a box of `width` x `height` px lies at least `APART` px from those that are `taken`, or None where no place was found."""
+    """Where a box of `width` x `height` px lies at least `APART` px from those that are `taken`, or None where no place
+    was found.
+    """
     for _ in range(TRIES):
         if width >= size or height >= size:
             return None

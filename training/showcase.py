@@ -1,6 +1,8 @@
-"""`python -m training.showcase`: photographs that were never trained on, each with one edit as a person would make it, beside its canvas.
+"""`python -m training.showcase`: photographs that were never trained on, each with one edit as a person would make it,
+beside its canvas.
 
-Six photographs of the validation split (public domain, CC0 or CC-BY); one seed for all of them, chosen before anything was seen.
+Six photographs of the validation split (public domain, CC0 or CC-BY); one seed for all of them, chosen before anything
+was seen.
 """
 
 from __future__ import annotations
@@ -71,7 +73,10 @@ def shown(editor: LazyEditor, image: Tensor, edit: Edit) -> Image.Image:
     mask = ellipse(edit, *image.shape[-2:])
     result = editor.decode(editor.encode(image, mask[None]), edit.prompt, seed=SEED, steps=STEPS, blend="poisson")
     painted = torch.where(mask > 0, 0.35 * image + 0.65 * torch.tensor([0.9, 0.2, 0.6]).view(3, 1, 1), image)
-    sides = [to_picture(each[0]).resize((round(image.shape[-1] * HEIGHT / image.shape[-2]), HEIGHT)) for each in (painted, result)]
+    sides = [
+        to_picture(each[0]).resize((round(image.shape[-1] * HEIGHT / image.shape[-2]), HEIGHT))
+        for each in (painted, result)
+    ]
     pair = Image.new("RGB", (2 * sides[0].width + 4, HEIGHT), "white")
     for index, side in enumerate(sides):
         pair.paste(side, (index * (side.width + 4), 0))

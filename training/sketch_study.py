@@ -1,7 +1,8 @@
-"""`python -m training.sketch_study`: how closely the hole follows a sketch, against Sketch Condition's strength; colours and edges.
+"""`python -m training.sketch_study`: how closely the hole follows a sketch, against Sketch Condition's strength;
+colours and edges.
 
-A colour sketch is the true object blurred, in few colours and out of place, as drawn by somebody in a hurry; an edge sketch is
-its outline, shaky (`scenes.edge_drawing`). Prompts name the object. Agreement is measured inside the hole.
+A colour sketch is the true object blurred, in few colours and out of place, as drawn by somebody in a hurry; an edge
+sketch is its outline, shaky (`scenes.edge_drawing`). Prompts name the object. Agreement is measured inside the hole.
 """
 
 from __future__ import annotations
@@ -42,11 +43,19 @@ def main(argv: list[str] | None = None) -> int:
         sketch = scenes.lines.expand(-1, 3, -1, -1) if kind == "edges" else coarse(scenes)
         shown[f"{kind} sketch"] = sketch
         for strength in args.strengths:
-            image = torch.cat([edit(editor, scenes, prompts, sketch, kind, strength, args.steps, i) for i in progress(args.edits)])
+            image = torch.cat(
+                [edit(editor, scenes, prompts, sketch, kind, strength, args.steps, i) for i in progress(args.edits)]
+            )
             right, _ = judges.verdicts(judges.seen(image, scenes), scenes)
             row = {"kind": kind, "strength": strength, "prompt_accuracy": interval(right)}
-            row |= {"colour_distance": interval(colour_distance(image, sketch, scenes.mask)) if kind == "colour" else None}
-            row |= {"edge_agreement": interval(edge_agreement(image, scenes.lines, scenes.mask)) if kind == "edges" else None}
+            row |= {
+                "colour_distance": interval(colour_distance(image, sketch, scenes.mask)) if kind == "colour" else None
+            }
+            row |= {
+                "edge_agreement": interval(edge_agreement(image, scenes.lines, scenes.mask))
+                if kind == "edges"
+                else None
+            }
             rows.append(row)
             print(row)
             shown[f"{kind} {strength:g}"] = image
@@ -62,7 +71,14 @@ def progress(edits: int) -> Any:
 
 
 def edit(
-    editor: MethodEditor, scenes: Scenes, prompts: list[str], sketch: Tensor, kind: str, strength: float, steps: int, start: int
+    editor: MethodEditor,
+    scenes: Scenes,
+    prompts: list[str],
+    sketch: Tensor,
+    kind: str,
+    strength: float,
+    steps: int,
+    start: int,
 ) -> Tensor:
     part = slice(start, start + BATCH)
     context: Context = editor.editor.encode(scenes.empty[part], scenes.mask[part, 0])

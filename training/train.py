@@ -22,11 +22,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from lazy_core.checkpoint import from_pixart, load_model, save_checkpoint
+from lazy_core.checkpoint import load_model, save_checkpoint
 from lazy_core.config import PRESETS, LazyConfig
 from lazy_core.geometry import Grid
 from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.networks.positions import grid_coordinates
+from lazy_core.pixart import from_pixart
 from lazy_core.text.tokenizer import Tokenizer
 from lazy_core.vae.tiny import TinyVAE
 
@@ -57,14 +58,21 @@ READER = ("transformer.context_encoder.naming.", "text.")  # what --keep-reader 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.train", description=summary(__doc__))
     parser.add_argument("--preset", default="fluent-small", choices=list(PRESETS))
-    parser.add_argument("--method", default="lazy", choices=METHODS, help="lazy, or a baseline: all tokens of the image, or of a crop")
     parser.add_argument(
-        "--data", type=Path, default=Path("training/data/sprites.safetensors"), help="sprites, or a folder of training.precompute"
+        "--method", default="lazy", choices=METHODS, help="lazy, or a baseline: all tokens of the image, or of a crop"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("training/data/sprites.safetensors"),
+        help="sprites, or a folder of training.precompute",
     )
     parser.add_argument("--vae", type=Path, default=None, help=f"default: {VAE}, or the one inside --init")
     parser.add_argument("--out", type=Path, default=Path("training/runs/model"))
     parser.add_argument("--init", type=Path, default=None, help="checkpoint whose weights to start from")
-    parser.add_argument("--init-pixart", type=Path, default=None, help="PixArt-alpha's weights for the decoder to start from")
+    parser.add_argument(
+        "--init-pixart", type=Path, default=None, help="PixArt-alpha's weights for the decoder to start from"
+    )
     parser.add_argument("--size", type=int, default=256, help="canvas in px")
     parser.add_argument("--steps", type=int, default=10000)
     parser.add_argument("--minutes", type=float, default=None, help="stop by the clock instead, schedule included")
@@ -72,27 +80,50 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=4, help="noise levels per scene and step")
     parser.add_argument("--pool", type=int, default=8192, help="encoded scenes held in memory")
     parser.add_argument("--fresh", type=int, default=2, help="scenes replaced per step")
-    parser.add_argument("--shift", type=float, default=0.0, help="share of steps with moved positions, for canvases larger than --size")
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--style-weight", type=float, default=0.3, help="weight of the encoder's naming the scene's style")
     parser.add_argument(
-        "--style-guidance", type=float, default=None, help="for the checkpoint's config; default: the preset's, or --init's"
+        "--shift", type=float, default=0.0, help="share of steps with moved positions, for canvases larger than --size"
+    )
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument(
+        "--style-weight", type=float, default=0.3, help="weight of the encoder's naming the scene's style"
+    )
+    parser.add_argument(
+        "--style-guidance",
+        type=float,
+        default=None,
+        help="for the checkpoint's config; default: the preset's, or --init's",
     )
     parser.add_argument(
         "--decoder-only",
         action="store_true",
         help="train the decoder and what it is told of the canvas's fill; encoder, reader and text stay",
     )
-    parser.add_argument("--keep-reader", action="store_true", help="the reader of styles, what it tells, and the text encoder stay")
-    parser.add_argument("--photographs", type=float, default=0.0, help="share of scenes on photographs (training.prepare --photographs)")
-    parser.add_argument("--outward", type=float, default=0.0, help="share of those whose hole lies along the canvas's sides")
+    parser.add_argument(
+        "--keep-reader", action="store_true", help="the reader of styles, what it tells, and the text encoder stay"
+    )
+    parser.add_argument(
+        "--photographs", type=float, default=0.0, help="share of scenes on photographs (training.prepare --photographs)"
+    )
+    parser.add_argument(
+        "--outward", type=float, default=0.0, help="share of those whose hole lies along the canvas's sides"
+    )
     parser.add_argument("--ema", type=float, default=0.995)
-    parser.add_argument("--optimizer", choices=["muon", "adamw"], default=None, help="default: muon, on CPUs without AVX-512 adamw")
+    parser.add_argument(
+        "--optimizer", choices=["muon", "adamw"], default=None, help="default: muon, on CPUs without AVX-512 adamw"
+    )
     parser.add_argument("--no-graphs", dest="graphs", action="store_false", help="on a GPU: no steps as CUDA graphs")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the blocks: minutes to start, then a sixth faster on a CPU")
-    parser.add_argument("--shard-optimizer", action="store_true", help="many processes: each keeps its share of the optimizer's state")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile the blocks: minutes to start, then a sixth faster on a CPU",
+    )
+    parser.add_argument(
+        "--shard-optimizer", action="store_true", help="many processes: each keeps its share of the optimizer's state"
+    )
     parser.add_argument("--workers", type=int, default=0, help="processes that read shards ahead")
-    parser.add_argument("--float32", action="store_true", help="no bfloat16 in the networks (CPUs without AVX-512 never have it)")
+    parser.add_argument(
+        "--float32", action="store_true", help="no bfloat16 in the networks (CPUs without AVX-512 never have it)"
+    )
     parser.add_argument("--licence", default=LICENCE, help="of the weights, for the checkpoint's metadata")
     parser.add_argument("--provenance", default=PROVENANCE, help="of the weights, for the checkpoint's metadata")
     parser.add_argument("--record-every", type=int, default=20, help="steps between entries of the record")
@@ -122,9 +153,13 @@ class Trainer:
         args.optimizer = args.optimizer or optimizer_for(self.device)
         self.shards = Shards.load(args.data) if args.data.is_dir() else None
         if self.shards is not None and args.method == "crop":
-            raise ValueError("precomputed shards hold whole squares, which --method crop cannot cut. Train it on the scenes.")
+            raise ValueError(
+                "precomputed shards hold whole squares, which --method crop cannot cut. Train it on the scenes."
+            )
         if self.shards is None and self.team.size > 1:
-            raise ValueError("scenes are made by one process. Train several on precomputed shards (python -m training.precompute).")
+            raise ValueError(
+                "scenes are made by one process. Train several on precomputed shards (python -m training.precompute)."
+            )
         if args.init and args.init_pixart:
             raise ValueError("--init and --init-pixart both say what to start from. Give one of them.")
         self.sheet = None if self.shards else SpriteSheet.load(args.data, self.device)
@@ -140,9 +175,13 @@ class Trainer:
         self.objective = Objective(self.model, args.method, self.grid).to(self.device)
         self.objective.mean_count = self.team.mean
         self.generator = torch.Generator(self.device).manual_seed(args.seed)
-        self.average = torch.optim.swa_utils.AveragedModel(self.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(args.ema))
+        self.average = torch.optim.swa_utils.AveragedModel(
+            self.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(args.ema)
+        )
         shared = args.shard_optimizer and self.team.size > 1
-        args.graphs = args.graphs and self.device.type == "cuda" and self.shards is None  # a caption of shards may have any length
+        args.graphs = (
+            args.graphs and self.device.type == "cuda" and self.shards is None
+        )  # a caption of shards may have any length
         self.optimizers = optimizers(self.objective, args.optimizer, args.lr, shared, captured=args.graphs)
         self.progress = Progress()
         args.out.mkdir(parents=True, exist_ok=True)
@@ -157,7 +196,9 @@ class Trainer:
                 block.compile(dynamic=True)
 
     def build(self, config: LazyConfig) -> tuple[LazyDiffusion, Tokenizer | None]:
-        """A fresh model around the trained VAE, or the whole of `--init` with new words added; the VAE is never trained here."""
+        """A fresh model around the trained VAE, or the whole of `--init` with new words added; the VAE is never trained
+        here.
+        """
         args = self.args
         known, model = None, None
         if args.init:
@@ -183,7 +224,10 @@ class Trainer:
             styles = len(self.sheet.styles)
             guidance = model.config.style_guidance if args.style_guidance is None else args.style_guidance
             model = extended(
-                model, replace(model.config, edges=True, fill=True, styles=styles if styles > 1 else 0, style_guidance=guidance)
+                model,
+                replace(
+                    model.config, edges=True, fill=True, styles=styles if styles > 1 else 0, style_guidance=guidance
+                ),
             )
         elif model.transformer.decoder.edge_embedder is not None:
             model.transformer.decoder.edge_embedder.requires_grad_(False)  # shards bring no drawings
@@ -200,10 +244,14 @@ class Trainer:
         return model.to(self.device), tokenizer
 
     def words(self, config: LazyConfig, known: Tokenizer | None) -> Tokenizer | None:
-        """A tokenizer for all captions that the data may ask for; None for a model whose captions come as embeddings."""
+        """A tokenizer for all captions that the data may ask for; None for a model whose captions come as
+        embeddings.
+        """
         if config.text is None and self.shards is None:
             kind = config.preset or self.args.init
-            raise ValueError(f"scenes have captions in words, which {kind} cannot read. Give --data a folder of training.precompute.")
+            raise ValueError(
+                f"scenes have captions in words, which {kind} cannot read. Give --data a folder of training.precompute."
+            )
         if config.text is None:
             return None
         captions = self.shards.captions() if self.shards else all_captions(self.sheet.names if self.sheet else [])
@@ -216,13 +264,22 @@ class Trainer:
             assert self.sheet and self.tokenizer
             recipe = Recipe(photographs=args.photographs, outward=args.outward) if args.photographs else None
             settings = PoolSettings(
-                args.size, args.method, args.batch, args.draws, args.pool, args.fresh, few_shapes=args.graphs, recipe=recipe
+                args.size,
+                args.method,
+                args.batch,
+                args.draws,
+                args.pool,
+                args.fresh,
+                few_shapes=args.graphs,
+                recipe=recipe,
             )
             captions = CaptionTable(self.sheet.names, self.tokenizer, self.device)
             return ScenePool(self.sheet, self.model, captions, settings, self.generator).examples()
         share = Share(args.batch, args.draws, args.seed, self.team.rank, self.team.size)
         steps = Steps(self.shards, self.config, self.tokenizer, share, everything=args.method == "image")
-        return iter(DataLoader(steps, batch_size=None, sampler=itertools.count(self.progress.step), num_workers=args.workers))  # type: ignore[arg-type]
+        return iter(
+            DataLoader(steps, batch_size=None, sampler=itertools.count(self.progress.step), num_workers=args.workers)
+        )  # type: ignore[arg-type]
 
     # -- the loop -------------------------------------------------------------------------------------------------
     def run(self) -> None:
@@ -238,7 +295,9 @@ class Trainer:
             bar.update()
             if self.progress.step % args.record_every == 0 or self.progress.step == 1:
                 figures = {name: float(self.team.mean(loss)) for name, loss in losses.items()}
-                bar.set_postfix({name: f"{value:.4f}" for name, value in figures.items()} | {"done": f"{100 * done:.1f}%"})
+                bar.set_postfix(
+                    {name: f"{value:.4f}" for name, value in figures.items()} | {"done": f"{100 * done:.1f}%"}
+                )
                 if self.record:
                     self.record.add(self.progress.step, **figures)
             if self.team.agrees(time.monotonic() - saved > 60 * args.save_minutes):
@@ -278,7 +337,8 @@ class Trainer:
         return {name: loss.detach() for name, loss in losses.items()}
 
     def shift(self) -> Tensor:
-        """A share `--shift` of the steps sees the grid moved by up to its own size: larger canvases then meet no unknown position.
+        """A share `--shift` of the steps sees the grid moved by up to its own size: larger canvases then meet no
+        unknown position.
 
         Off by default: on a short run the network learns relative places much later with it.
         """
@@ -290,7 +350,9 @@ class Trainer:
 
     # -- files ----------------------------------------------------------------------------------------------------
     def save(self) -> None:
-        """The averaged model as a checkpoint of ours, and everything that a resumed run needs; each replaced in one move."""
+        """The averaged model as a checkpoint of ours, and everything that a resumed run needs; each replaced in one
+        move.
+        """
         states = self.team.states(self.optimizers)
         if self.team.rank > 0:
             return self.team.wait()
@@ -317,22 +379,31 @@ class Trainer:
     def resume(self) -> None:
         path = self.args.out / "state.pt"
         if self.team.first(float(path.exists())) != path.exists():
-            raise ValueError(f"process {self.team.rank} does not see what process 0 does at {path}. All machines must share --out.")
+            raise ValueError(
+                f"process {self.team.rank} does not see what process 0 does at {path}. All machines must share --out."
+            )
         if not path.exists():
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
         if state["model"].keys() != self.model.state_dict().keys():
-            raise ValueError(f"{path} is of an earlier version. Start a new --out with --init {path.parent / 'model.safetensors'}.")
+            raise ValueError(
+                f"{path} is of an earlier version. Start a new --out with --init {path.parent / 'model.safetensors'}."
+            )
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
-            fresh = [{name: group[name] for name in ("lr", "capturable", "fused") if name in group} for group in optimizer.param_groups]
+            fresh = [
+                {name: group[name] for name in ("lr", "capturable", "fused") if name in group}
+                for group in optimizer.param_groups
+            ]
             optimizer.load_state_dict(values)
             for group, own in zip(optimizer.param_groups, fresh, strict=True):
                 group.update(own)  # the run before may have had graphs where this one has none, or the other way round
             for kept in optimizer.state.values() if self.team.size == 1 else ():
                 if "step" in kept:
-                    kept["step"] = torch.as_tensor(kept["step"], dtype=torch.float32, device=self.device if self.args.graphs else "cpu")
+                    kept["step"] = torch.as_tensor(
+                        kept["step"], dtype=torch.float32, device=self.device if self.args.graphs else "cpu"
+                    )
         self.progress = Progress(**state["progress"])
         if self.shards is None:
             self.generator.set_state(state["generator"].cpu())

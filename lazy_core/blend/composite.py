@@ -66,10 +66,12 @@ def feathered(canvas: Tensor, generated: Tensor, mask: Tensor, feather: int, old
 
 
 def feather_weight(mask: Tensor, feather: int) -> Tensor:
-    """[H, W] bool -> [H, W] in 0..1: 0 outside the hole, rising with the distance from what is kept; all 1 if nothing is.
+    """[H, W] bool -> [H, W] in 0..1: 0 outside the hole, rising with the distance from what is kept; all 1 if nothing
+    is.
 
-    It rises slowly at both ends (3 t^2 - 2 t^3), so that the step across the hole's edge is a twentieth of the gap there, not a seventh.
-    Where the hole is narrower than twice `feather` it rises faster, and is 1 along the hole's middle.
+    It rises slowly at both ends (3 t^2 - 2 t^3), so that the step across the hole's edge is a twentieth of the gap
+    there, not a seventh. Where the hole is narrower than twice `feather` it rises faster, and is 1 along the hole's
+    middle.
     """
     return weight_of(squared_distances(mask, feather + 1), feather + 1)
 
@@ -77,7 +79,9 @@ def feather_weight(mask: Tensor, feather: int) -> Tensor:
 def weight_of(squared: Tensor, reach: int) -> Tensor:
     """Squared distances [H, W] from what is kept, up to `reach`^2 -> the weight [H, W] of what was generated."""
     distance = torch.arange(reach**2 + 1, dtype=torch.float64, device=squared.device).sqrt()
-    share = (distance / torch.arange(1, reach + 1, device=squared.device)[:, None]).clamp_max(1)  # for each reach, of each distance
+    share = (distance / torch.arange(1, reach + 1, device=squared.device)[:, None]).clamp_max(
+        1
+    )  # for each reach, of each distance
     table = (share**2 * (3 - 2 * share)).float()
     local = local_reach(squared, reach)
     return table[-1][squared] if local is None else table[local - 1, squared]
@@ -88,7 +92,9 @@ def local_reach(squared: Tensor, reach: int) -> Tensor | None:
     result = torch.full_like(squared, 1)
     open_ = squared > 0
     for depth in range(reach, 1, -1):
-        found = open_ & grown(squared >= depth**2, 3 * depth // 2)  # around a right angle's corner a disc is sqrt(2) of its radius away
+        found = open_ & grown(
+            squared >= depth**2, 3 * depth // 2
+        )  # around a right angle's corner a disc is sqrt(2) of its radius away
         result[found] = depth
         open_ &= ~found
         if not bool(open_.any()):
@@ -142,17 +148,24 @@ def squared_distances(mask: Tensor, reach: int) -> Tensor:
 
 
 def squared_distance(squared: Tensor, axis: int, reach: int) -> Tensor:
-    """One axis of a Euclidean distance transform (Felzenszwalb and Huttenlocher 2012), which needs to be right below `reach` alone."""
+    """One axis of a Euclidean distance transform (Felzenszwalb and Huttenlocher 2012), which needs to be right below
+    `reach` alone.
+    """
     result, length = squared.clone(), squared.shape[axis]
     for apart in range(1, min(reach, length)):
         for to, at in ((apart, 0), (0, apart)):
-            there, further = result.narrow(axis, to, length - apart), squared.narrow(axis, at, length - apart) + apart**2
+            there, further = (
+                result.narrow(axis, to, length - apart),
+                squared.narrow(axis, at, length - apart) + apart**2,
+            )
             torch.minimum(there, further, out=there)
     return result
 
 
 def poisson(canvas: Tensor, generated: Tensor, mask: Tensor) -> Tensor:
-    """One image [3, H, W]: generated + f, with f harmonic in the hole and equal to canvas - generated on the kept pixels around it."""
+    """One image [3, H, W]: generated + f, with f harmonic in the hole and equal to canvas - generated on the kept
+    pixels around it.
+    """
     if bool(mask.all()):
         return generated
     gap = (canvas - generated).double().cpu().numpy()

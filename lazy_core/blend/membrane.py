@@ -1,8 +1,9 @@
 """The smooth field that closes a gap along a hole's border, at a cost that follows the border, not the hole.
 
-A harmonic function is smooth away from the border, so pixels inside need no unknowns of their own: squares that double in size with
-their distance from it are enough (quadtrees for gradient-domain compositing, Agarwala 2007). Here they carry bilinear elements of the
-very energy that the pixels have, so that constants and slopes come out as pixel by pixel.
+A harmonic function is smooth away from the border, so pixels inside need no unknowns of their own: squares that double
+in size with their distance from it are enough (quadtrees for gradient-domain compositing, Agarwala 2007). Here they
+carry bilinear elements of the very energy that the pixels have, so that constants and slopes come out as pixel by
+pixel.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ MARGIN = 3  # squares of its size between a square and what is not hole
 def membrane(hole: np.ndarray, border: np.ndarray) -> np.ndarray:
     """Solve Laplace's equation in `hole` [H, W] with values `border` [C, H, W] on the pixels around it; zero elsewhere.
 
-    Where the hole meets the image's edge the normal derivative is zero. Within a few pixels of the border, and of the image's
-    edge, every pixel is an unknown, further inside corners of squares are, between which the field is bilinear.
+    Where the hole meets the image's edge the normal derivative is zero. Within a few pixels of the border, and of the
+    image's edge, every pixel is an unknown, further inside corners of squares are, between which the field is bilinear.
     """
     squares = squares_of(hole)
     ties = Ties.of(squares, hole.shape)
@@ -40,7 +41,9 @@ def membrane(hole: np.ndarray, border: np.ndarray) -> np.ndarray:
 
 
 Squares = list[np.ndarray]
-"""For sides of 2, 4, 8, ... px which squares [rows, cols] of the lattice are elements, or divided into them; corners are pixels."""
+"""For sides of 2, 4, 8, ... px which squares [rows, cols] of the lattice are elements, or divided into them; corners
+are pixels.
+"""
 
 
 def squares_of(hole: np.ndarray) -> Squares:
@@ -65,7 +68,9 @@ def halved(squares: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def sides_of(squares: np.ndarray, axis: int) -> np.ndarray:
-    """Which lines between squares that follow each other along an axis, one more than there are squares, are a side of one of these."""
+    """Which lines between squares that follow each other along an axis, one more than there are squares, are a side of
+    one of these.
+    """
     before, after = [(0, 0), (0, 0)], [(0, 0), (0, 0)]
     before[axis], after[axis] = (1, 0), (0, 1)
     return np.pad(squares, before) | np.pad(squares, after)
@@ -95,7 +100,9 @@ class Ties:
         return cls(tied, (first, second))
 
     def spread(self, pixels: np.ndarray, inside: np.ndarray) -> sparse.csr_matrix:
-        """[H W, unknowns]: rows for those of `pixels` that are `inside`, the others are empty. Unknown is what is inside and not tied."""
+        """[H W, unknowns]: rows for those of `pixels` that are `inside`, the others are empty. Unknown is what is
+        inside and not tied.
+        """
         unknown = inside & ~self.tied
         row = column = pixels[inside[pixels]]
         share = np.ones(len(row))
@@ -112,7 +119,9 @@ Edges = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def pixel_edges(hole: np.ndarray, squares: Squares) -> list[Edges]:
-    """Between neighbours, of which one at least is hole: half of its weight belongs to what lies on either side of an edge."""
+    """Between neighbours, of which one at least is hole: half of its weight belongs to what lies on either side of an
+    edge.
+    """
     number = np.arange(hole.size).reshape(hole.shape)
     covered = np.zeros((hole.shape[0] + 1, hole.shape[1] + 1), bool)  # pixels' squares, one more around
     if squares:
@@ -128,7 +137,9 @@ def pixel_edges(hole: np.ndarray, squares: Squares) -> list[Edges]:
 
 
 def square_edges(shape: tuple[int, ...], squares: Squares) -> list[Edges]:
-    """The energy of all edges between pixels of a square, half of it for those on its own edges, where the field is bilinear in it."""
+    """The energy of all edges between pixels of a square, half of it for those on its own edges, where the field is
+    bilinear in it.
+    """
     found = []
     for level, cells in enumerate(squares):
         side = 2 << level
@@ -137,7 +148,14 @@ def square_edges(shape: tuple[int, ...], squares: Squares) -> list[Edges]:
         corner = (rows * shape[1] + cols) * side
         corners = [corner, corner + side, corner + side * shape[1], corner + side * shape[1] + side]
         edge, diagonal = 1 / 6 + 1 / (3 * side**2), 1 / 3 - 1 / (3 * side**2)
-        for i, j, weight in ((0, 1, edge), (2, 3, edge), (0, 2, edge), (1, 3, edge), (0, 3, diagonal), (1, 2, diagonal)):
+        for i, j, weight in (
+            (0, 1, edge),
+            (2, 3, edge),
+            (0, 2, edge),
+            (1, 3, edge),
+            (0, 3, diagonal),
+            (1, 2, diagonal),
+        ):
             found.append((corners[i], corners[j], np.full(len(corner), weight)))
     return found
 

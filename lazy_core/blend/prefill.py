@@ -1,4 +1,6 @@
-"""What stands in a hole before anything reads the canvas: a smooth continuation of what is visible. 1 = hole (generate), 0 = keep."""
+"""What stands in a hole before anything reads the canvas: a smooth continuation of what is visible. 1 = hole
+(generate), 0 = keep.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,17 @@ CELLS = COARSE.bit_length() - 1  # halvings from pixels to cells
 
 
 Level = tuple[Tensor, Tensor]
-"""For each cell of a canvas the average [B, C, h, w] of its pixels, hidden ones as zeros, and the share of visible ones [B, 1, h, w]."""
+"""For each cell of a canvas the average [B, C, h, w] of its pixels, hidden ones as zeros, and the share of visible ones
+[B, 1, h, w].
+"""
 
 
 def prefill(image: Tensor, hole: Tensor) -> Tensor:
     """Replace the hole of [B, C, H, W] by a smooth continuation of what is visible; hole [B, H, W] bool. A new tensor.
 
     Push-pull: ever coarser averages of visible pixels alone, so nothing of the hole's old content survives and a
-    convolutional VAE sees no edge at the mask's border. An image without a visible pixel becomes mid-grey.
-    Only what a hole depends on is looked at: its pixels and, as far as the coarsest averages reach, cells of `COARSE` px.
+    convolutional VAE sees no edge at the mask's border. An image without a visible pixel becomes mid-grey. Only what a
+    hole depends on is looked at: its pixels and, as far as the coarsest averages reach, cells of `COARSE` px.
     """
     result, canvas = image.clone(), Box(0, 0, *image.shape[-2:])
     for index, own in enumerate(hole):
@@ -52,7 +56,9 @@ def prefill(image: Tensor, hole: Tensor) -> Tensor:
 
 
 def seen_by_push_pull(box: Box, hole: Tensor) -> Box:
-    """What the averages of what is inside `box` depend on, with this hole [H, W]: squares that all show something, two around it."""
+    """What the averages of what is inside `box` depend on, with this hole [H, W]: squares that all show something, two
+    around it.
+    """
     canvas, side = Box(0, 0, *hole.shape), max(COARSE, 1 << min(box.height, box.width).bit_length())
     while True:
         far = box.grown(2 * side).aligned(side).within(canvas)
@@ -62,7 +68,9 @@ def seen_by_push_pull(box: Box, hole: Tensor) -> Box:
 
 
 def visible(image: Tensor, keep: Tensor) -> Level:
-    """Pixels [1, C, H, W], of which those of `keep` [H, W] bool are visible. Channels come first: for three, pooling is faster so."""
+    """Pixels [1, C, H, W], of which those of `keep` [H, W] bool are visible. Channels come first: for three, pooling is
+    faster so.
+    """
     return torch.where(keep, image, 0.0).contiguous(), keep[None, None].to(image.dtype)
 
 
@@ -72,14 +80,20 @@ def cell_averages(image: Tensor) -> Level:
     if height % COARSE or width % COARSE:
         colour = F.avg_pool2d(image, COARSE, ceil_mode=True)
     else:  # the host's images have their channels last, and whole rows are read at memory's speed
-        colour = image.movedim(1, -1).unflatten(1, (-1, COARSE)).mean(2).unflatten(2, (-1, COARSE)).mean(3).movedim(-1, 1)
+        colour = (
+            image.movedim(1, -1).unflatten(1, (-1, COARSE)).mean(2).unflatten(2, (-1, COARSE)).mean(3).movedim(-1, 1)
+        )
     return colour, colour.new_ones(len(colour), 1, *colour.shape[-2:])
 
 
 def push(level: Level, halvings: int | None = None) -> list[Level]:
     """The level and coarser ones, each of half the size: so many, or until something is visible in each cell."""
     levels = [level]
-    while len(levels) <= halvings if halvings is not None else max(levels[-1][1].shape[-2:]) > 1 and not bool(levels[-1][1].all()):
+    while (
+        len(levels) <= halvings
+        if halvings is not None
+        else max(levels[-1][1].shape[-2:]) > 1 and not bool(levels[-1][1].all())
+    ):
         colour, weight = (F.avg_pool2d(x, 2, ceil_mode=True) for x in levels[-1])
         levels.append((colour, weight))
     return levels

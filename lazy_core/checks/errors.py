@@ -18,6 +18,10 @@ class CheckpointError(ValueError):
 
 def shown(value: Any, limit: int = 60) -> str:
     """`value` as it stands in a sentence: short, whatever it is."""
-    text = repr(value[: 2 * limit] if isinstance(value, (str, list)) else value) if not isinstance(value, dict) else "an object"
+    text = (
+        repr(value[: 2 * limit] if isinstance(value, (str, list)) else value)
+        if not isinstance(value, dict)
+        else "an object"
+    )
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= limit else text[:limit] + "…"

@@ -100,7 +100,11 @@ def read_values(text: str, newest: int, file: str) -> dict[str, Any]:
         values = parse(text, MOST)
     except ValueError as error:
         raise CheckpointError(
-            file, "config", str(error), "JSON", sentence=f"{file} has a malformed config in its metadata ({error}). {AGAIN}"
+            file,
+            "config",
+            str(error),
+            "JSON",
+            sentence=f"{file} has a malformed config in its metadata ({error}). {AGAIN}",
         ) from error
     if not isinstance(values, dict):
         raise CheckpointError(file, "config", shown(values), "an object of fields")
@@ -123,17 +127,25 @@ def fit(values: Any, rules: Mapping[str, Rule], where: str, file: str) -> None:
         raise CheckpointError(file, where.rstrip("."), shown(values), "an object of fields, or null")
     for name, value in values.items():
         if name not in rules:
-            raise CheckpointError(file, f"config field {where}{shown(name)[1:-1]}", "unknown", "a field of this pack's models", UPDATE)
+            raise CheckpointError(
+                file, f"config field {where}{shown(name)[1:-1]}", "unknown", "a field of this pack's models", UPDATE
+            )
         if not rules[name].fits(value):
             raise CheckpointError(file, f"{where}{name}", shown(value), rules[name].says)
 
 
 def agree(config: Any, file: str) -> None:
     """Raises CheckpointError where two fields of a LazyConfig contradict each other."""
-    for part, name, heads in ((config, "width", "heads"), (config, "encoder_width", "encoder_heads"), (config.text, "width", "heads")):
+    for part, name, heads in (
+        (config, "width", "heads"),
+        (config, "encoder_width", "encoder_heads"),
+        (config.text, "width", "heads"),
+    ):
         if part is not None and getattr(part, name) % getattr(part, heads):
             where = "text." if part is config.text else ""
-            raise CheckpointError(file, where + name, str(getattr(part, name)), f"a multiple of {where}{heads}, {getattr(part, heads)}")
+            raise CheckpointError(
+                file, where + name, str(getattr(part, name)), f"a multiple of {where}{heads}, {getattr(part, heads)}"
+            )
     for name in ("width", "encoder_width"):
         if getattr(config, name) % 4:
             raise CheckpointError(file, name, str(getattr(config, name)), "a multiple of 4, for positions of two axes")

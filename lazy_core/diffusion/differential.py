@@ -44,7 +44,9 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 """(x [B, K, D], sigma [B]) -> x0 [B, K, D]"""
 
 
-def differential(denoise: Denoiser, strength: Tensor, start: Tensor, noised: Callable[[Tensor], Tensor], times: Tensor) -> Denoiser:
+def differential(
+    denoise: Denoiser, strength: Tensor, start: Tensor, noised: Callable[[Tensor], Tensor], times: Tensor
+) -> Denoiser:
     """Make a denoiser for tokens of `strength` [B, K] that are clean `start` [B, K, D] until they join.
 
     `noised(sigma)` is `start` at a noise level; `times` [steps + 1] are the sampler's noise levels, of which those

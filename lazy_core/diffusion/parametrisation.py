@@ -47,13 +47,15 @@ class Parametrisation(ABC):
     def sigmas(self, steps: int, denoise: float = 1.0, shift: float = 1.0) -> Tensor:
         """Return the noise levels of so many steps, [steps + 1], falling to 0.
 
-        `denoise` < 1 keeps the last part of a proportionally longer schedule (SDEdit). `shift` moves a flow's levels, see
-        `schedule.shifted`. Raises ValueError for less than a step, and a `denoise` outside 0..1.
+        `denoise` < 1 keeps the last part of a proportionally longer schedule (SDEdit). `shift` moves a flow's levels,
+        see `schedule.shifted`. Raises ValueError for less than a step, and a `denoise` outside 0..1.
         """
 
     @abstractmethod
     def training_sigma(self, quantile: Tensor) -> Tensor:
-        """Return the noise level below which training draws a share `quantile`, in 0..1, of its levels; the same shape."""
+        """Return the noise level below which training draws a share `quantile`, in 0..1, of its levels; the same
+        shape.
+        """
 
     @abstractmethod
     def loss_weight(self, sigma: Tensor) -> Tensor:
@@ -98,7 +100,9 @@ class FlowX0(Parametrisation):
 
 
 class Epsilon(Parametrisation):
-    """DDPM, whose network predicts the noise, as x = x0 + sigma noise (Karras et al. 2022's scaling, section 5 and table 1)."""
+    """DDPM, whose network predicts the noise, as x = x0 + sigma noise (Karras et al. 2022's scaling, section 5 and
+    table 1).
+    """
 
     def add_noise(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         return clean + sigma * noise

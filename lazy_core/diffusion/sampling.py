@@ -49,7 +49,9 @@ def guided_denoiser(
     return denoise
 
 
-def euler(denoise: Denoiser, x: Tensor, sigmas: Tensor, callback: Callable[[int, Tensor], None] | None = None) -> Tensor:
+def euler(
+    denoise: Denoiser, x: Tensor, sigmas: Tensor, callback: Callable[[int, Tensor], None] | None = None
+) -> Tensor:
     """Euler's method on dx/dsigma = (x - x0) / sigma, the ODE of both parametrisations (Karras et al. 2022, eq. 3).
 
     Noisy x [B, K, D] at `sigmas[0]` -> clean [B, K, D]; `callback(step, x0)` after every step.
@@ -63,10 +65,12 @@ def euler(denoise: Denoiser, x: Tensor, sigmas: Tensor, callback: Callable[[int,
 
 
 def dpmpp_2m(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
-    """DPM-Solver++(2M), which extrapolates from the last step's prediction as well (Lu et al. 2022, arXiv 2211.01095, algorithm 2).
+    """DPM-Solver++(2M), which extrapolates from the last step's prediction as well (Lu et al. 2022, arXiv 2211.01095,
+    algorithm 2).
 
-    Noisy x [B, K, D] at `sigmas[0]` -> clean [B, K, D]. Steps are measured in log sigma, as k-diffusion and with it ComfyUI do for flow
-    models, too, where the paper has half the log of the signal-to-noise ratio. The first and the last step are Euler's.
+    Noisy x [B, K, D] at `sigmas[0]` -> clean [B, K, D]. Steps are measured in log sigma, as k-diffusion and with it
+    ComfyUI do for flow models, too, where the paper has half the log of the signal-to-noise ratio. The first and the
+    last step are Euler's.
     """
     levels, last = sigmas.double(), None
     for step, (sigma, following) in enumerate(itertools.pairwise(levels)):

@@ -7,7 +7,9 @@ from torch import Tensor
 
 
 def shifted(levels: Tensor, shift: float) -> Tensor:
-    """Move a flow's levels towards noise (`shift` > 1) or towards the clean end (< 1); 0 and 1 stay (Esser et al. 2024, eq. 23)."""
+    """Move a flow's levels towards noise (`shift` > 1) or towards the clean end (< 1); 0 and 1 stay (Esser et al. 2024,
+    eq. 23).
+    """
     return shift * levels / (1 + (shift - 1) * levels)
 
 

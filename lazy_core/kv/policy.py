@@ -1,10 +1,12 @@
-"""Training-free lazy edits: a stock transformer denoises the hole's tokens against keys and values kept from passes over all tokens.
+"""Training-free lazy edits: a stock transformer denoises the hole's tokens against keys and values kept from passes
+over all tokens.
 
-The mask is known before the first step, what is visible is known exactly at every noise level, and positions never move: so the
-keys and values of all tokens but the hole's, as attention sees them (after norm and rotary embedding), can be kept from a
-few full passes (`store.py`) and used by sparse steps. With those of the same step a sparse step is exact; with those of other
-noise levels, interpolated between them, it is an approximation whose error the `Policy` bounds. Compare RegionE (arXiv
-2510.25590) and SpotEdit (arXiv 2512.22323), which have to find the region first and keep keys before the rotary embedding.
+The mask is known before the first step, what is visible is known exactly at every noise level, and positions never
+move: so the keys and values of all tokens but the hole's, as attention sees them (after norm and rotary embedding), can
+be kept from a few full passes (`store.py`) and used by sparse steps. With those of the same step a sparse step is
+exact; with those of other noise levels, interpolated between them, it is an approximation whose error the `Policy`
+bounds. Compare RegionE (arXiv 2510.25590) and SpotEdit (arXiv 2512.22323), which have to find the region first and keep
+keys before the rotary embedding.
 """
 
 from __future__ import annotations
@@ -25,12 +27,13 @@ REUSES: tuple[Reuse, ...] = get_args(Reuse)
 class Policy:
     """At which noise levels all tokens are computed; between two of them keys and values are interpolated.
 
-    `plans`: what to do with one such pass, with two, and so on: the shares of the steps, 0 (the first) to 1, at whose noise levels they
-    are, rising; short schedules take an earlier plan. None is a pass at every step.
+    `plans`: what to do with one such pass, with two, and so on: the shares of the steps, 0 (the first) to 1, at whose
+    noise levels they are, rising; short schedules take an earlier plan. None is a pass at every step.
 
-    A pass at 0 is the first step itself. One further on is made as soon as the run comes to the one before it, with the canvas as it is
-    at that level and the hole as it looks by then (before the first step: its smooth fill). A single pass at 0 would see nothing
-    of the canvas, as of a flow model's visible tokens only noise is left there; so a plan of one pass looks ahead.
+    A pass at 0 is the first step itself. One further on is made as soon as the run comes to the one before it, with the
+    canvas as it is at that level and the hole as it looks by then (before the first step: its smooth fill). A single
+    pass at 0 would see nothing of the canvas, as of a flow model's visible tokens only noise is left there; so a plan
+    of one pass looks ahead.
     """
 
     plans: tuple[tuple[float, ...], ...] | None

@@ -1,4 +1,6 @@
-"""Keys and values that one run keeps for its sparse steps: beside the model where there is room, else in main memory and fetched ahead."""
+"""Keys and values that one run keeps for its sparse steps: beside the model where there is room, else in main memory
+and fetched ahead.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ import torch
 from torch import Tensor
 
 KVDtype = Literal["model", "fp8"]
-"""How keys and values are kept: as the model computes them, or in eight bits (`float8_e4m3fn`) with a scale for each channel."""
+"""How keys and values are kept: as the model computes them, or in eight bits (`float8_e4m3fn`) with a scale for each
+channel.
+"""
 KV_DTYPES: tuple[KVDtype, ...] = get_args(KVDtype)
 FP8 = torch.float8_e4m3fn
 FP8_MAX = torch.finfo(FP8).max  # 448
@@ -44,7 +48,9 @@ class Split:
 
 @dataclass
 class Stored:
-    """Keys or values [..., L + K, D]: the kept L first, then room for the hole's K of the step at hand. `scale` [..., 1, D] with fp8."""
+    """Keys or values [..., L + K, D]: the kept L first, then room for the hole's K of the step at hand. `scale` [...,
+    1, D] with fp8.
+    """
 
     values: Tensor
     scale: Tensor | None
@@ -58,9 +64,15 @@ class Stored:
 
     @classmethod
     def room(cls, like: Tensor, kept: int, here: bool, dtype: KVDtype) -> Stored:
-        """Room for what one call will keep of `like` [..., total, D], on its device or in main memory (pinned for a CUDA device)."""
+        """Room for what one call will keep of `like` [..., total, D], on its device or in main memory (pinned for a
+        CUDA device).
+        """
         kind = FP8 if dtype == "fp8" else like.dtype
-        values = torch.empty(like.shape, dtype=kind, device=like.device) if here else in_main_memory(like.shape, kind, like.device)
+        values = (
+            torch.empty(like.shape, dtype=kind, device=like.device)
+            if here
+            else in_main_memory(like.shape, kind, like.device)
+        )
         scale = like.new_empty(*like.shape[:-2], 1, like.shape[-1], dtype=torch.float32) if dtype == "fp8" else None
         return cls(values, scale, kept, here)
 
@@ -70,7 +82,9 @@ class Stored:
         return self.values.shape == like.shape and self.kept == kept and self.values.dtype == dtype
 
     def put(self, values: Tensor) -> None:
-        """`values` [..., L + K, D] of a full pass, the hole's last: those are copied along, as one block is copied fastest."""
+        """`values` [..., L + K, D] of a full pass, the hole's last: those are copied along, as one block is copied
+        fastest.
+        """
         if self.scale is not None:
             largest = values[..., : self.kept, :].abs().amax(-2, keepdim=True)
             torch.div(largest.float().clamp_min(1e-12), FP8_MAX, out=self.scale)
@@ -79,7 +93,9 @@ class Stored:
 
 
 def in_main_memory(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """An empty tensor; for a CUDA `device` in pinned memory, of which a system may have no more, so that copies need not wait."""
+    """An empty tensor; for a CUDA `device` in pinned memory, of which a system may have no more, so that copies need
+    not wait.
+    """
     if device.type == "cuda":
         with contextlib.suppress(RuntimeError):
             return torch.empty(shape, dtype=dtype, pin_memory=True)
@@ -93,11 +109,11 @@ Pair = tuple[Stored, Stored]
 class KeptKV:
     """Keys and values of one run, by batch of conditionings and attention call. Lives no longer than the run.
 
-    Two passes over all tokens can be kept at a time: the one that lies behind, and a `later` one, at a noise level that the run has
-    not come to; `extend` then interpolates between both, and `advance` leaves the earlier one behind.
+    Two passes over all tokens can be kept at a time: the one that lies behind, and a `later` one, at a noise level that
+    the run has not come to; `extend` then interpolates between both, and `advance` leaves the earlier one behind.
 
-    `place` says for each pair whether it may lie where it is used. What lies in main memory is copied to the device while the
-    call before computes (on CUDA, by a stream of its own); two calls' worth of room is enough for that.
+    `place` says for each pair whether it may lie where it is used. What lies in main memory is copied to the device
+    while the call before computes (on CUDA, by a stream of its own); two calls' worth of room is enough for that.
     """
 
     def __init__(self, place: Place = lambda size, device: True, dtype: KVDtype = "model") -> None:
@@ -121,8 +137,9 @@ class KeptKV:
             stored.put(values.index_select(-2, split.order))
 
     def advance(self, batch: Any, last: bool) -> None:
-        """The run has come to the later pass's noise level: that pass is what lies behind now, and the memory of the one before is
-        the next later one's; with the `last` it is free."""
+        """The run has come to the later pass's noise level: that pass is what lies behind now, and the memory of the
+        one before is the next later one's; with the `last` it is free.
+        """
         if self.ahead is not None:
             self.ahead.forget()
         for key in [key for key in self.later if key[0] == batch]:
@@ -131,10 +148,11 @@ class KeptKV:
                 self.later[key] = before
 
     def extend(self, batch: Any, call: int, k: Tensor, v: Tensor, weight: float = 0.0) -> tuple[Tensor, Tensor]:
-        """In a sparse step: the hole's k and v [..., K, D] -> those of all tokens [..., L + K, D], good until the next call.
+        """In a sparse step: the hole's k and v [..., K, D] -> those of all tokens [..., L + K, D], good until the next
+        call.
 
-        `weight`, 0 to 1: how far from the pass behind to the later one. Without it what lies where it is used is not copied, but
-        for the hole's. Raises KeyError where no full pass over this batch came before.
+        `weight`, 0 to 1: how far from the pass behind to the later one. Without it what lies where it is used is not
+        copied, but for the hole's. Raises KeyError where no full pass over this batch came before.
         """
         key = (batch, call)
         stored = self.entry(key, weight)
@@ -157,12 +175,16 @@ class KeptKV:
         return self.pairs[key] + (self.later[key] if weight else ())
 
     def opened(self, stored: Stored, values: Tensor, like: Tensor, part: int) -> Tensor:
-        """`values` as attention takes them: eight bits become numbers of the model's kind, in memory that all calls share."""
+        """`values` as attention takes them: eight bits become numbers of the model's kind, in memory that all calls
+        share.
+        """
         if stored.scale is None:
             return values
         room = self.room(part, values.shape, like.dtype, like.device)
         kept = room[..., : stored.kept, :]
-        torch.mul(values[..., : stored.kept, :].to(like.dtype), stored.scale, out=kept)  # by scales that fp16 could not hold
+        torch.mul(
+            values[..., : stored.kept, :].to(like.dtype), stored.scale, out=kept
+        )  # by scales that fp16 could not hold
         return room
 
     def between(self, kept: int, behind: Tensor, later: Tensor, weight: float, part: int) -> Tensor:
@@ -180,7 +202,11 @@ class KeptKV:
 
     def following(self, key: Key, weight: float) -> tuple[Key, list[Stored]]:
         """The next call of the same batch that has something in main memory, round and round."""
-        away = {each: [part for part in self.entry(each, weight) if not part.here] for each in self.pairs if each[0] == key[0]}
+        away = {
+            each: [part for part in self.entry(each, weight) if not part.here]
+            for each in self.pairs
+            if each[0] == key[0]
+        }
         keys = [each for each, parts in away.items() if parts]
         after = keys[(keys.index(key) + 1) % len(keys)]
         return after, away[after]
@@ -217,7 +243,9 @@ class Ahead:
         return here
 
     def fetch(self, key: Key, parts: Sequence[Stored]) -> None:
-        """Start copying; what the device was told to do before now may still read the slot, so the copy waits for it."""
+        """Start copying; what the device was told to do before now may still read the slot, so the copy waits for
+        it.
+        """
         slot = self.slots[self.turn]
         if [(x.shape, x.dtype) for x in slot] != [(part.values.shape, part.values.dtype) for part in parts]:
             slot[:] = [torch.empty(part.values.shape, dtype=part.values.dtype, device=self.device) for part in parts]

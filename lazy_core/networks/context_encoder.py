@@ -21,7 +21,9 @@ class CanvasViT(nn.Module):
         super().__init__()
         self.width = config.encoder_width
         self.embed = build.linear((config.latent_channels + 1) * config.patch_size**2, self.width)
-        self.blocks = nn.ModuleList(Block(build, self.width, config.encoder_heads, config.mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(build, self.width, config.encoder_heads, config.mlp_ratio) for _ in range(depth)
+        )
         self.norm = build.norm(self.width)
 
     def tokens(self, x: Tensor, coordinates: Tensor) -> Tensor:
@@ -35,7 +37,8 @@ class CanvasViT(nn.Module):
 class StyleReader(CanvasViT):
     """Tells what style is drawn where something is drawn.
 
-    The hole's context has other things to carry: what its mean tells of the style is less than what can be seen (training/README.md).
+    The hole's context has other things to carry: what its mean tells of the style is less than what can be seen
+    (training/README.md).
     """
 
     def __init__(self, config: LazyConfig, build: Build):
@@ -43,7 +46,9 @@ class StyleReader(CanvasViT):
         self.head = build.linear(self.width, config.styles + 1)
 
     def forward(self, x: Tensor, coordinates: Tensor) -> Tensor:
-        """Masked input [B, N, (C + 1) p p], coordinates [N, 2] -> logits [B, styles]: each token's, averaged by a softmax over tokens."""
+        """Masked input [B, N, (C + 1) p p], coordinates [N, 2] -> logits [B, styles]: each token's, averaged by a
+        softmax over tokens.
+        """
         named = self.head(self.tokens(x, coordinates)).float()  # [B, N, styles + 1]
         return (named[..., :-1] * named[..., -1:].softmax(1)).sum(1)
 
@@ -51,7 +56,8 @@ class StyleReader(CanvasViT):
 class StyleEmbedder(nn.Module):
     """Names the canvas's drawing style, one of those of the training data, and tells it to all of the hole's tokens.
 
-    What the context only implies the decoder follows less often than the encoder knows it (measured in training/README.md).
+    What the context only implies the decoder follows less often than the encoder knows it (measured in
+    training/README.md).
     """
 
     def __init__(self, config: LazyConfig, build: Build):
@@ -62,7 +68,9 @@ class StyleEmbedder(nn.Module):
         self.guidance, self.decisive = config.style_guidance, config.style_decisive
 
     def logits(self, x: Tensor, coordinates: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:
-        """[B, styles], by the reader from the masked input x [B, N, (C + 1) p p]; else from the context [B, K, E] where `valid` [B, K]."""
+        """[B, styles], by the reader from the masked input x [B, N, (C + 1) p p]; else from the context [B, K, E] where
+        `valid` [B, K].
+        """
         if self.reader is not None:
             return self.reader(x, coordinates)
         assert self.head is not None
@@ -70,7 +78,9 @@ class StyleEmbedder(nn.Module):
         return self.head((tokens * weight).sum(1) / weight.sum(1).clamp_min(1))
 
     def chosen_logits(self, style: int, x: Tensor) -> Tensor:
-        """Return the logits [B, styles] of a style that somebody chose, for the images of x [B, ...]: all of the probability is its own."""
+        """Return the logits [B, styles] of a style that somebody chose, for the images of x [B, ...]: all of the
+        probability is its own.
+        """
         logits = x.new_full((len(x), self.table.shape[0]), -1e4, dtype=torch.float32)
         logits[:, style] = 0
         return logits
@@ -78,8 +88,8 @@ class StyleEmbedder(nn.Module):
     def style_embedding(self, logits: Tensor) -> Tensor:
         """Logits [B, styles] -> the mean of the styles' vectors weighted by their probability [B, E].
 
-        A `decisive` model takes the most probable one's, except in training: where in doubt, on an empty canvas above all, the mean is a
-        style that no scene had.
+        A `decisive` model takes the most probable one's, except in training: where in doubt, on an empty canvas above
+        all, the mean is a style that no scene had.
         """
         if self.decisive and not self.training:
             return self.table.float().to(logits.device)[logits.argmax(-1)]
@@ -90,10 +100,12 @@ class StyleEmbedder(nn.Module):
         return tokens + self.style_embedding(logits)[:, None].to(tokens) * valid[..., None].to(tokens)
 
     def negative_offset(self, logits: Tensor) -> Tensor:
-        """What the negative prompt's tokens get on top [B, E], so that classifier-free guidance leads towards the named style as well.
+        """What the negative prompt's tokens get on top [B, E], so that classifier-free guidance leads towards the named
+        style as well.
 
-        Guidance that shares its context between both prompts strengthens the prompt alone, and the style gives way to it. 0 is that;
-        at `style_guidance` 1 the negative branch is told the styles' mean, at 1.5 (of three styles) the other two, further beyond.
+        Guidance that shares its context between both prompts strengthens the prompt alone, and the style gives way to
+        it. 0 is that; at `style_guidance` 1 the negative branch is told the styles' mean, at 1.5 (of three styles) the
+        other two, further beyond.
         """
         return self.guidance * (self.table.float().mean(0).to(logits.device) - self.style_embedding(logits))
 
@@ -101,8 +113,9 @@ class StyleEmbedder(nn.Module):
 class EncodedHole(NamedTuple):
     """What the encoder keeps of a canvas: `tokens` [B, K, E], the compressed context of its hole.
 
-    Of a model that knows several drawing styles, `style_logits` [B, styles] are of the one that `tokens` follow, and `negative_offset`
-    [B, E] is what the negative prompt's tokens get on top, if anything (`StyleEmbedder.negative_offset`).
+    Of a model that knows several drawing styles, `style_logits` [B, styles] are of the one that `tokens` follow, and
+    `negative_offset` [B, E] is what the negative prompt's tokens get on top, if anything
+    (`StyleEmbedder.negative_offset`).
     """
 
     tokens: Tensor
@@ -111,7 +124,8 @@ class EncodedHole(NamedTuple):
 
 
 class ContextEncoder(CanvasViT):
-    """A ViT over all N tokens of the window that it is given, then token dropping: T_hole [B, K, E] is the compressed context.
+    """A ViT over all N tokens of the window that it is given, then token dropping: T_hole [B, K, E] is the compressed
+    context.
 
     LazyDiffusion (arXiv 2404.12382), section 3.1.
     """
@@ -120,14 +134,18 @@ class ContextEncoder(CanvasViT):
         super().__init__(config, build, config.encoder_depth)
         self.patch = config.patch_size
         self.naming = StyleEmbedder(config, build) if config.styles else None
-        self.fill_embedder = build.linear((config.latent_channels + 1) * self.patch**2, self.width) if config.fill else None
+        self.fill_embedder = (
+            build.linear((config.latent_channels + 1) * self.patch**2, self.width) if config.fill else None
+        )
 
-    def forward(self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor, style: int | None = None) -> EncodedHole:
+    def forward(
+        self, canvas: Tensor, mask: Tensor, hole: HoleTokens, coordinates: Tensor, style: int | None = None
+    ) -> EncodedHole:
         """Canvas latent [B, C, h, w], mask [B, 1, h, w] (1 = hole, 0 = keep), coordinates [N, 2] -> tokens [B, K, E].
 
-        Under the mask the canvas is its smooth fill, never the old content; the ViT sees zeros there, and a `config.fill` model is
-        told the fill token by token, as attention carries colours roughly. `style` is the number of the drawing style to follow instead of the one that is read; the
-        reader does not run then.
+        Under the mask the canvas is its smooth fill, never the old content; the ViT sees zeros there, and a
+        `config.fill` model is told the fill token by token, as attention carries colours roughly. `style` is the number
+        of the drawing style to follow instead of the one that is read; the reader does not run then.
         """
         x = self.masked_input(canvas, mask)
         tokens = hole.gather(self.tokens(x, coordinates))
@@ -144,5 +162,7 @@ class ContextEncoder(CanvasViT):
         return EncodedHole(self.naming(tokens, hole.valid, logits), logits, negative_offset)
 
     def masked_input(self, canvas: Tensor, mask: Tensor) -> Tensor:
-        """Return all N tokens of what is read [B, N, (C + 1) p p]: latents with the hole zeroed, and the mask as a channel."""
+        """Return all N tokens of what is read [B, N, (C + 1) p p]: latents with the hole zeroed, and the mask as a
+        channel.
+        """
         return patchify(torch.cat([canvas * (1 - mask), mask], 1), self.patch)

@@ -1,7 +1,8 @@
-"""Decoder steps as CUDA graphs: a step on few tokens is hundreds of kernels of a few microseconds, which take longer to launch than to run.
+"""Decoder steps as CUDA graphs: a step on few tokens is hundreds of kernels of a few microseconds, which take longer to
+launch than to run.
 
-One graph is captured for each size of inputs (`static_inputs`), and what is valid in it is data: any hole of about that size replays it,
-with as many images and words of text.
+One graph is captured for each size of inputs (`static_inputs`), and what is valid in it is data: any hole of about that
+size replays it, with as many images and words of text.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from .layout import Packed, Padded
 from .static_inputs import GraphKey, PaddedInputs, RaggedInputs, StaticInputs, TextBuffers
 
 COUNT = 64  # graphs
-WORK = 4096 * 1152**2  # tokens times width squared: longer steps keep the device busy, whoever launches them (pixart-xl, 4096 tokens)
+WORK = (
+    4096 * 1152**2
+)  # tokens times width squared: longer steps keep the device busy, whoever launches them (pixart-xl, 4096 tokens)
 WORK_APART = 4 * WORK  # of holes that differ in size: without a graph, attention takes one image after the other
 LIMIT = 512 << 20  # bytes of what all of them read: context, positions, the text's keys and values
 WARM_UPS = 2
@@ -38,7 +41,9 @@ class CapturedStep:
 
     @classmethod
     def of(cls, inputs: StaticInputs, pool: Any) -> CapturedStep:
-        """Runs the step a few times, then captures it. Raises whatever the step raises, RuntimeError for what no graph can hold."""
+        """Runs the step a few times, then captures it. Raises whatever the step raises, RuntimeError for what no graph
+        can hold.
+        """
         here, aside = torch.cuda.current_stream(inputs.key.device), torch.cuda.Stream(inputs.key.device)
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
@@ -59,10 +64,12 @@ class CapturedStep:
 
 @dataclass
 class StepGraphs:
-    """Captured steps of one decoder, those used last; without CUDA, or where capturing fails, steps run as they always did.
+    """Captured steps of one decoder, those used last; without CUDA, or where capturing fails, steps run as they always
+    did.
 
-    A graph reads the weights where they lay when it was captured: an edit that finds them elsewhere drops all graphs. Calls may not
-    overlap. `enabled` is asked at every step. After the first step that cannot be captured nothing is captured any more.
+    A graph reads the weights where they lay when it was captured: an edit that finds them elsewhere drops all graphs.
+    Calls may not overlap. `enabled` is asked at every step. After the first step that cannot be captured nothing is
+    captured any more.
     """
 
     enabled: Callable[[], bool] = lambda: True
@@ -80,7 +87,9 @@ class StepGraphs:
             return decoder.step(tokens, timestep, prepared)
         held = (each for each in self.captured.values() if each.inputs.holds(prepared))
         captured_step = next(held, None) or self.graph_for(decoder, tokens, prepared)
-        return decoder.step(tokens, timestep, prepared) if captured_step is None else captured_step.step(tokens, timestep)
+        return (
+            decoder.step(tokens, timestep, prepared) if captured_step is None else captured_step.step(tokens, timestep)
+        )
 
     def can_capture(self, tokens: Tensor, prepared: PreparedInputs) -> bool:
         """Tell whether a graph may run the step: asked at every step, so nothing is read from the device."""
@@ -100,7 +109,9 @@ class StepGraphs:
     def graph_for(self, decoder: LazyDecoder, tokens: Tensor, prepared: PreparedInputs) -> CapturedStep | None:
         """The graph for an edit, holding what its steps share; None where there can be none."""
         weights = list(decoder.parameters())
-        if any(weight.device != tokens.device for weight in weights):  # memory is short: nothing may be kept beside the model
+        if any(
+            weight.device != tokens.device for weight in weights
+        ):  # memory is short: nothing may be kept beside the model
             return self.clear()
         if (addresses := tuple(weight.data_ptr() for weight in weights)) != self.weights:
             self.clear()
@@ -113,7 +124,9 @@ class StepGraphs:
             return self.clear()
         except RuntimeError as problem:
             self.failed = True
-            logging.warning(f"LazyDiffusion: a step could not be captured as a CUDA graph; steps run without from now on: {problem}")
+            logging.warning(
+                f"LazyDiffusion: a step could not be captured as a CUDA graph; steps run without from now on: {problem}"
+            )
             return self.clear()
         if captured_step is None:
             return None
@@ -121,12 +134,16 @@ class StepGraphs:
         captured_step.inputs.set_edit(tokens, prepared)
         return captured_step
 
-    def capture(self, decoder: LazyDecoder, key: GraphKey, tokens: Tensor, prepared: PreparedInputs) -> CapturedStep | None:
+    def capture(
+        self, decoder: LazyDecoder, key: GraphKey, tokens: Tensor, prepared: PreparedInputs
+    ) -> CapturedStep | None:
         """None for what would take all the room that graphs may have."""
         shape = (key.images, key.caption_length, key.dtype)
         with torch.inference_mode(False):  # what lives longer than a call must be writable outside of it, too
             text = self.texts.get(shape) or self.texts.setdefault(shape, TextBuffers(key, prepared))
-            inputs = (PaddedInputs if key.longest is None else RaggedInputs)(decoder, key, prepared, text, tokens.shape[-1])
+            inputs = (PaddedInputs if key.longest is None else RaggedInputs)(
+                decoder, key, prepared, text, tokens.shape[-1]
+            )
         if text.nbytes + inputs.nbytes > LIMIT:
             self.prune()
             return None
@@ -157,4 +174,6 @@ class StepGraphs:
     @property
     def nbytes(self) -> int:
         """Of what all graphs read; their activations, which they share, are not counted."""
-        return sum(text.nbytes for text in self.texts.values()) + sum(each.inputs.nbytes for each in self.captured.values())
+        return sum(text.nbytes for text in self.texts.values()) + sum(
+            each.inputs.nbytes for each in self.captured.values()
+        )

@@ -22,9 +22,9 @@ class Conditioning:
     """What a hole is denoised by.
 
     `context` [B, K, E] is the encoder's, `coordinates` [B, K, 2] where its tokens lie, `caption` [B, L, T] the text.
-    `token_mask` [B, K] and `caption_mask` [B, L], both bool, mark what is no padding; None: all of it.
-    `image_size` (height, width) px of what the encoder read feeds PixArt's micro-conditioning. `edges` [B, K, P P] in 0..1 are lines to follow, for each
-    token its P x P px.
+    `token_mask` [B, K] and `caption_mask` [B, L], both bool, mark what is no padding; None: all of it. `image_size`
+    (height, width) px of what the encoder read feeds PixArt's micro-conditioning. `edges` [B, K, P P] in 0..1 are lines
+    to follow, for each token its P x P px.
     """
 
     context: Tensor
@@ -42,7 +42,9 @@ class Conditioning:
         """
         captions = same_length([self.caption, other.caption])
         pairs = ((getattr(self, name), getattr(other, name)) for name in ("token_mask", "edges", "caption_mask"))
-        token_mask, edges, caption_mask = (None if first is None else torch.cat([first, second]) for first, second in pairs)
+        token_mask, edges, caption_mask = (
+            None if first is None else torch.cat([first, second]) for first, second in pairs
+        )
         return replace(
             self,
             context=torch.cat([self.context, other.context]),
@@ -58,8 +60,8 @@ class Conditioning:
 class PreparedInputs:
     """The part of a decoder pass that no step changes.
 
-    `context` [B, K, E] and `pos_embed` [B, K, D] lie as `layout` has them, [1, T, ..] where it packs; `text_kv` are the text's keys
-    and values [B, L, D] of each block, `micro_cond` PixArt's micro-conditioning [1, D], or 0.
+    `context` [B, K, E] and `pos_embed` [B, K, D] lie as `layout` has them, [1, T, ..] where it packs; `text_kv` are the
+    text's keys and values [B, L, D] of each block, `micro_cond` PixArt's micro-conditioning [1, D], or 0.
     `shared_timestep`: at every step all images are at one timestep.
     """
 
@@ -89,11 +91,14 @@ class LazyDecoder(nn.Module):
         self.y_embedder = Mlp(build, config.caption_width, width, width)
         if config.micro_conditioning:
             self.csize_embedder, self.ar_embedder = ScalarEmbedder(build, width // 3), ScalarEmbedder(build, width // 3)
-        self.blocks = nn.ModuleList(DecoderBlock(build, width, config.heads, config.mlp_ratio) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(
+            DecoderBlock(build, width, config.heads, config.mlp_ratio) for _ in range(config.depth)
+        )
         self.final_layer = FinalLayer(build, width, config.out_channels * token)
 
     def forward(self, tokens: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """Noisy tokens [B, K, C p p] at timestep [B] in 0..1000 -> [B, K, C p p], which means what `config.prediction` says.
+        """Noisy tokens [B, K, C p p] at timestep [B] in 0..1000 -> [B, K, C p p], which means what `config.prediction`
+        says.
 
         A learned variance is dropped. Raises ValueError for edges where the model takes none.
         """
@@ -102,14 +107,19 @@ class LazyDecoder(nn.Module):
     def prepare(self, conditioning: Conditioning, shared_timestep: bool = False) -> PreparedInputs:
         """Compute what `forward` does from everything but tokens and timestep: once per edit instead of once per step.
 
-        `shared_timestep`: all images will be at one timestep, as they are in sampling. Steps then modulate them alike, and leave out a
-        batch's padding where it is a tenth of the tokens or more. Raises ValueError like `forward`.
+        `shared_timestep`: all images will be at one timestep, as they are in sampling. Steps then modulate them alike,
+        and leave out a batch's padding where it is a tenth of the tokens or more. Raises ValueError like `forward`.
         """
         context, token_mask, edges = conditioning.context, conditioning.token_mask, conditioning.edges
         if edges is not None or self.edge_embedder is not None:
             context = context + self.embed_edges(context, edges)
         layout: TokenLayout = Padded(token_mask, conditioning.caption_mask)
-        if shared_timestep and token_mask is not None and layout.caption_mask is None and float(token_mask.float().mean()) < PACK_BELOW:
+        if (
+            shared_timestep
+            and token_mask is not None
+            and layout.caption_mask is None
+            and float(token_mask.float().mean()) < PACK_BELOW
+        ):
             layout = Packed.of(token_mask)
         context, coordinates = layout.pack(context), layout.pack(conditioning.coordinates)
         pos_embed = sincos(coordinates, self.config.width).to(context)  # [B, K, D]
@@ -135,16 +145,26 @@ class LazyDecoder(nn.Module):
         return x[..., : tokens.shape[-1]]  # [B, K, C p p]
 
     def embed_edges(self, context: Tensor, edges: Tensor | None) -> Tensor:
-        """Edges [B, K, P P] -> [B, K, E]; None -> [1, 1, E], that of an empty map. Raises ValueError where the model takes none."""
+        """Edges [B, K, P P] -> [B, K, E]; None -> [1, 1, E], that of an empty map. Raises ValueError where the model
+        takes none.
+        """
         if self.edge_embedder is None:
-            raise ValueError("this model was not trained with edge maps. Draw a colour sketch instead, or take a model that was.")
+            raise ValueError(
+                "this model was not trained with edge maps. Draw a colour sketch instead, or take a model that was."
+            )
         nothing = context.new_zeros(1, 1, self.config.token_pixels**2)
         return self.edge_embedder(nothing if edges is None else edges.to(context))
 
     def micro_conditioning(self, image_size: tuple[int, int] | None, x: Tensor) -> Tensor | float:
-        """Original size and aspect ratio, as PixArt-alpha was trained with at 1024 px (as in SDXL's micro-conditioning)."""
+        """Original size and aspect ratio, as PixArt-alpha was trained with at 1024 px (as in SDXL's
+        micro-conditioning).
+        """
         if not self.config.micro_conditioning or image_size is None:
             return 0.0
         height, width = (x.new_tensor([float(side)]) for side in image_size)
-        parts = [self.csize_embedder(height, x.dtype), self.csize_embedder(width, x.dtype), self.ar_embedder(height / width, x.dtype)]
+        parts = [
+            self.csize_embedder(height, x.dtype),
+            self.csize_embedder(width, x.dtype),
+            self.ar_embedder(height / width, x.dtype),
+        ]
         return torch.cat(parts, -1)

@@ -61,7 +61,11 @@ class Mlp(nn.Module):
 
     def __init__(self, build: Build, width: int, hidden: int, outputs: int):
         super().__init__()
-        self.fc1, self.act, self.fc2 = build.linear(width, hidden), nn.GELU(approximate="tanh"), build.linear(hidden, outputs)
+        self.fc1, self.act, self.fc2 = (
+            build.linear(width, hidden),
+            nn.GELU(approximate="tanh"),
+            build.linear(hidden, outputs),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] -> [..., outputs]."""
@@ -88,7 +92,11 @@ class CrossAttention(nn.Module):
     def __init__(self, build: Build, width: int, heads: int):
         super().__init__()
         self.heads, self.attention = heads, build.attention
-        self.q_linear, self.kv_linear, self.proj = build.linear(width, width), build.linear(width, 2 * width), build.linear(width, width)
+        self.q_linear, self.kv_linear, self.proj = (
+            build.linear(width, width),
+            build.linear(width, 2 * width),
+            build.linear(width, width),
+        )
 
     def keys_and_values(self, text: Tensor) -> TextKV:
         """Text [B, L, D] -> keys and values [B, L, D]."""
@@ -116,7 +124,9 @@ class Block(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """PixArt-alpha's block: adaLN-single modulation, self-attention, cross-attention to text, MLP (arXiv 2310.00426, section 2.3)."""
+    """PixArt-alpha's block: adaLN-single modulation, self-attention, cross-attention to text, MLP (arXiv 2310.00426,
+    section 2.3).
+    """
 
     def __init__(self, build: Build, width: int, heads: int, mlp_ratio: float):
         super().__init__()
@@ -126,7 +136,8 @@ class DecoderBlock(nn.Module):
         self.scale_shift_table = build.table(6, width)
 
     def forward(self, x: Tensor, text: TextKV, modulation: Tensor, layout: TokenLayout = NO_PADDING) -> Tensor:
-        """Tokens x as `layout` has them, the text's keys and values [B, L, D], modulation [B, 6, D] of all blocks -> the shape of x.
+        """Tokens x as `layout` has them, the text's keys and values [B, L, D], modulation [B, 6, D] of all blocks ->
+        the shape of x.
 
         Modulation is [1, 6, D] where all images are at one timestep, as it must be where they lie in one row.
         """

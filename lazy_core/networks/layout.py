@@ -11,7 +11,8 @@ from ..attention import Attention, ragged, sequence_by_sequence
 
 
 class TokenLayout(ABC):
-    """How holes of different size are one batch x: padded [B, K, D], packed [1, T, D], or the same with lengths on the device.
+    """How holes of different size are one batch x: padded [B, K, D], packed [1, T, D], or the same with lengths on the
+    device.
 
     Layers that work token by token need not know; both attentions are the layout's.
     """
@@ -76,7 +77,9 @@ class Packed(TokenLayout):
         return result.unflatten(0, like.shape[:2])
 
     def self_attention(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        return sequence_by_sequence(attention, q, self.lengths, k.split(self.lengths, 1), v.split(self.lengths, 1), heads)
+        return sequence_by_sequence(
+            attention, q, self.lengths, k.split(self.lengths, 1), v.split(self.lengths, 1), heads
+        )
 
     def cross_attention(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         return sequence_by_sequence(attention, q, self.lengths, k.split(1), v.split(1), heads)
@@ -86,8 +89,9 @@ class Packed(TokenLayout):
 class Ragged(TokenLayout):
     """Sequences one after the other, x [1, T, D], whose lengths lie on the device, so that a captured step takes any.
 
-    `cu_seqlens` [S + 1] int32: where each begins, and the last one's end; `cu_seqlens_text` [S + 1] the same of their texts.
-    `max_seqlen` and `max_seqlen_text`: the longest that may come. PyTorch's kernel for it runs, whatever attention is given.
+    `cu_seqlens` [S + 1] int32: where each begins, and the last one's end; `cu_seqlens_text` [S + 1] the same of their
+    texts. `max_seqlen` and `max_seqlen_text`: the longest that may come. PyTorch's kernel for it runs, whatever
+    attention is given.
     """
 
     cu_seqlens: Tensor

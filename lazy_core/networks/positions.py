@@ -18,19 +18,25 @@ def grid_coordinates(grid: Grid, config: LazyConfig, device: torch.device | str 
 
 
 def window_coordinates(grid: Grid, index: Tensor, config: LazyConfig, sizes: Tensor | None = None) -> Tensor:
-    """Coordinates [R, K, 2] of the tokens `index` [R, K] of a grid; `sizes` [R, 2]: each row's own, smaller grid in tokens."""
+    """Coordinates [R, K, 2] of the tokens `index` [R, K] of a grid; `sizes` [R, 2]: each row's own, smaller grid in
+    tokens.
+    """
     cells = torch.stack([index // grid.cols, index % grid.cols], -1)  # [R, K, 2]
     if sizes is None or config.positions == "unit":
         return cells * torch.tensor(spacing(grid, config), device=index.device)
-    own = [Grid(rows * grid.token_pixels, cols * grid.token_pixels, grid.scale, grid.patch) for rows, cols in sizes.tolist()]
+    own = [
+        Grid(rows * grid.token_pixels, cols * grid.token_pixels, grid.scale, grid.patch)
+        for rows, cols in sizes.tolist()
+    ]
     return cells * torch.tensor([spacing(each, config) for each in own], device=index.device)[:, None]
 
 
 def spacing(grid: Grid, config: LazyConfig) -> tuple[float, float]:
     """Distance between neighbouring rows and columns.
 
-    `unit`: 1 at any size. `pixart`: PixArt-alpha's rule for its multi-scale models (PixArt-alpha/diffusion/model/nets/PixArtMS.py),
-    which squeezes every canvas into the range of its 512 px training grid.
+    `unit`: 1 at any size. `pixart`: PixArt-alpha's rule for its multi-scale models
+    (PixArt-alpha/diffusion/model/nets/PixArtMS.py), which squeezes every canvas into the range of its 512 px training
+    grid.
     """
     if config.positions == "unit":
         return 1.0, 1.0
@@ -42,7 +48,9 @@ def spacing(grid: Grid, config: LazyConfig) -> tuple[float, float]:
 
 
 def sincos(coordinates: Tensor, width: int) -> Tensor:
-    """Coordinates [..., 2] (row, column) -> [..., width] float32: first half columns, second half rows; each sines, then cosines."""
+    """Coordinates [..., 2] (row, column) -> [..., width] float32: first half columns, second half rows; each sines,
+    then cosines.
+    """
     y, x = coordinates.float().unbind(-1)
     return torch.cat([_sincos(x, width // 2), _sincos(y, width // 2)], -1)
 

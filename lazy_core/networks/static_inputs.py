@@ -1,8 +1,8 @@
 """The inputs of a captured step at fixed places in memory.
 
-Sizes are rounded up (`bucket`), and what is valid in them is data.
-One image, with both branches of guidance, is a `PaddedInputs` step: images of as many tokens each. Holes that differ in size lie one
-after the other in `RaggedInputs`, and attention is told where each of them ends.
+Sizes are rounded up (`bucket`), and what is valid in them is data. One image, with both branches of guidance, is a
+`PaddedInputs` step: images of as many tokens each. Holes that differ in size lie one after the other in `RaggedInputs`,
+and attention is told where each of them ends.
 """
 
 from __future__ import annotations
@@ -19,19 +19,23 @@ from .decoder import LazyDecoder, PreparedInputs
 from .layers import TextKV
 from .layout import Packed, Padded, Ragged, TokenLayout
 
-MASKED = 1024  # tokens of an image from which on a hole that fills its bucket is worth a graph of its own, without a mask
+MASKED = (
+    1024  # tokens of an image from which on a hole that fills its bucket is worth a graph of its own, without a mask
+)
 
 
 def bucket(tokens: int) -> int:
-    """The size for so many tokens: there are eight for each doubling, at least 16 apart; beyond 128 an eighth is padding at most."""
+    """The size for so many tokens: there are eight for each doubling, at least 16 apart; beyond 128 an eighth is
+    padding at most.
+    """
     grain = max(16, 1 << max((tokens - 1).bit_length() - 4, 0))
     return -(-tokens // grain) * grain
 
 
 @dataclass(frozen=True)
 class GraphKey:
-    """What a captured step is good for: `images` images of `size` tokens each, of which some may be padding, and of `caption_length`
-    tokens of text.
+    """What a captured step is good for: `images` images of `size` tokens each, of which some may be padding, and of
+    `caption_length` tokens of text.
 
     `longest`: images that differ in size, all together `size` tokens, none of more than `longest`.
     """
@@ -52,7 +56,11 @@ class GraphKey:
         even, count = min(lengths) == max(lengths), max(lengths)
         size = bucket(count if even else sum(lengths))
         longest = None if even else min(size, 1 << (count - 1).bit_length())
-        caption_length, dtype, sized = prepared.text_kv[0][0].shape[1], prepared.context.dtype, isinstance(prepared.micro_cond, Tensor)
+        caption_length, dtype, sized = (
+            prepared.text_kv[0][0].shape[1],
+            prepared.context.dtype,
+            isinstance(prepared.micro_cond, Tensor),
+        )
         padded = not even or size > count or size < MASKED
         return cls(size, len(lengths), padded, longest, caption_length, dtype, tokens.device, sized)
 
@@ -164,7 +172,10 @@ class PaddedInputs(StaticInputs):
     def place(self, tokens: Tensor, prepared: PreparedInputs) -> None:
         count = tokens.shape[1]
         self.prepared.context[:, :count], self.prepared.pos_embed[:, :count] = prepared.context, prepared.pos_embed
-        self.tokens[:, count:], self.prepared.context[:, count:] = 0, 0  # a mask does not stop NaN that an earlier edit left
+        self.tokens[:, count:], self.prepared.context[:, count:] = (
+            0,
+            0,
+        )  # a mask does not stop NaN that an earlier edit left
         layout = self.prepared.layout
         if isinstance(layout, Padded) and layout.token_mask is not None:
             layout.token_mask[:, :count], layout.token_mask[:, count:] = True, False
@@ -185,7 +196,8 @@ class RaggedInputs(StaticInputs):
 
     def layout(self) -> TokenLayout:
         starts, text_starts = (
-            torch.arange(self.key.images + 2, dtype=torch.int32, device=self.key.device) * n for n in (0, self.key.caption_length)
+            torch.arange(self.key.images + 2, dtype=torch.int32, device=self.key.device) * n
+            for n in (0, self.key.caption_length)
         )
         assert self.key.longest is not None
         return Ragged(starts, text_starts, max(self.key.longest, self.key.size // 8, 16), self.key.caption_length)

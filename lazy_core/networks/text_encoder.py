@@ -40,4 +40,7 @@ def same_length(captions: list[Tensor]) -> list[Tensor]:
     ComfyUI does so with the two prompts of guidance.
     """
     most = math.lcm(*(caption.shape[-2] for caption in captions))
-    return [torch.cat([caption] * (most // caption.shape[-2]), -2) if caption.shape[-2] < most else caption for caption in captions]
+    return [
+        torch.cat([caption] * (most // caption.shape[-2]), -2) if caption.shape[-2] < most else caption
+        for caption in captions
+    ]

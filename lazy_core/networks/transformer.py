@@ -24,7 +24,8 @@ class LazyTransformer(nn.Module):
 
 @torch.no_grad()
 def store_for_few_rows(model: nn.Module) -> None:
-    """Keep the weights of linear layers column by column in memory: on a CPU a product with few tokens is then up to a fifth faster.
+    """Keep the weights of linear layers column by column in memory: on a CPU a product with few tokens is then up to a
+    fifth faster.
 
     Values, shapes and whatever reads them stay as they are; products with many tokens take the same time.
     """

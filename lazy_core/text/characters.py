@@ -2,8 +2,7 @@
 same on every Python.
 
 The tables are those by which the shipped model's words were told apart when it was trained, so that a newer Unicode
-changes no
-token of it. A test holds them against the `tokenizers` library, character by character.
+changes no token of it. A test holds them against the `tokenizers` library, character by character.
 """
 
 from __future__ import annotations

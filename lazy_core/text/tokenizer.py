@@ -72,7 +72,9 @@ class Tokenizer:
             words = words_in(text, room - len(tokens) + 1)
             if len(tokens) + len(words) > room:
                 rest = words[room - len(tokens) :]
-                cut = shortened("".join([text[rest[0].start :], *(part for part, _ in parts[number + 1 :])]).strip(), SHOWN)
+                cut = shortened(
+                    "".join([text[rest[0].start :], *(part for part, _ in parts[number + 1 :])]).strip(), SHOWN
+                )
                 words = words[: room - len(tokens)]
             tokens += [(self.vocabulary.get(word.text, 1), weight) for word in words]
             unknown += self.unknown_in(words)
@@ -121,7 +123,9 @@ class Tokenizer:
         numbers = list(vocabulary.values())
         if any(type(number) is not int for number in numbers) or sorted(numbers) != list(range(len(numbers))):
             odd = next((n for n in numbers if type(n) is not int or not 0 <= n < len(numbers)), "ids that occur twice")
-            raise CheckpointError(file, f"{key}'s model.vocab", shown(odd), f"ids from 0 to {len(numbers) - 1}, each once")
+            raise CheckpointError(
+                file, f"{key}'s model.vocab", shown(odd), f"ids from 0 to {len(numbers) - 1}, each once"
+            )
         return cls(_checked(sorted(vocabulary, key=vocabulary.__getitem__), config, file, key), config.length)
 
 
@@ -134,7 +138,11 @@ def _parsed(text: str, file: str, key: str) -> object:
 
 def _checked(words: object, config: TextConfig, file: str, key: str) -> tuple[str, ...]:
     if not isinstance(words, list) or any(not isinstance(word, str) or not 0 < len(word) <= LETTERS for word in words):
-        got = next((w for w in words if not isinstance(w, str) or not 0 < len(w) <= LETTERS), "") if isinstance(words, list) else words
+        got = (
+            next((w for w in words if not isinstance(w, str) or not 0 < len(w) <= LETTERS), "")
+            if isinstance(words, list)
+            else words
+        )
         raise CheckpointError(file, key, shown(got), f"a list of words of 1 to {LETTERS} letters")
     if tuple(words[:3]) != SPECIAL:
         raise CheckpointError(file, key, f"a list that begins with {shown(words[:3])}", f"{', '.join(SPECIAL)} first")

@@ -27,7 +27,9 @@ class EncodedCanvas:
     def changed(self, image: Tensor) -> Tensor:
         """Which latents of another image of its size are over pixels that are not the same: [h, w] bool."""
         rows, cols = self.latent.shape[-2:]
-        different = (image != self.image).movedim(1, -1).flatten(2).view(torch.uint8)  # [1, H, W 3]: as the host's images lie in memory
+        different = (
+            (image != self.image).movedim(1, -1).flatten(2).view(torch.uint8)
+        )  # [1, H, W 3]: as the host's images lie in memory
         return different.unflatten(1, (rows, -1)).amax(2).unflatten(2, (cols, -1)).amax(3)[0] > 0
 
     def distance(self, image: Tensor) -> int:
@@ -39,8 +41,8 @@ class EncodedCanvas:
 class CanvasCache:
     """Up to `limit` bytes of canvases, `free` tells what the machine has left (`lazy_core.cache`).
 
-    For VAEs of plain convolutions, of which a window can be encoded by itself (`lazy_core.vae.windows`). An edited canvas is one
-    more canvas that differs in its hole, and so is the same one under another mask.
+    For VAEs of plain convolutions, of which a window can be encoded by itself (`lazy_core.vae.windows`). An edited
+    canvas is one more canvas that differs in its hole, and so is the same one under another mask.
     """
 
     def __init__(self, limit: int, free: Callable[[], int] | None = None):
@@ -52,12 +54,16 @@ class CanvasCache:
         prefix = f"{vae}/{tuple(image.shape[1:])}{image.dtype}/"
         found = [self.from_similar(prefix, encode, one) for one in image.split(1)]
         if new := [index for index, latent in enumerate(found) if latent is None]:
-            for index, latent in zip(new, encode(image if len(new) == len(image) else image[new]).split(1), strict=True):
+            for index, latent in zip(
+                new, encode(image if len(new) == len(image) else image[new]).split(1), strict=True
+            ):
                 found[index] = self.keep(prefix, image[index : index + 1], latent)
         return torch.cat([latent for latent in found if latent is not None])
 
     def from_similar(self, prefix: str, encode: EncodeImage, image: Tensor) -> Tensor | None:
-        """The latent of an image [1, 3, H, W] by way of the canvas most like it, as far as `distance` tells; None where none is like it."""
+        """The latent of an image [1, 3, H, W] by way of the canvas most like it, as far as `distance` tells; None where
+        none is like it.
+        """
         known = self.cache.under(prefix)
         if not known:
             return None

@@ -1,4 +1,6 @@
-"""A tiny convolutional autoencoder: 8x down, no normalisation layers, so that a crop with a halo decodes exactly like the whole."""
+"""A tiny convolutional autoencoder: 8x down, no normalisation layers, so that a crop with a halo decodes exactly like
+the whole.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,10 @@ from torch import Tensor
 from ..config import VAEConfig
 from ..geometry import Box
 
-MARGINS = 4, 3  # cells around what is wanted that the layers after each upsampling need: all that they see, but for half a latent
+MARGINS = (
+    4,
+    3,
+)  # cells around what is wanted that the layers after each upsampling need: all that they see, but for half a latent
 
 
 class TinyVAE(nn.Module):
@@ -25,7 +30,13 @@ class TinyVAE(nn.Module):
     mean: Tensor  # buffers [1, C, 1, 1]
     std: Tensor
 
-    def __init__(self, config: VAEConfig, ops: Any = nn, dtype: torch.dtype | None = None, device: torch.device | str | None = None):
+    def __init__(
+        self,
+        config: VAEConfig,
+        ops: Any = nn,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ):
         super().__init__()
         self.config = config
         factory = {"dtype": dtype, "device": device}
@@ -61,8 +72,8 @@ class TinyVAE(nn.Module):
     def decode(self, latent: Tensor, wanted: Box | None = None) -> Tensor:
         """[B, C, h, w] -> [B, 3, 8h, 8w], about -1..1 (not clamped).
 
-        `wanted`: the latents [h', w'] whose pixels [B, 3, 8h', 8w'] alone are wanted. The finer the layers, the less they see beyond these,
-        so that what lies around them is left behind on the way up.
+        `wanted`: the latents [h', w'] whose pixels [B, 3, 8h', 8w'] alone are wanted. The finer the layers, the less
+        they see beyond these, so that what lies around them is left behind on the way up.
         """
         x = latent * self.std.to(latent) + self.mean.to(latent)
         if wanted is None:

@@ -1,7 +1,8 @@
 """A lazy VAE: only windows around the holes are decoded, only windows around what changed are encoded.
 
 Plain convolutions need no more than a halo around a window. A VAE with GroupNorm or attention (AutoencoderKL: SD, SDXL,
-Flux) sees the whole picture at once: its holes are decoded with a record (`autoencoder_kl`), its canvases encoded in full.
+Flux) sees the whole picture at once: its holes are decoded with a record (`autoencoder_kl`), its canvases encoded in
+full.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ EncodeImage = Callable[[Tensor], Tensor]
 """VAE encoder: [B, 3, H', W'] in 0..1, whole tokens -> latent [B, C, h, w]."""
 
 HALO = 6  # latents: the shipped VAE then differs from a full decode by less than a tenth of an 8-bit level
-REACH, SIGHT = 7, 8  # latents around a changed one that change with it, and that these see: float32's bits of the shipped VAE
+REACH, SIGHT = (
+    7,
+    8,
+)  # latents around a changed one that change with it, and that these see: float32's bits of the shipped VAE
 LARGEST_SHARE = 0.6  # of the canvas: beyond it, one full decode is faster than its windows
 
 
@@ -46,7 +50,8 @@ class Window:
 def windows(cells: Tensor, halo: int, margin: int = 1) -> list[Window]:
     """Latents that a hole touches [h, w] bool -> disjoint windows that contain them, a `halo` of latents around.
 
-    Valid are the hole's latents inside a window and `margin` more on each side: blending compares the pixels around a hole.
+    Valid are the hole's latents inside a window and `margin` more on each side: blending compares the pixels around a
+    hole.
     """
     hole = cells.cpu().numpy()
     near = ndimage.maximum_filter(hole, size=2 * halo + 1, mode="constant", cval=0)
@@ -62,8 +67,11 @@ def around(hole: np.ndarray, window: Box, margin: int) -> Box | None:
     return inside and inside.moved(window.top, window.left)
 
 
-def decode_windows(decode: DecodeImage, decode_part: DecodePart, latent: Tensor, canvas: Tensor, cells: Tensor, halo: int = HALO) -> Tensor:
-    """Latent [B, C, h, w] of the edited canvas, canvas [B, 3, H', W'], touched latents [B, h, w] bool -> [B, 3, H', W'] in 0..1.
+def decode_windows(
+    decode: DecodeImage, decode_part: DecodePart, latent: Tensor, canvas: Tensor, cells: Tensor, halo: int = HALO
+) -> Tensor:
+    """Latent [B, C, h, w] of the edited canvas, canvas [B, 3, H', W'], touched latents [B, h, w] bool -> [B, 3, H', W']
+    in 0..1.
 
     Valid in the hole and on the latents next to it; elsewhere it is whatever was in memory.
     """
@@ -81,7 +89,8 @@ def decode_windows(decode: DecodeImage, decode_part: DecodePart, latent: Tensor,
 
 
 def encode_windows(encode: EncodeImage, image: Tensor, latent: Tensor, cells: Tensor) -> Tensor | None:
-    """Image [1, 3, H, W] -> [1, C, h, w], from the `latent` of another one that differs from it in some `cells` [h, w] bool.
+    """Image [1, 3, H, W] -> [1, C, h, w], from the `latent` of another one that differs from it in some `cells` [h, w]
+    bool.
 
     None where encoding it in full is faster.
     """

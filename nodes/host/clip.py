@@ -21,7 +21,8 @@ from .memory import give_memory_back
 
 
 class Rows(list):
-    """The chunks of a prompt as the host has them, and what the node tells its user: what was `cut`, which words are `unknown`.
+    """The chunks of a prompt as the host has them, and what the node tells its user: what was `cut`, which words are
+    `unknown`.
 
     A list like any other for nodes that look into tokens; those that make a new one of it lose no more than these two.
     """
@@ -37,7 +38,9 @@ class HostTokenizer:
         self.tokenizer = tokenizer
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, list[list[tuple]]]:
-        """`(word:1.2)` weights as everywhere in the host; long prompts in chunks, as for CLIP (`lazy_core.text.tokenizer.CHUNKS`)."""
+        """`(word:1.2)` weights as everywhere in the host; long prompts in chunks, as for CLIP
+        (`lazy_core.text.tokenizer.CHUNKS`).
+        """
         parts = comfy.sd1_clip.token_weights(comfy.sd1_clip.escape_important(text), 1.0)
         prompt = self.tokenizer.prompt((comfy.sd1_clip.unescape_important(part), weight) for part, weight in parts)
         rows = Rows([(i, w, 0) for i, w in chunk] if return_word_ids else chunk for chunk in prompt.chunks)
@@ -66,14 +69,17 @@ class HostText(torch.nn.Module):
 
     def set_clip_options(self, options: dict[str, Any]) -> None:
         if options.get("layer") is not None:
-            raise ValueError("the CLIP of a LazyDiffusion model has one layer to read, the last. Remove CLIP Set Last Layer.")
+            raise ValueError(
+                "the CLIP of a LazyDiffusion model has one layer to read, the last. Remove CLIP Set Last Layer."
+            )
         self.options.update(options)
 
     def reset_clip_options(self) -> None:
         self.options.clear()
 
     def encode_token_weights(self, tokens: dict[str, list[list[tuple]]]) -> tuple[Tensor, None, dict[str, Any]]:
-        """-> caption [1, L, T], all chunks in one row, and what the host puts into the conditioning: what was cut, which words are unknown.
+        """-> caption [1, L, T], all chunks in one row, and what the host puts into the conditioning: what was cut,
+        which words are unknown.
 
         A weight moves a token's embedding away from that of the empty prompt, as the host does for CLIP.
         """
@@ -85,7 +91,9 @@ class HostText(torch.nn.Module):
         def one_by_one() -> Tensor:
             return torch.cat([self.text(row[None]) for row in ids])
 
-        caption = retry_when_out_of_memory("CLIP Text Encode", lambda: self.text(ids), one_by_one, give_memory_back).float()
+        caption = retry_when_out_of_memory(
+            "CLIP Text Encode", lambda: self.text(ids), one_by_one, give_memory_back
+        ).float()
         if bool((weights != 1).any()):
             empty = self.text(torch.tensor([self.empty], device=device)).float()
             caption = empty + (caption - empty) * weights
@@ -111,7 +119,9 @@ def make_clip(checkpoint: Checkpoint) -> comfy.sd.CLIP | None:
     size = sum(value.numel() for value in weights.values())
     clip = comfy.sd.CLIP(target, parameters=size, model_options={"dtype": torch.float32})
     check_keys(
-        {key: tuple(v.shape) for key, v in clip.cond_stage_model.text.state_dict().items()}, weights, "the checkpoint's text encoder"
+        {key: tuple(v.shape) for key, v in clip.cond_stage_model.text.state_dict().items()},
+        weights,
+        "the checkpoint's text encoder",
     )
     clip.load_sd(weights)
     return clip

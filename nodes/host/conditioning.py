@@ -38,7 +38,9 @@ def check_conditioning(name: str, conditioning: list, width: int) -> None:
 
 
 def same_every_step(model: Any, conditioning: list) -> bool:
-    """False where a node may hand the model other conditionings from step to step: wrappers, hooks, samplers' replacements."""
+    """False where a node may hand the model other conditionings from step to step: wrappers, hooks, samplers'
+    replacements.
+    """
     options = model.model_options
     wrapped = options.get("transformer_options", {}).get("wrappers") or any(model.wrappers.values())
     known = options.keys() <= SAME_AT_EVERY_STEP
@@ -46,7 +48,9 @@ def same_every_step(model: Any, conditioning: list) -> bool:
 
 
 def with_context(conditioning: list, context: Context, tokens: Tensor, prepared: PreparedPerBatch | None) -> list:
-    """Conditioning that carries the hole's `tokens` to the model. Raises ValueError for what only makes sense on a whole image."""
+    """Conditioning that carries the hole's `tokens` to the model. Raises ValueError for what only makes sense on a
+    whole image.
+    """
     check_whole_image_conditions(conditioning)
     conditioning = [[of_rows(text, context), values] for text, values in conditioning]
     keys = context.hole.token_mask
@@ -65,11 +69,15 @@ def with_context(conditioning: list, context: Context, tokens: Tensor, prepared:
 
 
 def of_rows(text: Tensor, context: Context) -> Tensor:
-    """A batch of prompts [T, L, W], which the host repeats for the images, as one for each hole [R, L, W]; one prompt stays one."""
+    """A batch of prompts [T, L, W], which the host repeats for the images, as one for each hole [R, L, W]; one prompt
+    stays one.
+    """
     return text if len(text) == 1 else text[context.owner % len(text)]
 
 
 def check_whole_image_conditions(conditioning: list) -> None:
     for _, values in conditioning:
         if found := [name for name in ("area", "mask", "control", "gligen") if values.get(name) is not None]:
-            raise ValueError(f"the conditioning has {found[0]}, which Lazy Decode cannot apply to hole tokens. Remove that node.")
+            raise ValueError(
+                f"the conditioning has {found[0]}, which Lazy Decode cannot apply to hole tokens. Remove that node."
+            )

@@ -1,4 +1,6 @@
-"""Pictures in the host's input and temp folders, under names made of their content: the same picture is written once."""
+"""Pictures in the host's input and temp folders, under names made of their content: the same picture is written
+once.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,14 @@ FOLDER = "lazydiffusion"
 
 
 def missing(**files: str | None) -> bool | str:
-    """What `validate_inputs` returns: True, or a sentence about the first file that is not there. "" is no file; None a linked input."""
+    """What `validate_inputs` returns: True, or a sentence about the first file that is not there. "" is no file; None a
+    linked input.
+    """
     for name, file in files.items():
         if file and not folder_paths.exists_annotated_filepath(file):
-            return f"{name}: '{file}' is not on this server. Paint it again, or copy the file into ComfyUI's input folder."
+            return (
+                f"{name}: '{file}' is not on this server. Paint it again, or copy the file into ComfyUI's input folder."
+            )
     return True
 
 
@@ -43,7 +49,13 @@ def write_temp(image: Tensor) -> dict[str, str | int]:
     file = folder / f"{hashlib.sha256(buffer.getvalue()).hexdigest()[:32]}.png"
     if not file.exists():
         write_whole(file, buffer.getvalue())
-    return {"filename": file.name, "subfolder": FOLDER, "type": "temp", "width": pixels.shape[1], "height": pixels.shape[0]}
+    return {
+        "filename": file.name,
+        "subfolder": FOLDER,
+        "type": "temp",
+        "width": pixels.shape[1],
+        "height": pixels.shape[0],
+    }
 
 
 def write_whole(file: Path, content: bytes) -> None:
@@ -53,6 +65,8 @@ def write_whole(file: Path, content: bytes) -> None:
         partial.write_bytes(content)
         partial.replace(file)
     except OSError as error:
-        raise OSError(f"The picture could not be written into {file.parent}: {error.strerror}. Make room there, then try again.") from error
+        raise OSError(
+            f"The picture could not be written into {file.parent}: {error.strerror}. Make room there, then try again."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)

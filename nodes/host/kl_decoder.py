@@ -9,11 +9,24 @@ from torch import nn
 
 from ...lazy_core.vae.autoencoder_kl.record import Parts
 
-KNOWN = (Decoder, ResnetBlock, AttnBlock, Upsample, nn.Conv2d, nn.GroupNorm, nn.SiLU, nn.Dropout, nn.Identity, nn.ModuleList)
+KNOWN = (
+    Decoder,
+    ResnetBlock,
+    AttnBlock,
+    Upsample,
+    nn.Conv2d,
+    nn.GroupNorm,
+    nn.SiLU,
+    nn.Dropout,
+    nn.Identity,
+    nn.ModuleList,
+)
 
 
 def parts_of(decoder: Any) -> Parts | None:
-    """Of the host's decoder for images; None for any other, and for one that another node has changed (seamless tiling, compiling)."""
+    """Of the host's decoder for images; None for any other, and for one that another node has changed (seamless tiling,
+    compiling).
+    """
     if type(decoder) is not Decoder or not all(as_the_host_made_it(module) for module in decoder.modules()):
         return None
 

@@ -27,7 +27,8 @@ def in_main_memory(size: int, device: torch.device) -> bool:
 
 
 def with_room_for(model: Any, shape: list[int], kept: int) -> list[int]:
-    """A latent's shape [B, C, ..., h, w], so much higher that the host, making room for it, makes room for `kept` bytes as well.
+    """A latent's shape [B, C, ..., h, w], so much higher that the host, making room for it, makes room for `kept` bytes
+    as well.
 
     Other models have to go for that, but no part of this one: it would be brought back at every step. What does not fit
     beside it is kept in main memory (`where_there_is_room`).
@@ -57,10 +58,14 @@ def unload_other_models() -> None:
 
 
 def when_freed(forget: Callable[[], None]) -> None:
-    """Have `forget` called when somebody asks the host to free memory (the page's buttons, POST /free), as its own caches are."""
+    """Have `forget` called when somebody asks the host to free memory (the page's buttons, POST /free), as its own
+    caches are.
+    """
 
     @web.middleware
-    async def watch(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
+    async def watch(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
         response = await handler(request)
         if request.method == "POST" and request.path in ("/free", "/api/free") and response.status == 200:
             forget()

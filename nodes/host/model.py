@@ -37,12 +37,16 @@ class PreparedPerBatch:
 
 
 class LazyDiffusionModel(LazyTransformer):
-    """`LazyTransformer` behind the signature that the host calls: a packed strip of hole tokens in, velocity or noise out."""
+    """`LazyTransformer` behind the signature that the host calls: a packed strip of hole tokens in, velocity or noise
+    out.
+    """
 
     def __init__(self, lazy: LazyConfig, dtype: torch.dtype | None = None, device: Any = None, operations: Any = None):
         super().__init__(lazy, Build(operations, dtype, device, host_attention))
         self.dtype, self.graphs = dtype, StepGraphs(graphs_wanted)
-        self.in_channels = lazy.latent_channels  # guidance nodes made for one of the host's transformers read it (RenormCFG)
+        self.in_channels = (
+            lazy.latent_channels
+        )  # guidance nodes made for one of the host's transformers read it (RenormCFG)
 
     def forward(
         self,
@@ -61,12 +65,17 @@ class LazyDiffusionModel(LazyTransformer):
     ) -> Tensor:
         """Strip x [B, C, K p, p], timestep [B] in 0..1000, text `context` [B, L, T] -> strip of the same shape."""
         if lazy_tokens is None or lazy_index is None or lazy_grid is None or context is None:
-            raise ValueError("a LazyDiffusion model was sampled without a CONTEXT. Use the Lazy Decode node instead of KSampler.")
+            raise ValueError(
+                "a LazyDiffusion model was sampled without a CONTEXT. Use the Lazy Decode node instead of KSampler."
+            )
         refuse_replaced(transformer_options)
 
         def prepare() -> PreparedInputs:
             coordinates = window_coordinates(lazy_grid, lazy_index, self.config, lazy_sizes)  # [R, K, 2]
-            token_mask, image_size = None if lazy_token_mask is None else lazy_token_mask > 0, (lazy_grid.height, lazy_grid.width)
+            token_mask, image_size = (
+                None if lazy_token_mask is None else lazy_token_mask > 0,
+                (lazy_grid.height, lazy_grid.width),
+            )
             conditioning = Conditioning(lazy_tokens, coordinates, context, token_mask, image_size, lazy_edges)
             return self.decoder.prepare(conditioning, shared_timestep=True)
 
@@ -78,7 +87,9 @@ class LazyDiffusionModel(LazyTransformer):
             lazy_prepared.rows += len(x)
             prepared = lazy_prepared.prepared.get(batch) or lazy_prepared.prepared.setdefault(batch, prepare())
             output = self.graphs.step(self.decoder, tokens, timestep, prepared)
-        velocity = parametrisation(self.config.prediction).to_velocity(output, tokens, timestep)  # what the host's samplers follow
+        velocity = parametrisation(self.config.prediction).to_velocity(
+            output, tokens, timestep
+        )  # what the host's samplers follow
         return to_strip(velocity, self.config.patch_size)
 
 
@@ -111,7 +122,9 @@ class Described(dict):
     """A transformer's configuration, which nodes for UNets read (FreeU)."""
 
     def __missing__(self, key: str) -> Any:
-        raise ValueError(f"a LazyDiffusion model has no '{key}': the node that asks for it is made for UNets. Remove it.")
+        raise ValueError(
+            f"a LazyDiffusion model has no '{key}': the node that asks for it is made for UNets. Remove it."
+        )
 
 
 class HostConfig(comfy.supported_models_base.BASE):
@@ -133,7 +146,12 @@ def host_config(config: LazyConfig, checkpoint: Checkpoint) -> tuple[HostConfig,
     if config.prediction == "flow_x0":
         host.sampling_settings = {"shift": config.shift}
         return host, comfy.model_base.ModelType.FLOW
-    host.sampling_settings = {"beta_schedule": "sqrt_linear", "linear_start": 1e-4, "linear_end": 0.02, "timesteps": 1000}
+    host.sampling_settings = {
+        "beta_schedule": "sqrt_linear",
+        "linear_start": 1e-4,
+        "linear_end": 0.02,
+        "timesteps": 1000,
+    }
     return host, comfy.model_base.ModelType.EPS
 
 
@@ -147,7 +165,9 @@ def make_model(checkpoint: Checkpoint) -> comfy.model_patcher.ModelPatcher:
     dtype = mm.unet_dtype(model_params=size, supported_dtypes=host.supported_inference_dtypes)
     host.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, device, host.supported_inference_dtypes))
     model = HostModel(host, kind, device=offload)
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items() if key.startswith("diffusion_model.")}
+    expected = {
+        key: tuple(value.shape) for key, value in model.state_dict().items() if key.startswith("diffusion_model.")
+    }
     check_keys(expected, weights, "the checkpoint's transformer")
     model.load_state_dict(weights, strict=False)
     if device.type == "cpu":
@@ -165,6 +185,7 @@ def transformer_of(model: Any) -> LazyDiffusionModel:
     if not isinstance(inner, LazyDiffusionModel):
         kind = type(getattr(model, "model", model)).__name__
         raise ValueError(
-            f"the model is a {kind}, expected a LazyDiffusion model. Connect the Load Lazy Model node, or a checkpoint of {supported()}."
+            f"the model is a {kind}, expected a LazyDiffusion model. Connect the Load Lazy Model node, or a checkpoint"
+            f" of {supported()}."
         )
     return inner

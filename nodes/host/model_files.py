@@ -11,7 +11,9 @@ SHIPPED = Path(__file__).parent.parent.parent / "models"
 
 
 def register_model_folder() -> None:
-    """`models/lazydiffusion/` beside the host's other model folders, then the pack's own `models/`; a user's extra paths are kept."""
+    """`models/lazydiffusion/` beside the host's other model folders, then the pack's own `models/`; a user's extra
+    paths are kept.
+    """
     folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
     folder_paths.add_model_folder_path(FOLDER, str(SHIPPED.resolve()))
     folder_paths.folder_names_and_paths[FOLDER][1].update({".safetensors"})

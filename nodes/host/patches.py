@@ -126,7 +126,9 @@ def replaced(seen: Seen, kinds: Callable[[str], bool] = bool) -> list[str]:
 
 def replaced_in(transformer: dict[str, Any], kinds: Callable[[str], bool] = bool) -> list[str]:
     found = transformer.get("patches_replace", {})
-    return [f"{name_of(patch)} ({kind})" for kind, patches in found.items() if kinds(kind) for patch in patches.values()]
+    return [
+        f"{name_of(patch)} ({kind})" for kind, patches in found.items() if kinds(kind) for patch in patches.values()
+    ]
 
 
 def transformer_wrappers(seen: Seen) -> list[str]:
@@ -138,7 +140,9 @@ def compiled(seen: Seen) -> list[str]:
 
 
 def mask_functions(seen: Seen) -> list[str]:
-    """Differential Diffusion and its like: used as they are under a soft mask, and with nothing to do under a hard one."""
+    """Differential Diffusion and its like: used as they are under a soft mask, and with nothing to do under a hard
+    one.
+    """
     function = seen.options.get("denoise_mask_function")
     return [] if function is None or seen.soft else [name_of(function)]
 
@@ -234,7 +238,10 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         functools.partial(guidance_that, uses=RUNS_THE_MODEL),
-        refused("runs the model on a prompt of its own, which knows nothing of the hole. Remove it and use the negative prompt."),
+        refused(
+            "runs the model on a prompt of its own, which knows nothing of the hole. Remove it and use the negative"
+            " prompt."
+        ),
         None,
     ),
     Rule(
@@ -244,7 +251,10 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         overrides,
-        refused("replaces the host's attention, which a LazyDiffusion model calls by itself. Remove it; ComfyUI's own flags choose."),
+        refused(
+            "replaces the host's attention, which a LazyDiffusion model calls by itself. Remove it; ComfyUI's own flags"
+            " choose."
+        ),
         None,
     ),
     Rule(
@@ -282,6 +292,8 @@ def examine(model: Any, positive: list, negative: list, reuse: str | None = None
 
 
 def refuse_replaced(transformer_options: dict[str, Any] | None) -> None:
-    """Raises ValueError where guidance runs a model of ours with layers replaced, which no look at MODEL could foresee."""
+    """Raises ValueError where guidance runs a model of ours with layers replaced, which no look at MODEL could
+    foresee.
+    """
     if found := replaced_in(transformer_options or {}):
         raise ValueError(f"{found[0]} {NO_LAYERS} {REMOVE}")

@@ -1,4 +1,6 @@
-"""What `stock/hooks.py` hooks into: the host's kinds of wrappers, and the modules of its PixArt, which lets no patch in."""
+"""What `stock/hooks.py` hooks into: the host's kinds of wrappers, and the modules of its PixArt, which lets no patch
+in.
+"""
 
 from __future__ import annotations
 

@@ -15,8 +15,11 @@ from ...lazy_core.tokens import from_strip
 from .timing import Timing
 
 
-def progress(model: Any, context: Context, patch: int, timing: Timing, wanted: bool = False, strips: Any = lambda latent: latent) -> Any:
-    """Progress bar and, where previews are on or `wanted`, the hole's current guess in the canvas. Cancel is raised by the bar.
+def progress(
+    model: Any, context: Context, patch: int, timing: Timing, wanted: bool = False, strips: Any = lambda latent: latent
+) -> Any:
+    """Progress bar and, where previews are on or `wanted`, the hole's current guess in the canvas. Cancel is raised by
+    the bar.
 
     `strips`: from what the sampler sees to strips of the hole's tokens.
     """
@@ -34,7 +37,9 @@ def progress(model: Any, context: Context, patch: int, timing: Timing, wanted: b
         if previewer is not None:
             strip = strips(x0.detach().float().cpu())
             latent = fill_hole(canvas, from_strip(strip.flatten(1, -3), patch))
-            kind, picture, limit = previewer.decode_latent_to_preview_image("JPEG", latent.unsqueeze(2) if timed else latent)
+            kind, picture, limit = previewer.decode_latent_to_preview_image(
+                "JPEG", latent.unsqueeze(2) if timed else latent
+            )
             preview = kind, cropped(picture, context.grid), limit
         bar.update_absolute(step + 1, total, preview)
 
@@ -52,5 +57,8 @@ def rgb_previewer(latent_format: Any) -> Any:
 def cropped(picture: Any, grid: Grid) -> Any:
     """The preview of a padded canvas without its padding."""
     rows, cols = grid.latent_size
-    width, height = (picture.width * grid.width / (cols * grid.scale), picture.height * grid.height / (rows * grid.scale))
+    width, height = (
+        picture.width * grid.width / (cols * grid.scale),
+        picture.height * grid.height / (rows * grid.scale),
+    )
     return picture.crop((0, 0, max(round(width), 1), max(round(height), 1)))

@@ -27,7 +27,9 @@ SCHEDULERS: list[str] = comfy.samplers.KSampler.SCHEDULERS
 
 
 def inpainting_noise(sampler: Any, noise: Tensor, extra: dict[str, Any]) -> Tensor:
-    """The noise that the host puts over what lies outside the mask: for some samplers (ddim) another draw than the hole's."""
+    """The noise that the host puts over what lies outside the mask: for some samplers (ddim) another draw than the
+    hole's.
+    """
     if not getattr(sampler, "inpaint_options", {}).get("random", False):
         return noise
     generator = torch.Generator("cpu").manual_seed(extra.get("seed", 41) + 1)
@@ -46,7 +48,9 @@ class Settings:
     preview: bool = False  # a canvas shows the hole while it is made, whatever --preview-method says
 
 
-def hole_sampler(model: Any, context: Context, positive: list, negative: list, settings: Settings, timing: Timing) -> Sample:
+def hole_sampler(
+    model: Any, context: Context, positive: list, negative: list, settings: Settings, timing: Timing
+) -> Sample:
     """Run any of the host's samplers and schedulers on the strip of hole tokens, with a model of ours."""
     config = transformer_of(model).config
     check_steps(settings)
@@ -54,7 +58,11 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
     check_conditioning("negative", negative, config.caption_width)
 
     patched, strength = with_strength(model, context.strength)
-    noise_mask = None if strength is None else to_strip(strength[..., None].repeat(1, 1, config.patch_size**2), config.patch_size)
+    noise_mask = (
+        None
+        if strength is None
+        else to_strip(strength[..., None].repeat(1, 1, config.patch_size**2), config.patch_size)
+    )
 
     def run(noise: Tensor, start: Tensor, denoise: float, prepared: PreparedPerBatch | None) -> Tensor:
         strip = run_sampler(
@@ -85,7 +93,9 @@ def hole_sampler(model: Any, context: Context, positive: list, negative: list, s
             give_memory_back()
 
         # The second time without keeping the text's keys and values between steps.
-        return retry_when_out_of_memory("Lazy Decode", kept_between_steps, lambda: run(noise, start, denoise, None), make_room)
+        return retry_when_out_of_memory(
+            "Lazy Decode", kept_between_steps, lambda: run(noise, start, denoise, None), make_room
+        )
 
     def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
         tokens = frugal(noise, start, denoise)
@@ -126,7 +136,8 @@ def run_sampler(
 
 
 def with_strength(model: Any, strength: Tensor | None) -> tuple[Any, Tensor | None]:
-    """Return the MODEL and the values [R, K] of a noise mask by which a soft mask's tokens of `strength` [R, K] join later.
+    """Return the MODEL and the values [R, K] of a noise mask by which a soft mask's tokens of `strength` [R, K] join
+    later.
 
     Nothing changes for a hard mask, None. What a Differential Diffusion node put on the model is used as it is.
     """
@@ -154,5 +165,8 @@ def check_steps(settings: Settings) -> None:
 
 def check_finite(tokens: Tensor, settings: Settings) -> None:
     if not bool(torch.isfinite(tokens).all()):
-        how = f"sampler {settings.sampler}, scheduler {settings.scheduler} and {settings.steps} step{'s'[: settings.steps != 1]}"
+        how = (
+            f"sampler {settings.sampler}, scheduler {settings.scheduler} and {settings.steps}"
+            f" step{'s'[: settings.steps != 1]}"
+        )
         raise ValueError(f"the result holds NaN, made by {how}. Choose another scheduler or sampler, or more steps.")

@@ -18,8 +18,8 @@ from .model import transformer_of
 class Timing:
     """Seconds at which steps ended, and how many model calls of which kind a stock model made.
 
-    `calls`: how often the model ran on each image, once for each branch of guidance; 0: unknown. `saved_seconds`: what a stock model's
-    sparse passes took less than passes over all tokens of the same run.
+    `calls`: how often the model ran on each image, once for each branch of guidance; 0: unknown. `saved_seconds`: what
+    a stock model's sparse passes took less than passes over all tokens of the same run.
     """
 
     marks: list[float] = field(default_factory=lambda: [time.perf_counter()])
@@ -45,10 +45,11 @@ class Timing:
 
 
 def saved_ms(model: Any, context: Context, text_tokens: int, timing: Timing) -> float:
-    """Estimate how much longer the steps of an edit with a model of ours would have taken on all tokens; 0: unknown, or nothing.
+    """Estimate how much longer the steps of an edit with a model of ours would have taken on all tokens; 0: unknown, or
+    nothing.
 
-    On the CPU one of its blocks is timed on all tokens. On a GPU a step on few tokens is a graph, and no measurement of a
-    block says what a graph of all tokens would take.
+    On the CPU one of its blocks is timed on all tokens. On a GPU a step on few tokens is a graph, and no measurement of
+    a block says what a graph of all tokens would take.
     """
     if model.load_device.type != "cpu" or not timing.calls or context.hole.count in (0, context.hole.total):
         return 0.0

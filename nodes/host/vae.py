@@ -1,4 +1,6 @@
-"""VAE: a checkpoint's own, and which VAEs compute a hole instead of the whole picture: ours, and, decoding, the host's AutoencoderKL."""
+"""VAE: a checkpoint's own, and which VAEs compute a hole instead of the whole picture: ours, and, decoding, the host's
+AutoencoderKL.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ forgettable(CANVASES.cache.clear)
 
 
 def make_vae(checkpoint: Checkpoint) -> comfy.sd.VAE | None:
-    """VAE for the stock VAEEncode and VAEDecode, or None for a checkpoint without one (use the VAE its latents belong to)."""
+    """VAE for the stock VAEEncode and VAEDecode, or None for a checkpoint without one (use the VAE its latents belong
+    to).
+    """
     config = checkpoint.config.vae
     if config is None:
         return None
@@ -46,9 +50,13 @@ def make_vae(checkpoint: Checkpoint) -> comfy.sd.VAE | None:
     vae.latent_channels, vae.output_channels = config.latent_channels, 3
     bytes_per_pixel = config.channels * 4  # the widest layer: `channels` at half the resolution, a few of them alive
     vae.memory_used_encode = lambda shape, dtype: shape[2] * shape[3] * bytes_per_pixel * mm.dtype_size(dtype)
-    vae.memory_used_decode = lambda shape, dtype: shape[2] * shape[3] * vae.upscale_ratio**2 * bytes_per_pixel * mm.dtype_size(dtype)
+    vae.memory_used_decode = lambda shape, dtype: (
+        shape[2] * shape[3] * vae.upscale_ratio**2 * bytes_per_pixel * mm.dtype_size(dtype)
+    )
     vae.first_stage_model = module.eval().to(vae.vae_dtype)
-    vae.patcher = comfy.model_patcher.ModelPatcher(vae.first_stage_model, load_device=vae.device, offload_device=mm.vae_offload_device())
+    vae.patcher = comfy.model_patcher.ModelPatcher(
+        vae.first_stage_model, load_device=vae.device, offload_device=mm.vae_offload_device()
+    )
     vae.size = comfy.model_management.module_size(vae.first_stage_model)
     vae.lazy_identity = checkpoint.identity
     return vae
@@ -58,7 +66,8 @@ def check_vae(vae: Any, channels: int, scale: int) -> None:
     """Raises ValueError for a VAE whose latents the model, or the CONTEXT, does not know."""
     if vae is None:
         raise ValueError(
-            f"no VAE came, expected one that makes {channels} channels at 1/{scale}. Connect the VAE that the model was trained with."
+            f"no VAE came, expected one that makes {channels} channels at 1/{scale}. Connect the VAE that the model was"
+            " trained with."
         )
     got = getattr(vae, "latent_channels", None), vae.spacial_compression_encode()
     if got != (channels, scale):
@@ -85,7 +94,9 @@ def hole_decoder(vae: Any, decode: DecodeImage) -> DecodeHole | None:
 
 
 def decoded_part(vae: Any, latent: Tensor, wanted: Box) -> Tensor:
-    """A `lazy_core.vae.windows.DecodePart` with our VAE. A host that ran out of memory decodes in tiles, and everything."""
+    """A `lazy_core.vae.windows.DecodePart` with our VAE. A host that ran out of memory decodes in tiles, and
+    everything.
+    """
     pixels = vae.decode(latent, vae_options={"wanted": wanted}).movedim(-1, 1)
     scale = vae.spacial_compression_decode()
     return pixels if pixels.shape[-2:] == wanted.times(scale).size else wanted.times(scale).cut(pixels)

@@ -76,7 +76,9 @@ RUNNING = threading.RLock()
 """Held by a run: its hooks lie in modules that runs in other threads share."""
 
 
-def hole_sampler(model: Any, context: Context, positive: list, negative: list, settings: Settings, timing: Timing) -> Sample:
+def hole_sampler(
+    model: Any, context: Context, positive: list, negative: list, settings: Settings, timing: Timing
+) -> Sample:
     """Sample as the host does under a noise mask of the hole's tokens; only the model's calls are lazy, and none is for
     `exact`.
     """
@@ -114,14 +116,21 @@ def run_host(job: Job, context: Context, latent: Tensor, denoise: float) -> Tens
     lazy = replace(job, positive=without_idle_masks(job.positive), negative=without_idle_masks(job.negative))
     run = partial(run_once, lazy, context, latent, denoise)
     # The second time with keys and values in main memory.
-    return retry_when_out_of_memory("Lazy Decode", lambda: run(where_there_is_room), lambda: run(in_main_memory), give_memory_back)
+    return retry_when_out_of_memory(
+        "Lazy Decode", lambda: run(where_there_is_room), lambda: run(in_main_memory), give_memory_back
+    )
 
 
 def without_idle_masks(conditioning: list) -> list:
     """A prompt without attention masks of ones: newer hosts hand them to the transformer, though they hide nothing."""
     masks = ((text, values, values.get("attention_mask")) for text, values in conditioning)
     return [
-        [text, values if mask is None or hides_tokens(mask) else {name: each for name, each in values.items() if name != "attention_mask"}]
+        [
+            text,
+            values
+            if mask is None or hides_tokens(mask)
+            else {name: each for name, each in values.items() if name != "attention_mask"},
+        ]
         for text, values, mask in masks
     ]
 
@@ -141,7 +150,9 @@ def run_once(job: Job, context: Context, latent: Tensor, denoise: float, place: 
 
 
 def sample(job: Job, model: Any, context: Context, latent: Tensor, denoise: float, strength: Tensor | None) -> Tensor:
-    """The host's own run on all of latents [B, C, h, w] with the holes, of `strength` [B, K], as its noise mask -> latents."""
+    """The host's own run on all of latents [B, C, h, w] with the holes, of `strength` [B, K], as its noise mask ->
+    latents.
+    """
     timed, settings = model.model.latent_format.latent_dimensions == 3, job.settings
     noise, mask = grid_noise(context, settings.seed), noise_mask(context, strength)
     parts = [part.unsqueeze(2) if timed else part for part in (noise, latent, mask)]
@@ -169,7 +180,9 @@ def noise_mask(context: Context, strength: Tensor | None = None) -> Tensor:
     """[B, 1, h, w], 1 = hole: whole tokens; of a soft mask their `strength` [B, K]."""
     grid, hole = context.grid, context.hole
     cells = torch.zeros(len(hole.index), hole.total)
-    cells[hole.valid.nonzero()[:, 0], hole.index[hole.valid]] = 1 if strength is None else strength[hole.valid].to(cells)
+    cells[hole.valid.nonzero()[:, 0], hole.index[hole.valid]] = (
+        1 if strength is None else strength[hole.valid].to(cells)
+    )
     return cells.view(-1, 1, grid.rows, grid.cols).repeat_interleave(grid.patch, 2).repeat_interleave(grid.patch, 3)
 
 
@@ -191,7 +204,9 @@ def kept_bytes(job: Job, context: Context) -> int:
     numbers = 0
     for conditioning in [job.positive, job.negative][: 1 if job.settings.cfg == 1 else 2]:
         for text, values in conditioning:
-            image = context.grid.tokens + sum(x.shape[-1] * x.shape[-2] // area for x in values.get("reference_latents", ()))
+            image = context.grid.tokens + sum(
+                x.shape[-1] * x.shape[-2] // area for x in values.get("reference_latents", ())
+            )
             more = sum(values[name].shape[1] for name in job.family.more_text if name in values)
             numbers += job.family.kept_numbers(base.diffusion_model, image, text.shape[1] + more)
     return job.policy.at_once(job.settings.steps) * len(context.latent) * numbers * size

@@ -1,4 +1,5 @@
-"""What the families of stock transformers differ in, one row each. A new family is a row here, and hooks of its own where it needs them.
+"""What the families of stock transformers differ in, one row each. A new family is a row here, and hooks of its own
+where it needs them.
 
 Read in ComfyUI 0.3.75 and 0.33: `comfy/ldm/flux` (LongCat's class, too), `chroma`, `qwen_image`, `mage_flow`, `krea2`,
 `lumina`, `hunyuan_video`, `anima` with `cosmos/predict2.py`, `pixart`, and `mmdit.py` for SD3.
@@ -15,11 +16,15 @@ from typing import Any, Literal
 from ...lazy_core.kv.policy import EARLY, POLICIES, Policies
 
 Role = Literal["joint", "image", "text"]
-"""What an attention call sees: text and image tokens in one sequence (text first), image tokens alone, or something else."""
+"""What an attention call sees: text and image tokens in one sequence (text first), image tokens alone, or something
+else.
+"""
 
 
 Sizes = list[tuple[str, list[int]]]
-"""Blocks that patches may replace (`patches_replace["dit"]`), kind by kind: the kind's name there, and each block's attention calls."""
+"""Blocks that patches may replace (`patches_replace["dit"]`), kind by kind: the kind's name there, and each block's
+attention calls.
+"""
 
 
 def double_and_single(transformer: Any, family: Family) -> Sizes:
@@ -77,7 +82,9 @@ def always(transformer: Any) -> bool:
 
 
 def text_first(transformer: Any) -> bool:
-    """Whether this host's `HunyuanVideo` puts text before the image: up to 0.3.75 it came after, and nothing but the code tells."""
+    """Whether this host's `HunyuanVideo` puts text before the image: up to 0.3.75 it came after, and nothing but the
+    code tells.
+    """
     return "torch.cat((txt_ids, img_ids)" in inspect.getsource(type(transformer).forward_orig)
 
 
@@ -91,16 +98,16 @@ def crossed_roles(transformer: Any) -> list[Role]:
 class Family:
     """`models`: class names in `comfy.model_base`. `positions`: where the transformer makes its positional embeddings.
 
-    `roles` lists what the attention calls of one forward see, in order; calls beyond the list are joint. `text_in_sequence`: text
-    is part of the sequence, so that its keys and values can be kept, too. `multiple`: attribute that holds what text and image
-    are each padded to a multiple of. `registers`: attribute that counts tokens put before the text. `least_text`: a shorter prompt
-    is filled up to so many tokens. `width`: attribute (with dots) that holds the width of keys and of values. `blocks`: lists whose members
-    make one joint call each, beyond those in `roles`. `policies`: when all tokens are computed, by preset.
-    `patch`: attribute that holds a token's side in latents, a number or a tuple that ends with it. `more_text`: conditions whose
-    tokens follow the prompt's in the sequence, by their names in a prompt and for the transformer. `host_fits`: whether the
-    host's own code is of the kind that the rest of the row describes.
-    `replaceable`: the blocks in whose place the host lets patches run; None where it lets none.
-    `references_first`: reference pictures come before the picture itself.
+    `roles` lists what the attention calls of one forward see, in order; calls beyond the list are joint.
+    `text_in_sequence`: text is part of the sequence, so that its keys and values can be kept, too. `multiple`:
+    attribute that holds what text and image are each padded to a multiple of. `registers`: attribute that counts tokens
+    put before the text. `least_text`: a shorter prompt is filled up to so many tokens. `width`: attribute (with dots)
+    that holds the width of keys and of values. `blocks`: lists whose members make one joint call each, beyond those in
+    `roles`. `policies`: when all tokens are computed, by preset. `patch`: attribute that holds a token's side in
+    latents, a number or a tuple that ends with it. `more_text`: conditions whose tokens follow the prompt's in the
+    sequence, by their names in a prompt and for the transformer. `host_fits`: whether the host's own code is of the
+    kind that the rest of the row describes. `replaceable`: the blocks in whose place the host lets patches run; None
+    where it lets none. `references_first`: reference pictures come before the picture itself.
     """
 
     name: str
@@ -138,7 +145,9 @@ class Family:
         return len(self.roles(transformer)) + sum(len(getattr(transformer, name)) for name in self.blocks)
 
     def first_calls(self, transformer: Any) -> dict[tuple[str, int], tuple[int, int]]:
-        """By the name that patches use for a block: the number of its first attention call, and of the first one after it."""
+        """By the name that patches use for a block: the number of its first attention call, and of the first one after
+        it.
+        """
         if self.replaceable is None:
             return {}
         found: dict[tuple[str, int], tuple[int, int]] = {}
@@ -150,7 +159,9 @@ class Family:
         return found
 
     def kept_numbers(self, transformer: Any, image: int, text: int) -> int:
-        """How many numbers the keys and values of one forward are, for so many tokens of image (reference pictures' too) and prompt."""
+        """How many numbers the keys and values of one forward are, for so many tokens of image (reference pictures'
+        too) and prompt.
+        """
         roles, text = self.roles(transformer), max(text, self.least_text)
         joint = roles.count("joint") + sum(len(getattr(transformer, name)) for name in self.blocks)
         image = self.padded(transformer, image)
@@ -236,7 +247,9 @@ FAMILIES: tuple[Family, ...] = (
 def family_of(model: Any) -> Family | None:
     """The family of a MODEL, or None. Exact classes: a subclass may compute something else."""
     base: Any = getattr(model, "model", None)
-    found = (family for family in FAMILIES if type(base).__name__ in family.models and family.host_fits(base.diffusion_model))
+    found = (
+        family for family in FAMILIES if type(base).__name__ in family.models and family.host_fits(base.diffusion_model)
+    )
     return next(found, None)
 
 

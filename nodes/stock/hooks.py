@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -33,7 +34,9 @@ class Positions(torch.nn.Module):
 
 
 class GridPositions(torch.nn.Module):
-    """In the place of an embedder that reads off a grid's size where its tokens are: [B, T, h, w, D] -> [T h w, ...]."""
+    """In the place of an embedder that reads off a grid's size where its tokens are: [B, T, h, w, D] -> [T h w,
+    ...].
+    """
 
     def __init__(self, inner: torch.nn.Module, run: Run):
         super().__init__()
@@ -80,7 +83,9 @@ def positions_of(model: Any, run: Run) -> Any:
     return Positions(original, run)
 
 
-def attention_of(run: Run, override: Callable[..., Tensor] | None, preferred: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
+def attention_of(
+    run: Run, override: Callable[..., Tensor] | None, preferred: Callable[..., Tensor] | None
+) -> Callable[..., Tensor]:
     """The run's attention, over the one that MODEL was given by a node, if any, or that its checkpoint prefers.
 
     Put into a model call's own options, so that it lies on top of what is installed anew at every step, as core's
@@ -114,12 +119,29 @@ def calling(run: Run) -> Callable[..., Tensor]:
         options = dict(options if options is not None else conds.pop("transformer_options", {}))
         attention = options[OVERRIDE] = attention_of(run, options.get(OVERRIDE), preferred)
         if dit := options.get("patches_replace", {}).get("dit"):
-            counted = {name: run.in_block(name, patch) for name, patch in dit.items()}
+            counted = {name: in_block(run, name, patch) for name, patch in dit.items()}
             options["patches_replace"] = {**options["patches_replace"], "dit": counted}
         with pixart_hooks(run, attention) if run.family.positions == "pixart" else nullcontext():
             return run.apply(executor, x, t, concat, text, options, conds)
 
     return apply
+
+
+def in_block(run: Run, name: tuple[str, int], patch: Callable[..., Any]) -> Callable[..., Any]:
+    """Count on from the next block after a `patch` in a block's place, which may leave out the block's attention."""
+
+    @functools.wraps(patch)
+    def block(*args: Any, **kwargs: Any) -> Any:
+        now = run.here_and_now
+        if now is None or name not in run.first_calls:
+            return patch(*args, **kwargs)
+        now.attention_calls, now.limit = run.first_calls[name]
+        try:
+            return patch(*args, **kwargs)
+        finally:
+            now.attention_calls, now.limit = now.limit, None
+
+    return torch.compiler.disable(block)
 
 
 def starting(run: Run) -> Callable[..., Any]:

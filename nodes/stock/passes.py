@@ -41,9 +41,24 @@ class KnownLatents:
     noise: Tensor
     hole: Tensor
 
+    def noised(self, base: Any, x: Tensor, t: Tensor, clean: Tensor | None = None) -> Tensor:
+        """Return the pictures at noise level t [B], for all conditionings in x [B, ...], by the host's model `base`.
+
+        `clean`: latents whose holes to put into them.
+        """
+        times = len(x) // len(self.latent)
+        latent, noise, hole = (
+            part.repeat(times, *[1] * (part.dim() - 1)) for part in (self.latent, self.noise, self.hole)
+        )
+        if clean is not None:
+            latent = torch.where(hole, clean.to(latent), latent)
+        return base.scale_latent_inpaint(x=x, sigma=t, noise=noise, latent_image=latent).to(x)
+
 
 class Call(NamedTuple):
-    """What the host's `apply_model` was called with, beside latents and sigma; `batch` names the conditionings in it."""
+    """What the host's `apply_model` was called with, beside latents and sigma; `batch` names the conditionings in
+    it.
+    """
 
     execute: Any
     concat: Any
@@ -58,12 +73,13 @@ Kind = Literal["full", "sparse"]
 
 @dataclass
 class Pass:
-    """A model call under way: of `kind` "full" on all tokens, or "sparse" on the hole's of `group`; and how far it has come.
+    """A model call under way: of `kind` "full" on all tokens, or "sparse" on the hole's of `group`; and how far it has
+    come.
 
-    `batch` names the conditionings in it, `batch_size` is images times conditionings, `text_tokens` what comes before the image's
-    tokens. `later`: all tokens at a noise level to come; `fraction`: how far towards it the hole's tokens are, 0 to 1.
-    `attention_calls` and `position_calls` count; `limit` is the first attention call after the block that a patch replaces, while that
-    one runs.
+    `batch` names the conditionings in it, `batch_size` is images times conditionings, `text_tokens` what comes before
+    the image's tokens. `later`: all tokens at a noise level to come; `fraction`: how far towards it the hole's tokens
+    are, 0 to 1. `attention_calls` and `position_calls` count; `limit` is the first attention call after the block that
+    a patch replaces, while that one runs.
     """
 
     kind: Kind
@@ -81,9 +97,11 @@ class Pass:
 
 @dataclass
 class FullPasses:
-    """A batch of conditionings' passes over all tokens: at the noise levels of which `steps` they are, and the last one, `behind`.
+    """A batch of conditionings' passes over all tokens: at the noise levels of which `steps` they are, and the last
+    one, `behind`.
 
-    `denoised` [B, C, (1,) h, w] is the model's last answer, if any; `denoised_full` those of the pass behind and of the one after it.
+    `denoised` [B, C, (1,) h, w] is the model's last answer, if any; `denoised_full` those of the pass behind and of the
+    one after it.
     """
 
     steps: list[int]
@@ -97,7 +115,8 @@ class FullPasses:
         return self.behind + 1 < len(self.steps)
 
     def interpolated(self, fraction: float) -> Tensor:
-        """Return the latents as a pass over all tokens would see them by now, `fraction` of the way from the pass behind to the next.
+        """Return the latents as a pass over all tokens would see them by now, `fraction` of the way from the pass
+        behind to the next.
 
         Guidance that takes statistics over the picture reads it.
         """
@@ -116,7 +135,9 @@ def replaced_blocks(options: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def select_rows(value: Any, rows: list[int] | None, total: int) -> Any:
-    """Return `rows` of whatever a model call of `total` rows was given, tensor by tensor; all else, and everything for None, as it is."""
+    """Return `rows` of whatever a model call of `total` rows was given, tensor by tensor; all else, and everything for
+    None, as it is.
+    """
     if rows is None:
         return value
     if isinstance(value, Tensor):

@@ -8,7 +8,6 @@ kept. The host's forward is never rewritten, and no weight is read.
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,16 +20,28 @@ from torch import Tensor
 from ...lazy_core.kv.policy import Policy, step_at
 from ...lazy_core.kv.store import KeptKV, Split
 from .families import Family, Role
-from .passes import Call, FullPasses, Group, Kind, KnownLatents, Pass, drop_time_axis, replaced_blocks, restore_time_axis, select_rows
+from .passes import (
+    Call,
+    FullPasses,
+    Group,
+    Kind,
+    KnownLatents,
+    Pass,
+    drop_time_axis,
+    replaced_blocks,
+    restore_time_axis,
+    select_rows,
+)
 
 WHOLE_IMAGE = ("ref_latents", "ref_latents_method", "attention_mask")  # conditions that a full pass alone can take
 
 
 class Run:
-    """One sampling run of the transformer in `base`, on the holes of `groups`; `policy` says at which steps it computes all tokens.
+    """One sampling run of the transformer in `base`, on the holes of `groups`; `policy` says at which steps it computes
+    all tokens.
 
-    Keys and values of these lie in `kept`. Calls of the host's model reach `apply`, of its attention `attend`, of its positional
-    embedder `positions` (`hooks`). A run belongs to one thread.
+    Keys and values of these lie in `kept`. Calls of the host's model reach `apply`, of its attention `attend`, of its
+    positional embedder `positions` (`hooks`). A run belongs to one thread.
     """
 
     def __init__(self, base: Any, family: Family, groups: Sequence[Group], policy: Policy, kept: KeptKV):
@@ -63,7 +74,9 @@ class Run:
         self.recorded_positions, self.splits, self.full_passes = {}, {}, {}
 
     # -- a model call -----------------------------------------------------------------------------------------------
-    def apply(self, execute: Any, x: Tensor, t: Tensor, concat: Any, text: Tensor, options: Any, conds: dict[str, Any]) -> Tensor:
+    def apply(
+        self, execute: Any, x: Tensor, t: Tensor, concat: Any, text: Tensor, options: Any, conds: dict[str, Any]
+    ) -> Tensor:
         """Around the host's `apply_model`: noisy latents [B, C, (1,) h, w] at sigma t [B] -> clean ones, computed anew
         in the holes.
         """
@@ -72,8 +85,8 @@ class Run:
         return self.step(x, t, Call(execute, concat, text, options, batch, conds))
 
     def step(self, x: Tensor, t: Tensor, call: Call) -> Tensor:
-        """Noisy latents at sigma t [B] -> clean ones: by passes over all tokens where the policy has them, and between these by the
-        hole's tokens alone.
+        """Noisy latents at sigma t [B] -> clean ones: by passes over all tokens where the policy has them, and between
+        these by the hole's tokens alone.
         """
         sigmas = [float(sigma) for sigma in call.options.get("sample_sigmas", t[:1])]
         step, now = step_at(float(t[0]), sigmas), self.full_passes.get(call.batch)
@@ -97,15 +110,17 @@ class Run:
         return now.denoised
 
     def look_ahead(self, x: Tensor, t: Tensor, sigmas: list[float], now: FullPasses, which: int, call: Call) -> None:
-        """Run all tokens at the noise level of the pass behind (`which` 0) or of the one after it (1), if there is one, and keep what it
-        leaves: keys and values, and its denoised latents.
+        """Run all tokens at the noise level of the pass behind (`which` 0) or of the one after it (1), if there is one,
+        and keep what it leaves: keys and values, and its denoised latents.
         """
         index = now.behind + which
         if index < len(now.steps):
             level = torch.full_like(t, sigmas[now.steps[index]])
             # What the host says of the step, for models and patches that read it.
             call = call._replace(options={**call.options, "sigmas": level})
-            now.denoised_full[which] = self.run_full(self.noised(x, level, now.denoised), level, call, later=which == 1)
+            now.denoised_full[which] = self.run_full(
+                self.canvas.noised(self.base, x, level, now.denoised), level, call, later=which == 1
+            )
 
     def fraction(self, sigma: float, sigmas: list[float], now: FullPasses) -> float:
         """How far `sigma` is from the pass behind to the one after it, 0 to 1, in the network's own time."""
@@ -126,7 +141,8 @@ class Run:
             return call.execute(x, t, call.concat, call.text, None, call.options, **conds)
 
     def run_sparse(self, x: Tensor, t: Tensor, around: Tensor, call: Call, fraction: float = 0.0) -> Tensor:
-        """The hole's tokens alone, group by group -> clean latents: `around` [B, C, (1,) h, w] with the holes put into it.
+        """The hole's tokens alone, group by group -> clean latents: `around` [B, C, (1,) h, w] with the holes put into
+        it.
 
         `fraction`, 0 to 1: how far from the keys and values of the pass behind to those of the later one.
         """
@@ -139,16 +155,25 @@ class Run:
         for number, group in enumerate(self.groups):
             hole, rows = group.hole, group.rows(len(x), len(self.canvas.latent))
             part = select_rows((x, t, call.concat, text, conds), rows, len(x))
-            strips = [None if each is None else restore_time_axis(x, hole.take(drop_time_axis(each))) for each in (part[0], part[2])]
+            strips = [
+                None if each is None else restore_time_axis(x, hole.take(drop_time_axis(each)))
+                for each in (part[0], part[2])
+            ]
             with self.running(Pass("sparse", call.batch, before, len(part[0]), number, fraction=fraction)):
                 clean = call.execute(strips[0], part[1], strips[1], part[3], None, call.options, **part[4])
-            put = restore_time_axis(x, hole.put(drop_time_axis(clean), drop_time_axis(select_rows(around, rows, len(x)))))
-            around = put if rows is None else around.index_copy(0, torch.tensor(rows, device=around.device), put.to(around))
+            put = restore_time_axis(
+                x, hole.put(drop_time_axis(clean), drop_time_axis(select_rows(around, rows, len(x))))
+            )
+            around = (
+                put if rows is None else around.index_copy(0, torch.tensor(rows, device=around.device), put.to(around))
+            )
         return around
 
     @contextmanager
     def running(self, under_way: Pass) -> Iterator[None]:
-        """While a pass runs: hooks know it, it is timed, and its calls are counted. Raises ValueError where calls were missed."""
+        """While a pass runs: hooks know it, it is timed, and its calls are counted. Raises ValueError where calls were
+        missed.
+        """
         self.under_way = under_way
         begin = clock()
         try:
@@ -158,12 +183,15 @@ class Run:
         self.seconds[under_way.kind].append(clock() - begin)
         recorded = len(self.recorded_positions[under_way.batch])
         asked = recorded if under_way.kind == "full" else under_way.position_calls
-        counts = [("attention calls", under_way.attention_calls, self.calls), ("requests for positions", asked, recorded or 1)]
+        counts = [
+            ("attention calls", under_way.attention_calls, self.calls),
+            ("requests for positions", asked, recorded or 1),
+        ]
         for what, got, expected in counts:
             if got != expected:
                 raise ValueError(
-                    f"a pass made {got} {what}, expected {expected}: something on MODEL, or another run of it at the same time, "
-                    "came between. Set reuse to exact on Encode Context, or take it off the model."
+                    f"a pass made {got} {what}, expected {expected}: something on MODEL, or another run of it at the"
+                    " same time, came between. Set reuse to exact on Encode Context, or take it off the model."
                 )
 
     @property
@@ -176,7 +204,9 @@ class Run:
 
     @property
     def saved_seconds(self) -> float:
-        """What the run took less than as many passes over all tokens as the sampler asked for, each as fast as the run's fastest."""
+        """What the run took less than as many passes over all tokens as the sampler asked for, each as fast as the
+        run's fastest.
+        """
         full, sparse = self.seconds["full"], self.seconds["sparse"]
         return self.model_calls * min(full) - sum(full) - sum(sparse) if full and sparse else 0.0
 
@@ -185,37 +215,6 @@ class Run:
         """Whether the pass under way computes the hole's tokens alone."""
         now = self.here_and_now
         return now is not None and now.kind == "sparse"
-
-    def in_block(self, name: tuple[str, int], patch: Callable[..., Any]) -> Callable[..., Any]:
-        """`patch` in the place of a block, which may leave out the block's attention: calls are counted on from the
-        next block.
-        """
-
-        @functools.wraps(patch)
-        def block(*args: Any, **kwargs: Any) -> Any:
-            now = self.here_and_now
-            if now is None or name not in self.first_calls:
-                return patch(*args, **kwargs)
-            now.attention_calls, now.limit = self.first_calls[name]
-            try:
-                return patch(*args, **kwargs)
-            finally:
-                now.attention_calls, now.limit = now.limit, None
-
-        return torch.compiler.disable(block)
-
-    # -- latents ----------------------------------------------------------------------------------------------------
-    def noised(self, x: Tensor, t: Tensor, clean: Tensor | None = None) -> Tensor:
-        """The canvases at noise level t [B], for all conditionings in x [B, ...]; `clean`: latents whose holes to put
-        into them.
-        """
-        times = len(x) // len(self.canvas.latent)
-        latent, noise, hole = (
-            part.repeat(times, *[1] * (part.dim() - 1)) for part in (self.canvas.latent, self.canvas.noise, self.canvas.hole)
-        )
-        if clean is not None:
-            latent = torch.where(hole, clean.to(latent), latent)
-        return self.base.scale_latent_inpaint(x=x, sigma=t, noise=noise, latent_image=latent).to(x)
 
     # -- positions --------------------------------------------------------------------------------------------------
     def positions(self, compute: Callable[[], Tensor], axis: int, wanted: int | None = None) -> Tensor:
@@ -245,7 +244,9 @@ class Run:
         return known.index_select(axis, rows)
 
     # -- attention --------------------------------------------------------------------------------------------------
-    def attend(self, function: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def attend(
+        self, function: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor:
         """The host's attention, with the keys and values of the whole picture. Layouts [B, H, L, D] and [B, L, H D]."""
         now = self.here_and_now
         if now is None:

@@ -39,7 +39,11 @@ def test_holes_cover_their_share(kind: str, share: float):
 def test_methods_compute_the_tokens_that_they_say(stages: Stages):
     """256 px: 256 tokens; a quarter of them for the crop; the hole's for lazy."""
     case = case_of(256, 0.1)
-    assert [stages.tokens(method, case) for method in METHODS] == [[36], [256], [64]]  # 81 px touch 6 tokens a side here
+    assert [stages.tokens(method, case) for method in METHODS] == [
+        [36],
+        [256],
+        [64],
+    ]  # 81 px touch 6 tokens a side here
     two = Case(256, torch.stack([hole("compact", 0.1, 256), hole("compact", 0.3, 256)]), 0.2, "compact")
     assert len(stages.tokens("lazy", two)) == 2
 
@@ -48,7 +52,10 @@ def test_methods_compute_the_tokens_that_they_say(stages: Stages):
 def test_a_steps_operations_are_those_that_run(stages: Stages, method: str):
     case = case_of(256, 0.1)
     work = stages.step(method, case)
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the counter does not know the CPU's flash kernel
+    with (
+        FlopCounterMode(display=False) as counter,
+        sdpa_kernel(SDPBackend.MATH),
+    ):  # the counter does not know the CPU's flash kernel
         work()
     assert stages.step_flops(method, case) == pytest.approx(counter.get_total_flops(), rel=0.05)
 
@@ -58,7 +65,10 @@ def test_edits_of_every_method_run(stages: Stages):
     case, config = case_of(64, 0.2), stages.config
     for method in METHODS:
         side = 32 if method == "crop" else 64
-        picture, latent = (1, 3, side, side), (1, config.latent_channels, side // config.latent_scale, side // config.latent_scale)
+        picture, latent = (
+            (1, 3, side, side),
+            (1, config.latent_channels, side // config.latent_scale, side // config.latent_scale),
+        )
         works = (*stages.edit(method, case, 2), *stages.vae(method, case))
         results: list[Any] = [work() for work in works]
         assert [tuple(result.shape) for result in results] == [picture, picture, latent, picture]
@@ -84,7 +94,15 @@ def test_line_through_points():
 def test_what_is_beside_the_networks_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert beside.main(["--sizes", "64", "--holes", "10", "--rounds", "1", "--json", str(tmp_path / "rows.json")]) == 0
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert [row["stage"] for row in rows] == ["copy", "key", "encode", "encode_next", "decode_none", "decode_feather", "decode_poisson"]
+    assert [row["stage"] for row in rows] == [
+        "copy",
+        "key",
+        "encode",
+        "encode_next",
+        "decode_none",
+        "decode_feather",
+        "decode_poisson",
+    ]
     assert all(row["ms"] > 0 and row["size"] == 64 for row in rows)
     assert "decode_poisson" in capsys.readouterr().out
 
@@ -98,7 +116,14 @@ def test_rows_summary_and_pictures(tmp_path: Path):
     read = json.loads((tmp_path / "bench.json").read_text())
     assert read["machine"]["matrix_product_flops"] > 0
     assert all(row.keys() >= FIELDS and row["ms"] > 0 for row in read["rows"])
-    assert {row["stage"] for row in read["rows"]} >= {"step", "encode", "edit_cold", "edit_warm", "vae_encode", "vae_decode"}
+    assert {row["stage"] for row in read["rows"]} >= {
+        "step",
+        "encode",
+        "edit_cold",
+        "edit_warm",
+        "vae_encode",
+        "vae_decode",
+    }
     assert {row["method"] for row in read["rows"]} == set(METHODS)
     assert all("x faster" in text or "R2" in text or "throughput" in text for text in read["summary"])
     assert [path.name for path in pictures(bench.rows, tmp_path)] == ["step_time.png", "stages.png"]

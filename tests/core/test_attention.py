@@ -36,7 +36,10 @@ def worst(attention: Attention, hole: int, dtype: torch.dtype, padded: bool, gra
     keys[1, (hole + 1) // 2 :] = False
     errors = []
     for length, mask in ((hole, keys if padded else None), (16, None)):
-        q, k, v = (torch.randn(2, count, WIDTH, generator=draw).to(dtype).requires_grad_(grad) for count in (hole, length, length))
+        q, k, v = (
+            torch.randn(2, count, WIDTH, generator=draw).to(dtype).requires_grad_(grad)
+            for count in (hole, length, length)
+        )
         got, expected = attention(q, k, v, HEADS, mask).double(), reference(q, k, v, mask)
         errors.append(float(((got - expected).norm() / expected.norm()).detach()))
     return max(errors)
@@ -52,11 +55,15 @@ def test_pytorchs(dtype: torch.dtype, grad: bool):
 
 @pytest.fixture
 def with_host(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Attention]:
-    """`with_host("attention_split")` -> our attention with this choice of the host's, as its command line flag makes it."""
+    """`with_host("attention_split")` -> our attention with this choice of the host's, as its command line flag makes
+    it.
+    """
 
     def choose(name: str) -> Attention:
         host = importlib.import_module(f"{pack.__name__}.nodes.host.attention")
-        monkeypatch.setattr(host, "optimized_attention", getattr(importlib.import_module("comfy.ldm.modules.attention"), name))
+        monkeypatch.setattr(
+            host, "optimized_attention", getattr(importlib.import_module("comfy.ldm.modules.attention"), name)
+        )
         monkeypatch.setattr(host, "chosen_attention", lambda: True)
         return host.host_attention
 

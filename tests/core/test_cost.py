@@ -34,7 +34,11 @@ def step(decoder: LazyDecoder, tokens: int) -> None:
     config = decoder.config
     empty = lambda *shape: torch.empty(*shape, device="meta")  # noqa: E731
     with torch.no_grad():
-        context, coordinates, caption = empty(1, tokens, config.encoder_width), empty(1, tokens, 2), empty(1, TEXT, config.caption_width)
+        context, coordinates, caption = (
+            empty(1, tokens, config.encoder_width),
+            empty(1, tokens, 2),
+            empty(1, TEXT, config.caption_width),
+        )
         conditioning = Conditioning(context, coordinates, caption, image_size=(1024, 1024))
         decoder(empty(1, tokens, config.latent_channels * config.patch_size**2), empty(1), conditioning)
 
@@ -49,7 +53,10 @@ def test_operations_of_a_ten_percent_hole():
     """`pixart-xl` at 1024 x 1024 px: 4096 tokens."""
     decoder = decoder_on_meta(PRESETS["pixart-xl"])
     full, hole = counted(decoder, 4096), counted(decoder, 410)
-    print(f"pixart-xl step at 1024 px: {full / 1e12:.2f} TFLOP on all tokens, {hole / 1e12:.3f} TFLOP at 10 % = {100 * hole / full:.2f} %")
+    print(
+        f"pixart-xl step at 1024 px: {full / 1e12:.2f} TFLOP on all tokens, {hole / 1e12:.3f} TFLOP at 10 % ="
+        f" {100 * hole / full:.2f} %"
+    )
     assert hole <= 0.11 * full
     for tokens, measured in ((4096, full), (410, hole)):
         assert abs(step_flops(decoder.config, tokens, TEXT) / measured - 1) < 0.02
@@ -82,7 +89,9 @@ def test_a_steps_time_is_a_blocks_time_scaled(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_an_estimated_step_takes_what_a_step_takes():
-    """Within a third, in one thread's processor time, as others may use the machine. `benchmarks.saved` measures it in the nodes."""
+    """Within a third, in one thread's processor time, as others may use the machine. `benchmarks.saved` measures it in
+    the nodes.
+    """
     config = replace(PRESETS["fluent-small"], depth=4)
     decoder = LazyDecoder(config, Build()).eval()
     initialise(decoder, torch.Generator().manual_seed(0))
@@ -105,7 +114,9 @@ def test_an_estimated_step_takes_what_a_step_takes():
 
 
 def peak(decoder: LazyDecoder, hole: int) -> int:
-    """Most bytes that a step on the CPU holds beside the weights, from the profiler's record of every allocation and release."""
+    """Most bytes that a step on the CPU holds beside the weights, from the profiler's record of every allocation and
+    release.
+    """
     config = decoder.config
     tokens = torch.randn(1, hole, config.latent_channels * config.patch_size**2)
     context, coordinates = torch.randn(1, hole, config.encoder_width), torch.randn(1, hole, 2)
@@ -116,7 +127,9 @@ def peak(decoder: LazyDecoder, hole: int) -> int:
 
 def test_memory_grows_with_the_hole():
     """Nothing in a step knows N: its peak is a straight line in K, measured at three K."""
-    decoder = LazyDecoder(replace(PRESETS["pixart-xl"], width=288, depth=2, heads=4, caption_width=64, encoder_width=288), Build())
+    decoder = LazyDecoder(
+        replace(PRESETS["pixart-xl"], width=288, depth=2, heads=4, caption_width=64, encoder_width=288), Build()
+    )
     small, middle, large = (peak(decoder, tokens) for tokens in (512, 1024, 2048))
     print(f"peak bytes of a step at 512, 1024, 2048 hole tokens: {small:,} {middle:,} {large:,}")
     assert 1.8 < middle / small < 2.2
@@ -137,7 +150,9 @@ def test_weights_column_by_column_are_the_same_weights():
 
 @pytest.mark.parametrize("blend", ["none", "feather", "poisson"])
 def test_what_an_edit_writes_beside_its_networks(blend):
-    """The new canvas, and those that the cache of canvases keeps and compares: all else follows the hole, here 1 % of 2048 px."""
+    """The new canvas, and those that the cache of canvases keeps and compares: all else follows the hole, here 1 % of
+    2048 px.
+    """
     image, mask = torch.rand(1, 2048, 2048, 3).movedim(-1, 1), hole("compact", 0.01, 2048)[None]
     known = CanvasCache(1 << 30)
     context = beside.encode(known, image, mask)
@@ -148,7 +163,10 @@ def test_what_an_edit_writes_beside_its_networks(blend):
     with Written() as decode:
         beside.decode(context, blend)
     canvases = [each.bytes / image.nbytes for each in (first, following, decode)]
-    print(f"{blend}: encoding writes {canvases[0]:.2f}, the next canvas {canvases[1]:.2f}, decoding {canvases[2]:.2f} canvases")
+    print(
+        f"{blend}: encoding writes {canvases[0]:.2f}, the next canvas {canvases[1]:.2f}, decoding {canvases[2]:.2f}"
+        " canvases"
+    )
     assert canvases[0] < 2.5
     assert canvases[1] < 3.2
     assert canvases[2] < 1.4

@@ -57,7 +57,9 @@ def test_of_an_old_tokenizer_only_the_vocabulary_is_read(normal: Path, tmp_path:
     made.write(path := tmp_path / "old.safetensors")
     start = time.process_time()
     editor = LazyEditor.load(path)
-    assert editor.tokenizer.ids("a red apple") == [2, 1, 3, 4, *[0] * 12] and editor.caption(["a" * 5000 + "!"]).shape == (1, 16, 32)
+    assert editor.tokenizer.ids("a red apple") == [2, 1, 3, 4, *[0] * 12] and editor.caption(
+        ["a" * 5000 + "!"]
+    ).shape == (1, 16, 32)
     assert time.process_time() - start < SECONDS
     assert editor.tokenizer == read_checkpoint(normal).tokenizer
 
@@ -82,10 +84,13 @@ def test_half_precision_nan_is_seen_too(tmp_path: Path):
 
     model, _ = load_model(saved(tmp_path))
     with torch.no_grad():
-        model.get_parameter("transformer.decoder.x_embedder.weight")[3, 2:4] = torch.tensor([float("nan"), float("inf")])
+        model.get_parameter("transformer.decoder.x_embedder.weight")[3, 2:4] = torch.tensor(
+            [float("nan"), float("inf")]
+        )
     save_checkpoint(tmp_path / "half.safetensors", model, dtype=torch.float16)
     with pytest.raises(
-        CheckpointError, match=r"half\.safetensors: transformer\.decoder\.x_embedder\.weight is NaN or infinite in 2 of 768"
+        CheckpointError,
+        match=r"half\.safetensors: transformer\.decoder\.x_embedder\.weight is NaN or infinite in 2 of 768",
     ):
         read_checkpoint(tmp_path / "half.safetensors")
 

@@ -99,7 +99,9 @@ def test_boxes_hold_all_holes_apart_from_each_other(seed):
 
 
 def push_pull(image: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
-    """What `prefill` computes, in the plainest way: averages of everything, halved again and again, then drawn in where nothing is seen."""
+    """What `prefill` computes, in the plainest way: averages of everything, halved again and again, then drawn in where
+    nothing is seen.
+    """
     keep = (~hole[:, None]).to(image.dtype)
     levels = [(image * keep, keep)]
     while max(levels[-1][1].shape[-2:]) > 1 and not bool(levels[-1][1].all()):
@@ -117,7 +119,10 @@ def push_pull(image: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("seed", range(12))
 def test_prefill_looks_around_the_holes_alone(seed, channels_last):
     """And fills them as if it had looked at everything, but for float32's last bits: other sums round differently."""
-    image, hole = torch.rand(1, 3, 768, 1024, generator=torch.Generator().manual_seed(seed)), several_holes(768, 1024, seed)
+    image, hole = (
+        torch.rand(1, 3, 768, 1024, generator=torch.Generator().manual_seed(seed)),
+        several_holes(768, 1024, seed),
+    )
     image = image.contiguous(memory_format=torch.channels_last) if channels_last else image
     torch.testing.assert_close(prefill(image, hole), push_pull(image, hole), rtol=0, atol=1e-6)
     far = torch.ones(768, 1024, dtype=torch.bool)
@@ -147,7 +152,10 @@ def test_a_canvas_that_grew_to_the_side_goes_on():
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (256, 256), (528, 272), (136, 328), (720, 400), (512, 512)])
 def test_prefill_of_canvases_of_any_whole_tokens(height, width):
     for seed in range(12):
-        image, hole = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed)), several_holes(height, width, seed)
+        image, hole = (
+            torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed)),
+            several_holes(height, width, seed),
+        )
         torch.testing.assert_close(prefill(image, hole), push_pull(image, hole), rtol=0, atol=1e-6)
 
 
@@ -187,7 +195,9 @@ def test_outside_is_bit_identical(blend, seed):
 
 
 def plain_feather(hole: np.ndarray, reach: int = 7) -> np.ndarray:
-    """`feather_weight` in the plainest way: distances, over how deep the hole is nearby, in squares around its deepest pixels."""
+    """`feather_weight` in the plainest way: distances, over how deep the hole is nearby, in squares around its deepest
+    pixels.
+    """
     distance = ndimage.distance_transform_edt(hole) if not hole.all() else np.full(hole.shape, float(reach))
     depth = np.ones(hole.shape)
     for deep in range(2, reach + 1):
@@ -198,7 +208,9 @@ def plain_feather(hole: np.ndarray, reach: int = 7) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_feather_knows_the_distance_to_whatever_is_kept(seed):
-    """Holes are blended each by itself; weights are those of distances over the whole canvas, and inside alone the result is generated."""
+    """Holes are blended each by itself; weights are those of distances over the whole canvas, and inside alone the
+    result is generated.
+    """
     draw = torch.Generator().manual_seed(seed)
     canvas, generated = torch.rand(1, 3, 150, 210, generator=draw), torch.rand(1, 3, 150, 210, generator=draw)
     hole = several_holes(150, 210, seed, 6)
@@ -243,10 +255,14 @@ def going(kind: str, seed: int) -> torch.Tensor:
     )
 
 
-@pytest.mark.parametrize("kind", ["a black wire", "black under alpha", "grey of Pad Image for Outpainting", "strokes under 13 px"])
+@pytest.mark.parametrize(
+    "kind", ["a black wire", "black under alpha", "grey of Pad Image for Outpainting", "strokes under 13 px"]
+)
 @pytest.mark.parametrize("blend", ["none", "feather", "poisson"])
 def test_no_blend_brings_back_what_is_to_go(blend, kind):
-    """Twenty canvases: the result is the same bits whatever the hole showed, and where strokes are thin what was generated is seen."""
+    """Twenty canvases: the result is the same bits whatever the hole showed, and where strokes are thin what was
+    generated is seen.
+    """
     for seed, clean in enumerate(canvases(20)):
         hole = going(kind, seed)
         old = torch.where(hole, 0.5 if "grey" in kind else 0.0, clean)[None]
@@ -279,7 +295,9 @@ def test_as_much_of_the_old_as_asked_for():
     black, white = torch.where(hole[:, None], 0.0, canvas), torch.ones(1, 3, 40, 40)
     weight, share = feather_weight(hole[0], 6), torch.full((1, 40, 40), 0.25)
     result = composite(black, white, hole, "feather", old=share)
-    assert torch.allclose(result[..., hole[0]], torch.lerp(torch.full_like(canvas, 0.6), white, weight)[..., hole[0]], atol=1e-6)
+    assert torch.allclose(
+        result[..., hole[0]], torch.lerp(torch.full_like(canvas, 0.6), white, weight)[..., hole[0]], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("blend", ["none", "feather", "poisson"])
@@ -388,7 +406,9 @@ HOLES = ("rectangle", "disc", "ring", "corner", "across", "stroke", "dots", "all
 
 @pytest.mark.parametrize("kind", HOLES)
 def test_membrane_is_harmonic(kind):
-    """Within a hundredth of the gap, though few of a hole's pixels are unknowns; zero outside, whatever is far from the hole."""
+    """Within a hundredth of the gap, though few of a hole's pixels are unknowns; zero outside, whatever is far from the
+    hole.
+    """
     hole, draw = drawn(kind), np.random.default_rng(0)
     noise, waves = draw.normal(size=(2, 90, 110)), np.sin(np.add.outer(np.arange(90) / 9, np.arange(110) / 5))[None]
     border = np.concatenate([noise, waves])
@@ -411,7 +431,9 @@ def test_membrane_costs_what_the_border_costs(monkeypatch):
     """Twice the side, twice the unknowns; of small holes every pixel is one."""
     counts: list[int] = []
     solve = membrane_module.splu
-    monkeypatch.setattr(membrane_module, "splu", lambda matrix, **options: counts.append(matrix.shape[0]) or solve(matrix, **options))
+    monkeypatch.setattr(
+        membrane_module, "splu", lambda matrix, **options: counts.append(matrix.shape[0]) or solve(matrix, **options)
+    )
     for side in (8, 100, 200, 400):
         hole = np.pad(np.ones((side, side), bool), 1)
         membrane(hole, np.ones((1, side + 2, side + 2)))

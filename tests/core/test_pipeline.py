@@ -90,17 +90,24 @@ KINDS = ("ring", "disjoint", "border", "pixel", "full", "disc")
 
 
 def test_guidance_leads_towards_the_named_style(styled):
-    """The negative prompt's tokens differ by one vector an image, on valid tokens alone; without guidance nothing does."""
+    """The negative prompt's tokens differ by one vector an image, on valid tokens alone; without guidance nothing
+    does.
+    """
     image, mask = torch.rand(2, 3, 64, 64), torch.zeros(2, 64, 64)
     mask[0, :40, :40] = mask[1, 20:30, 30:50] = 1
     context = styled.encode(image, mask)
     assert context.hole.token_mask is not None
     moved = context.negative_tokens - context.tokens
-    assert torch.allclose(moved[context.hole.valid], context.negative_offset[:, None].expand_as(moved)[context.hole.valid], atol=1e-5)
+    assert torch.allclose(
+        moved[context.hole.valid], context.negative_offset[:, None].expand_as(moved)[context.hole.valid], atol=1e-5
+    )
     assert not moved[~context.hole.valid].any() and context.negative_offset.abs().max() > 1e-2
     without = context.with_(negative_offset=None)
     assert torch.equal(without.negative_tokens, context.tokens)
-    edits = {cfg: [styled.decode(each, "red apple", seed=1, steps=2, cfg=cfg) for each in (context, without)] for cfg in (1.0, 3.0)}
+    edits = {
+        cfg: [styled.decode(each, "red apple", seed=1, steps=2, cfg=cfg) for each in (context, without)]
+        for cfg in (1.0, 3.0)
+    }
     assert torch.equal(*edits[1.0]) and not torch.allclose(*edits[3.0])
 
 
@@ -117,7 +124,9 @@ def test_models_without_style_guidance_have_one_context_for_both_prompts(editor,
 @torch.no_grad()
 @pytest.mark.parametrize("window", [None, 4])
 def test_the_fill_tells_each_token_of_its_own_place(editor, filled, monkeypatch, window):
-    """The fill's latents and the mask in a token are added to that token's context, whatever the encoder reads; nothing on padding."""
+    """The fill's latents and the mask in a token are added to that token's context, whatever the encoder reads; nothing
+    on padding.
+    """
     for each in (editor, filled):
         monkeypatch.setattr(each.model.transformer, "config", replace(each.model.config, window=window))
     image, mask = torch.rand(2, 3, 144, 128), torch.zeros(2, 144, 128)
@@ -126,7 +135,9 @@ def test_the_fill_tells_each_token_of_its_own_place(editor, filled, monkeypatch,
     assert (context.view is None) == (window is None)
     embedder = filled.model.transformer.context_encoder.fill_embedder
     cells = torch.cat([context.latent, latent_mask(context.mask, context.grid)], 1).clone()
-    told = torch.nn.functional.linear(context.hole.gather(patchify(cells, context.grid.patch)), embedder.weight, embedder.bias)
+    told = torch.nn.functional.linear(
+        context.hole.gather(patchify(cells, context.grid.patch)), embedder.weight, embedder.bias
+    )
     added = context.tokens - editor.encode(image, mask).tokens
     valid = context.hole.valid
     assert torch.allclose(added[valid], told[valid], atol=1e-4) and told[valid].abs().max() > 0.1
@@ -151,7 +162,9 @@ def test_nothing_else_moves(editor, kind):
         mask = torch.stack([random_mask(kind, height, width, dice) for _ in range(batch)])
         before, before_mask = image.clone(), mask.clone()
         context = editor.encode(image, mask)
-        result = editor.decode(context, "red apple", seed=dice.randrange(2**32), steps=1, cfg=1.0, blend=dice.choice(BLENDS))
+        result = editor.decode(
+            context, "red apple", seed=dice.randrange(2**32), steps=1, cfg=1.0, blend=dice.choice(BLENDS)
+        )
         outside = (mask < 0.5)[:, None].expand_as(image)
         assert torch.equal(result[outside], image[outside])
         if mask.any():
@@ -257,7 +270,9 @@ def test_sketch(editor):
     asked, _ = decode_with(editor, sketched, 0.5)
     assert torch.equal(asked[0][0], context.hole.gather(patchify(drawn, 2)))
     assert asked[0][1] == pytest.approx(0.5 * 0.7)
-    assert decode_with(editor, add_sketch(context, sketch, 1.0, editor.to_latent), 1.0)[0] == []  # kept as drawn: nothing to denoise
+    assert (
+        decode_with(editor, add_sketch(context, sketch, 1.0, editor.to_latent), 1.0)[0] == []
+    )  # kept as drawn: nothing to denoise
     partly = add_sketch(context, sketch, 0.3, editor.to_latent, where=torch.zeros(1, 64, 64))
     assert partly.sketch is not None and sketched.sketch is not None
     assert not torch.equal(partly.sketch.tokens, sketched.sketch.tokens)
@@ -297,7 +312,10 @@ def test_edges(editor, tracer):
     assert changed[0] > changed[1] > 0
     assert all(torch.equal(result[:, :, mask[0] == 0], image[:, :, mask[0] == 0]) for result in results)
     nothing = add_edges(context, drawing, 1.0, where=torch.zeros(1, 61, 64))
-    assert torch.equal(tracer.decode(nothing, "red apple", 3, 2), tracer.decode(add_edges(context, 0 * drawing, 1.0), "red apple", 3, 2))
+    assert torch.equal(
+        tracer.decode(nothing, "red apple", 3, 2),
+        tracer.decode(add_edges(context, 0 * drawing, 1.0), "red apple", 3, 2),
+    )
     with pytest.raises(ValueError, match=r"not trained with edge maps\. Draw a colour sketch"):
         editor.decode(add_edges(editor.encode(image, mask), drawing, 1.0), "red apple")
     with pytest.raises(ValueError, match="stock checkpoint"):
@@ -331,7 +349,9 @@ def test_edges_of_a_batch_of_different_holes(tracer):
         count = int(context.hole.valid[rows].sum(1).max())
         keys = padding[rows, :count]
         texts = caption.expand(len(keys), -1, -1)
-        conditioning = Conditioning(context.tokens[rows, :count], coordinates[rows, :count], texts, keys, edges=edges[rows, :count])
+        conditioning = Conditioning(
+            context.tokens[rows, :count], coordinates[rows, :count], texts, keys, edges=edges[rows, :count]
+        )
         given = decoder.prepare(conditioning, shared_timestep=packed)
         return decoder.step(noise[rows, :count], torch.full((len(keys),), 500.0), given)
 
@@ -364,7 +384,9 @@ def test_schedules_fall_to_zero(prediction):
 
 @pytest.mark.parametrize("prediction", ["flow_x0", "epsilon"])
 def test_a_right_output_leads_back_to_the_clean_tokens(prediction):
-    """What a perfect network puts out for x is `target`: the clean tokens and dx/dsigma follow from it, at every noise level."""
+    """What a perfect network puts out for x is `target`: the clean tokens and dx/dsigma follow from it, at every noise
+    level.
+    """
     model, draw = parametrisation(prediction), torch.Generator().manual_seed(0)
     clean, noise = torch.randn(3, 5, 4, generator=draw), torch.randn(3, 5, 4, generator=draw)
     sigma = model.training_sigma(torch.tensor([0.2, 0.5, 0.9]))
@@ -388,14 +410,24 @@ def test_checkpoint_round_trip(checkpoint):
 
 def test_damaged_checkpoints_are_explained(checkpoint, tmp_path):
     weights, metadata = load_file(checkpoint), read_checkpoint(checkpoint).metadata
-    missing = {k: v for k, v in weights.items() if k != "transformer.decoder.x_embedder.weight"} | {"stranger": torch.zeros(1)}
+    missing = {k: v for k, v in weights.items() if k != "transformer.decoder.x_embedder.weight"} | {
+        "stranger": torch.zeros(1)
+    }
     wrong = weights | {"transformer.decoder.x_embedder.bias": torch.zeros(3)}
     cases = {
-        "missing": (missing, metadata, r"1 missing \(transformer\.decoder\.x_embedder\.weight\); 1 unexpected \(stranger\)"),
+        "missing": (
+            missing,
+            metadata,
+            r"1 missing \(transformer\.decoder\.x_embedder\.weight\); 1 unexpected \(stranger\)",
+        ),
         "wrong": (wrong, metadata, r"x_embedder\.bias is \(3,\), expected \(48,\)"),
         "stock": (weights, {"format": "pt"}, "is no LazyDiffusion checkpoint"),
         "newer": (weights, metadata | {CONFIG_KEY: json.dumps({"format": 99})}, "newer than this pack's"),
-        "field": (weights, metadata | {CONFIG_KEY: json.dumps({"format": 1, "wings": 2})}, "config field wings is unknown"),
+        "field": (
+            weights,
+            metadata | {CONFIG_KEY: json.dumps({"format": 1, "wings": 2})},
+            "config field wings is unknown",
+        ),
         "config": (weights, metadata | {CONFIG_KEY: "{"}, "malformed config"),
     }
     for name, (tensors, notes, message) in cases.items():
@@ -427,7 +459,9 @@ def test_cache_is_bounded_and_content_addressed(editor):
     ran = [cache.get_or_make(content_key(i, mask, "model"), lambda i=i: editor.encode(i, mask))[1] for i in images]
     assert ran == [True, True, True, True]  # the third pushed the first out
     assert len(cache) == 2 and cache.bytes <= cache.limit and cache.runs == 4
-    assert cache.get_or_make(content_key(image.clone(), mask, "model"), lambda: pytest.fail("encoded again"))[1] is False
+    assert (
+        cache.get_or_make(content_key(image.clone(), mask, "model"), lambda: pytest.fail("encoded again"))[1] is False
+    )
     assert content_key(image, mask, "a") != content_key(image, mask, "b") != content_key(mask, image, "b")
     assert content_key(image.view(1, 3, 16, 64), "a") != content_key(image, "a")
 
@@ -482,7 +516,9 @@ def test_shifted_levels_keep_their_ends():
 
 
 def test_a_checkpoint_brings_its_shift(checkpoint, tmp_path):
-    """The config's shift is what `decode` uses unless told otherwise; a file without the field, as older ones are, has none."""
+    """The config's shift is what `decode` uses unless told otherwise; a file without the field, as older ones are, has
+    none.
+    """
     model, read = load_model(checkpoint)
     config = json.loads(read.config.to_json())
     del config["shift"]

@@ -103,5 +103,7 @@ def test_old_content_is_seen_below_full_denoising_alone(editor):
     black = torch.where(mask[:, None] > 0, 0.0, image)
     first, second = (editor.decode(editor.encode(each, mask), "panda", steps=1, cfg=1.0) for each in (image, black))
     assert torch.equal(first[..., mask[0] > 0], second[..., mask[0] > 0])
-    first, second = (editor.decode(editor.encode(each, mask), "panda", steps=2, cfg=1.0, denoise=0.5) for each in (image, black))
+    first, second = (
+        editor.decode(editor.encode(each, mask), "panda", steps=2, cfg=1.0, denoise=0.5) for each in (image, black)
+    )
     assert not torch.equal(first[..., mask[0] > 0], second[..., mask[0] > 0])

@@ -87,7 +87,11 @@ def test_padding_is_inert(model):
     """An image in a batch beside one with a larger hole gets what it gets alone."""
     grid = Grid(128, 128, 8, 2)
     mask = torch.stack(
-        [random_mask(1, grid.tokens, 0.1, 2)[0], random_mask(1, grid.tokens, 0.6, 3)[0], torch.zeros(grid.tokens, dtype=torch.bool)]
+        [
+            random_mask(1, grid.tokens, 0.1, 2)[0],
+            random_mask(1, grid.tokens, 0.6, 3)[0],
+            torch.zeros(grid.tokens, dtype=torch.bool),
+        ]
     )
     latent, noise, caption = torch.randn(3, 4, 16, 16), torch.randn(3, 4, 16, 16), torch.randn(3, 5, TINY.caption_width)
     both = decode(model, grid, latent, noise, mask, caption)
@@ -123,7 +127,10 @@ def test_packed_steps_equal_padded_ones_without_their_cost(model):
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             decoder.step(x, timestep, given)
         costs.append(counter.get_total_flops())
-    print(f"a batch of 6, 38 and 1 tokens: packed {costs[1] / costs[0]:.2f} of the padded operations; tokens {45 / 114:.2f}")
+    print(
+        f"a batch of 6, 38 and 1 tokens: packed {costs[1] / costs[0]:.2f} of the padded operations; tokens"
+        f" {45 / 114:.2f}"
+    )
     assert costs[1] < 0.45 * costs[0]
 
 
@@ -182,7 +189,9 @@ def test_every_token_is_told_the_style_that_its_own_hole_names():
     assert torch.equal(named[~valid], tokens[~valid]) and torch.isfinite(named).all()
     for image in range(3):
         own = tokens[image : image + 1, valid[image]]
-        assert torch.allclose(named[image, valid[image]], name(naming, own, torch.ones(own.shape[:2], dtype=torch.bool))[0], atol=1e-5)
+        assert torch.allclose(
+            named[image, valid[image]], name(naming, own, torch.ones(own.shape[:2], dtype=torch.bool))[0], atol=1e-5
+        )
     assert naming.head is not None
     naming.head.get_parameter("bias").copy_(torch.tensor([-100.0, 100.0, -100.0]))
     assert torch.allclose(name(naming, tokens, valid)[valid] - tokens[valid], naming.table[1].expand(15, -1), atol=1e-5)
@@ -190,7 +199,9 @@ def test_every_token_is_told_the_style_that_its_own_hole_names():
 
 @torch.no_grad()
 def test_the_negative_prompt_is_told_other_styles():
-    """At 1 the styles' mean, at 1.5 the mean of the two that are not named, at 0 and where none is named nothing else."""
+    """At 1 the styles' mean, at 1.5 the mean of the two that are not named, at 0 and where none is named nothing
+    else.
+    """
     torch.manual_seed(1)
     tokens, valid = torch.randn(2, 9, TINY.encoder_width), torch.ones(2, 9, dtype=torch.bool)
 
@@ -234,13 +245,19 @@ def test_a_reader_names_the_style_from_all_that_is_visible_and_nothing_else():
     torch.nn.init.normal_(encoder.naming.table)  # type: ignore[union-attr]
     grid, pixels = Grid(64, 80, 8, 2), torch.zeros(2, 64, 80, dtype=torch.bool)
     pixels[0, 20:50, 10:70], pixels[1, :16, :16] = True, True
-    mask, hole, places = latent_mask(pixels, grid), HoleTokens.of(hole_token_mask(pixels, grid)), grid_coordinates(grid, TINY)
+    mask, hole, places = (
+        latent_mask(pixels, grid),
+        HoleTokens.of(hole_token_mask(pixels, grid)),
+        grid_coordinates(grid, TINY),
+    )
     latent = torch.randn(2, 4, *grid.latent_size)
     told, logits, _ = encoder(latent, mask, hole, places)
     assert logits is not None
 
     def named(canvas: torch.Tensor) -> torch.Tensor:
-        found = encoder(canvas, mask[: len(canvas)], HoleTokens.of(hole_token_mask(pixels[: len(canvas)], grid)), places).style_logits
+        found = encoder(
+            canvas, mask[: len(canvas)], HoleTokens.of(hole_token_mask(pixels[: len(canvas)], grid)), places
+        ).style_logits
         assert found is not None
         return found
 

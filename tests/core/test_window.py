@@ -1,4 +1,6 @@
-"""On a canvas that is larger than its window, the encoder reads what lies around the hole: bounded cost, known positions."""
+"""On a canvas that is larger than its window, the encoder reads what lies around the hole: bounded cost, known
+positions.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def box(rows: int, cols: int, top: int, left: int, bottom: int, right: int) -> T
 
 
 def test_a_scene_inside_a_large_canvas_is_read_like_the_scene(transformer: LazyTransformer):
-    """The same context and the same positions, wherever the scene lies in the canvas; a hole takes part in the VAE's fill only nearby."""
+    """The same context and the same positions, wherever the scene lies in the canvas; a hole takes part in the VAE's
+    fill only nearby.
+    """
     small, hole = torch.full((1, 3, 128, 128), 0.3), box(8, 8, 3, 3, 5, 5)
     small[..., 20:40, 60:100] = 0.8
     alone = encode(transformer, small, hole)
@@ -114,7 +118,8 @@ def test_small_canvases_are_read_whole(transformer: LazyTransformer):
 
 
 def test_the_encoders_cost_does_not_grow_with_the_canvas():
-    """`pixart-xl`'s encoder, counted on `meta`: 1 % of 2048 px and the same hole on 4096 px cost what 1024 px do; memory with them.
+    """`pixart-xl`'s encoder, counted on `meta`: 1 % of 2048 px and the same hole on 4096 px cost what 1024 px do;
+    memory with them.
 
     4096 x 4096 px: without the window 65,536 tokens, whose attention alone is 16 times that of 2048 px.
     """
@@ -137,5 +142,7 @@ def counted(config: LazyConfig, side: int) -> int:
     empty = lambda *shape: torch.empty(*shape, device="meta")  # noqa: E731
     near = hole.to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        encoder(empty(1, config.latent_channels, height, width), empty(1, 1, height, width), near, empty(seen.tokens, 2))
+        encoder(
+            empty(1, config.latent_channels, height, width), empty(1, 1, height, width), near, empty(seen.tokens, 2)
+        )
     return counter.get_total_flops()

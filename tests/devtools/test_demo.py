@@ -43,7 +43,9 @@ def filtered_png(pixels: np.ndarray, kind: int) -> bytes:
     raw = b"".join(bytes([kind]) + row.astype(np.uint8).tobytes() for row in rows)
     header = struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2, 4: 6}[channels], 0, 0, 0)
     chunks = [(b"IHDR", header), (b"tEXt", b"prompt\0{}"), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
-    return SIGNATURE + b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
+    return SIGNATURE + b"".join(
+        struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks
+    )
 
 
 @pytest.mark.parametrize("kind", range(5))
@@ -70,7 +72,10 @@ def test_same_outside_sees_one_changed_pixel():
     inside, outside = canvas.copy(), canvas.copy()
     inside[3, 4] ^= 1
     outside[5, 8] ^= 1
-    pictures = {name: read_png(png(pixels)) for name, pixels in {"canvas": canvas, "mask": mask, "in": inside, "out": outside}.items()}
+    pictures = {
+        name: read_png(png(pixels))
+        for name, pixels in {"canvas": canvas, "mask": mask, "in": inside, "out": outside}.items()
+    }
     assert same_outside(pictures["canvas"], pictures["in"], pictures["mask"])
     assert not same_outside(pictures["canvas"], pictures["out"], pictures["mask"])
     assert not same_outside(pictures["canvas"], read_png(png(canvas[:, 1:])), pictures["mask"])
@@ -95,17 +100,31 @@ def test_edits_follow_from_each_other():
     assert len(positives) == len(edits)
 
 
-@pytest.mark.parametrize(("counts", "runs"), [([2, 3, 4, 4, 4, 4], 1), ([2, 3, 4, 5, 6, 7], 3), ([2, 3, 4, 3, 4, 3], 1)])
+@pytest.mark.parametrize(
+    ("counts", "runs"), [([2, 3, 4, 4, 4, 4], 1), ([2, 3, 4, 5, 6, 7], 3), ([2, 3, 4, 3, 4, 3], 1)]
+)
 def test_encoder_runs_counts_the_edits_in_the_hole_alone(counts: list[int], runs: int):
-    """`counts` are the server's counter after the warm-up, then after each edit: in the hole, on all tokens, in the hole, ..."""
-    common = {"hole_fraction": 0.1, "hole_tokens": 25, "all_tokens": 256, "steps": 20, "encode_ms": 5.0, "step_ms": 2.0, "total_ms": 40.0}
+    """`counts` are the server's counter after the warm-up, then after each edit: in the hole, on all tokens, in the
+    hole, ...
+    """
+    common = {
+        "hole_fraction": 0.1,
+        "hole_tokens": 25,
+        "all_tokens": 256,
+        "steps": 20,
+        "encode_ms": 5.0,
+        "step_ms": 2.0,
+        "total_ms": 40.0,
+    }
     before, *edits = ({**common, "encoder_runs": count} for count in counts)
     assert demo.summary(before, edits[0::2], edits[1::2])["encoder_runs"] == runs
 
 
 @pytest.mark.host
 def test_demo_end_to_end(tmp_path: Path):
-    """Pictures, figures and exit code; nothing appears in the user's home folder, and nothing of the server's is left behind."""
+    """Pictures, figures and exit code; nothing appears in the user's home folder, and nothing of the server's is left
+    behind.
+    """
     if not environment.is_finished(places.environment_folder()):
         pytest.skip("no environment of dev.py's: run the tests with `python dev.py test`")
     user = tmp_path / "user"
@@ -114,7 +133,9 @@ def test_demo_end_to_end(tmp_path: Path):
     before = set(servers.iterdir()) if servers.is_dir() else set()
     variables = os.environ | {"HOME": str(user), "USERPROFILE": str(user), "LAZYDIFFUSION_HOME": str(places.home())}
     variables.pop("XDG_CACHE_HOME", None)
-    done = subprocess.run([sys.executable, str(ROOT / "dev.py"), "demo", "--json"], env=variables, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "dev.py"), "demo", "--json"], env=variables, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert figures["host_version"].count(".") == 2

@@ -28,7 +28,9 @@ def dev(*arguments: str, home: Path, **variables: str) -> subprocess.CompletedPr
     unwanted = ("COMFYUI_PATH", "PIP_FIND_LINKS", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
     clean = {k: v for k, v in os.environ.items() if k not in unwanted}
     variables = clean | {"LAZYDIFFUSION_HOME": str(home)} | variables
-    return subprocess.run([sys.executable, str(ROOT / "dev.py"), *arguments], env=variables, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, str(ROOT / "dev.py"), *arguments], env=variables, capture_output=True, text=True
+    )
 
 
 def assert_one_sentence(text: str, *parts: str) -> None:
@@ -104,9 +106,15 @@ def test_disk_full_while_installing(tiny: Path, monkeypatch: pytest.MonkeyPatch,
     ("line", "part"),
     [
         ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
-        ("ERROR: Could not find a version that satisfies the requirement torch==2.11.0 (from versions: none)", "network"),
+        (
+            "ERROR: Could not find a version that satisfies the requirement torch==2.11.0 (from versions: none)",
+            "network",
+        ),
         ("urllib3.exceptions.NewConnectionError: Failed to establish a new connection", "network"),
-        ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] ...')); Max retries exceeded", "PIP_CERT"),
+        (
+            "SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] ...')); Max retries exceeded",
+            "PIP_CERT",
+        ),
         ("ERROR: torch has an invalid wheel.", "torch has an invalid wheel"),
         ("", "no message"),
     ],
@@ -263,7 +271,14 @@ def test_other_pins_are_another_environment(tiny: Path):
 
 def test_every_cache_is_inside_our_folder(tiny: Path):
     variables = environment.child_environment()
-    for name in ("XDG_CACHE_HOME", "PIP_CACHE_DIR", "MPLCONFIGDIR", "HF_HOME", "PYRIGHT_PYTHON_CACHE_DIR", "NPM_CONFIG_CACHE"):
+    for name in (
+        "XDG_CACHE_HOME",
+        "PIP_CACHE_DIR",
+        "MPLCONFIGDIR",
+        "HF_HOME",
+        "PYRIGHT_PYTHON_CACHE_DIR",
+        "NPM_CONFIG_CACHE",
+    ):
         assert Path(variables[name]).is_relative_to(tiny)
 
 
@@ -333,9 +348,7 @@ def test_test_fails_when_any_part_fails(failing: str | None, code: int, monkeypa
 
 def test_run_runs_inside(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cli, "prepare", lambda: Path("/some/ComfyUI"))
-    code = (
-        f"import os, pathlib; pathlib.Path({str(tmp_path / 'seen')!r}).write_text(os.getcwd() + '|' + os.environ['COMFYUI_PATH']); exit(7)"
-    )
+    code = f"import os, pathlib; pathlib.Path({str(tmp_path / 'seen')!r}).write_text(os.getcwd() + '|' + os.environ['COMFYUI_PATH']); exit(7)"
     assert cli.main(["run", "--", "python", "-c", code], "") == 7
     assert (tmp_path / "seen").read_text() == f"{ROOT}|{Path('/some/ComfyUI')}"
     assert cli.main(["run", "no-such-program"], "") == 1

@@ -15,7 +15,9 @@ from devtools.places import PACK, ROOT
 from devtools.problem import Problem
 from devtools.server import Server
 
-pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="the archive is made of what git has: clone the repository")
+pytestmark = pytest.mark.skipif(
+    not (ROOT / ".git").exists(), reason="the archive is made of what git has: clone the repository"
+)
 
 
 def test_the_archive_runs_an_edit(tmp_path: Path, host: Path):
@@ -25,7 +27,18 @@ def test_the_archive_runs_an_edit(tmp_path: Path, host: Path):
         names = [name.partition("/")[2] for name in archive.namelist()]
         archive.extractall(tmp_path)
     tops = {name.partition("/")[0] for name in names}
-    assert {"__init__.py", "nodes", "lazy_core", "web", "locales", "workflows", "models", "LICENSE", "README.md", "pyproject.toml"} <= tops
+    assert {
+        "__init__.py",
+        "nodes",
+        "lazy_core",
+        "web",
+        "locales",
+        "workflows",
+        "models",
+        "LICENSE",
+        "README.md",
+        "pyproject.toml",
+    } <= tops
     assert not tops & {"tests", "training", "benchmarks", "devtools", ".ci", "dev.py"}
     assert not [name for name in names if name.startswith("docs/") and not name.endswith(".md")]
     prompt = json.loads((ROOT / "tests" / "api" / "1_first_edit.json").read_text(encoding="utf-8"))

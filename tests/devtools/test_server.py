@@ -1,4 +1,6 @@
-"""How dev.py starts and ends a server, shown with small stand-ins for ComfyUI's main.py; and that the real one writes nowhere else."""
+"""How dev.py starts and ends a server, shown with small stand-ins for ComfyUI's main.py; and that the real one writes
+nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,12 @@ def stand_in(folder: Path, code: str, lines: str = "") -> Path:
 
 
 def start(tmp_path: Path, code: str, lines: str = "") -> Server:
-    return Server(stand_in(tmp_path / "host", code, lines), tmp_path / "base", tmp_path / "server.log", python=Path(sys.executable))
+    return Server(
+        stand_in(tmp_path / "host", code, lines),
+        tmp_path / "base",
+        tmp_path / "server.log",
+        python=Path(sys.executable),
+    )
 
 
 def is_running(pid: int) -> bool:
@@ -67,7 +74,9 @@ def test_server_that_dies_is_told_with_its_last_line(tmp_path: Path):
     assert str(tmp_path / "server.log") in str(caught.value)
 
 
-@pytest.mark.parametrize("says", ["Cannot import /x/pack module for custom nodes: ", "Error while calling comfy_entrypoint in /x/pack: "])
+@pytest.mark.parametrize(
+    "says", ["Cannot import /x/pack module for custom nodes: ", "Error while calling comfy_entrypoint in /x/pack: "]
+)
 def test_pack_that_cannot_be_imported_is_told(tmp_path: Path, says: str):
     with pytest.raises(Problem, match=NO_EINOPS), start(tmp_path, ANSWERS, f"{says}{NO_EINOPS}\n{FAILED}"):
         pass
@@ -75,7 +84,9 @@ def test_pack_that_cannot_be_imported_is_told(tmp_path: Path, says: str):
 
 
 def test_nodes_of_core_that_lack_a_library_are_not_the_pack(tmp_path: Path):
-    with start(tmp_path, ANSWERS, "IMPORT FAILED: nodes_glsl.py\n  0.1 seconds (IMPORT FAILED): /x/custom_nodes/another\n") as running:
+    with start(
+        tmp_path, ANSWERS, "IMPORT FAILED: nodes_glsl.py\n  0.1 seconds (IMPORT FAILED): /x/custom_nodes/another\n"
+    ) as running:
         assert running.client.version() == "0.0.1"
 
 
@@ -100,7 +111,9 @@ def heed_interrupts() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the children of a killed process")
-@pytest.mark.parametrize(("kill", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 0), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("kill", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 0), (signal.SIGKILL, -signal.SIGKILL)]
+)
 def test_serve_ends_its_server_however_it_is_ended(tmp_path: Path, kill: signal.Signals, code: int):
     host = stand_in(tmp_path / "host", ANSWERS)
     program = f"""
@@ -143,7 +156,9 @@ cli.prepare = lambda: None
 sys.exit(cli.main(["run", "--", *{command!r}], ""))
 """
     variables = os.environ | {"LAZYDIFFUSION_HOME": str(tmp_path)}
-    process = subprocess.Popen([sys.executable, "-c", program], env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout
     pid = int(process.stdout.readline())
     process.terminate()
@@ -192,5 +207,11 @@ def test_somebodys_own_comfyui_stays_as_it_is(host: Path, tmp_path: Path):
     before = listing(theirs)
     with Server(theirs, tmp_path / "base", tmp_path / "server.log", python=Path(sys.executable)) as running:
         nodes = ComfyClient(running).object_info()
-    assert {"LazyModelLoader", "LazyMaskDilate", "LazyEncodeContext", "LazySketchCondition", "LazyDecode"} <= nodes.keys()
+    assert {
+        "LazyModelLoader",
+        "LazyMaskDilate",
+        "LazyEncodeContext",
+        "LazySketchCondition",
+        "LazyDecode",
+    } <= nodes.keys()
     assert listing(theirs) == before

@@ -14,7 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
-NOTHING: dict[str, Any] = {"canvas_file": "", "mask_file": "", "sketch_file": "", "width": 40, "height": 24, "color": "#204060"}
+NOTHING: dict[str, Any] = {
+    "canvas_file": "",
+    "mask_file": "",
+    "sketch_file": "",
+    "width": 40,
+    "height": 24,
+    "color": "#204060",
+}
 
 
 @pytest.fixture
@@ -48,7 +55,8 @@ def test_files_of_the_page_come_back_to_the_level(nodes: Any, tmp_path: Path) ->
     sketch = np.zeros((20, 30, 4), np.uint8)
     sketch[4:8, 5:9] = (255, 0, 10, 255)
     names = {
-        f"{name}_file": save(tmp_path, f"{name}.png", pixels) for name, pixels in (("canvas", canvas), ("mask", mask), ("sketch", sketch))
+        f"{name}_file": save(tmp_path, f"{name}.png", pixels)
+        for name, pixels in (("canvas", canvas), ("mask", mask), ("sketch", sketch))
     }
     assert nodes.LazyCanvas.validate_inputs(**names) is True
     out = nodes.LazyCanvas.execute(**{**NOTHING, **names}).result
@@ -59,7 +67,9 @@ def test_files_of_the_page_come_back_to_the_level(nodes: Any, tmp_path: Path) ->
 
 
 def test_a_file_that_is_gone_is_named_before_the_run(nodes: Any) -> None:
-    answer = nodes.LazyCanvas.validate_inputs(canvas_file="lazydiffusion/none.png [input]", mask_file="", sketch_file=None)
+    answer = nodes.LazyCanvas.validate_inputs(
+        canvas_file="lazydiffusion/none.png [input]", mask_file="", sketch_file=None
+    )
     assert isinstance(answer, str) and "canvas_file: 'lazydiffusion/none.png [input]' is not on this server" in answer
 
 
@@ -96,7 +106,9 @@ def test_result_is_written_rounded_once_for_each_image(nodes: Any, tmp_path: Pat
     assert len(list((tmp_path / "temp" / "lazydiffusion").iterdir())) == 2
 
 
-def test_a_full_disk_is_said_in_words_and_leaves_no_half_of_a_picture(nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said_in_words_and_leaves_no_half_of_a_picture(
+    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(self: Path, content: bytes) -> int:
         with self.open("wb") as file:
             file.write(content[:10])

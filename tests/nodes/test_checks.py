@@ -1,4 +1,6 @@
-"""What the nodes refuse by themselves, whatever the host lets through: called in this process, with the values as they come."""
+"""What the nodes refuse by themselves, whatever the host lets through: called in this process, with the values as they
+come.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ ENCODE: list[tuple[dict[str, Any], str]] = [
     ({"mask": HOLE * NAN}, "mask holds NaN.* Check the node that made it"),
     ({"image": CANVAS * NAN}, "image holds NaN.* Check the node that made it"),
     ({"image": batch(CANVAS, 2), "mask": batch(HOLE, 3)}, "3 masks came with 2 images, expected one mask"),
-    ({"image": CANVAS[..., :1]}, r"image has shape \(1, 48, 64, 1\), expected \[batch, height, width, 3\]\. Convert it to RGB"),
+    (
+        {"image": CANVAS[..., :1]},
+        r"image has shape \(1, 48, 64, 1\), expected \[batch, height, width, 3\]\. Convert it to RGB",
+    ),
     ({"image": CANVAS[0]}, r"image has shape \(48, 64, 3\), expected \[batch, height, width, 3\]"),
     ({"image": CANVAS[:, :0], "mask": HOLE[:, :0]}, r"image is 64 x 0 px, expected at least one pixel"),
 ]
@@ -93,9 +98,14 @@ def test_sketch_condition_refuses(lazy: Lazy, inputs: dict[str, Any], says: str)
 
 
 def test_ksampler_says_what_to_use_instead(lazy: Lazy):
-    with torch.inference_mode(), pytest.raises(ValueError, match=r"without a CONTEXT\. Use the Lazy Decode node instead of KSampler"):
+    with (
+        torch.inference_mode(),
+        pytest.raises(ValueError, match=r"without a CONTEXT\. Use the Lazy Decode node instead of KSampler"),
+    ):
         latent = {"samples": torch.zeros(1, 8, 8, 8)}
-        lazy.stock.KSampler().sample(lazy.model, 1, 2, 3.0, "euler", "simple", lazy.text("panda"), lazy.negative, latent)
+        lazy.stock.KSampler().sample(
+            lazy.model, 1, 2, 3.0, "euler", "simple", lazy.text("panda"), lazy.negative, latent
+        )
 
 
 def test_what_was_refused_leaves_no_trace(lazy: Lazy, context: Any):

@@ -1,4 +1,6 @@
-"""What a GPU gets, on the CPU: 16-bit weights that no layer casts. Every node has to hand the model numbers of its own kind."""
+"""What a GPU gets, on the CPU: 16-bit weights that no layer casts. Every node has to hand the model numbers of its own
+kind.
+"""
 
 from __future__ import annotations
 
@@ -58,11 +60,15 @@ def test_sketches(lazy16, lazy, kind):
     results = []
     for nodes in (lazy16, lazy):
         context, _ = nodes.encode(image, mask)
-        context = nodes.call("LazySketchCondition", context=context, vae=nodes.vae, sketch=sketch, strength=0.6, kind=kind).args[0]
+        context = nodes.call(
+            "LazySketchCondition", context=context, vae=nodes.vae, sketch=sketch, strength=0.6, kind=kind
+        ).args[0]
         results.append(nodes.decode(context, seed=3, steps=4, blend="none")[0])
     assert_near(results[0][hole], results[1][hole])
     plain = lazy16.edit(image, mask, seed=3, steps=4, blend="none")
-    assert (results[0] - plain)[hole].square().mean() > 2 * (results[0] - results[1])[hole].square().mean(), "the sketch counts"
+    assert (results[0] - plain)[hole].square().mean() > 2 * (results[0] - results[1])[hole].square().mean(), (
+        "the sketch counts"
+    )
 
 
 def test_denoising_in_part(lazy16, lazy):

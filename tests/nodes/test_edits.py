@@ -1,4 +1,6 @@
-"""Edits in a running ComfyUI, as the web page makes them: the encoder runs once, results repeat, progress, previews, Cancel."""
+"""Edits in a running ComfyUI, as the web page makes them: the encoder runs once, results repeat, progress, previews,
+Cancel.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ def test_ten_edits_encode_once(client: ComfyClient):
     answers = [figures(result, "context") for result in results if "context" in result.executed]
     assert [answer["encoder_runs"] for answer in answers] == [before + 1] * len(answers)
     assert [answer["encoder_ran"] for answer in answers] == [True] + [False] * (len(answers) - 1)
-    assert len(answers) == (10 if "--cache-none" in client.server.flags else 1)  # else the graph's cache comes before ours
+    assert len(answers) == (
+        10 if "--cache-none" in client.server.flags else 1
+    )  # else the graph's cache comes before ours
 
 
 def test_a_changed_pixel_or_mask_encodes_again_and_going_back_does_not(client: ComfyClient):
@@ -105,7 +109,10 @@ def test_the_same_pixels_under_another_name_do_not_encode_again(client: ComfyCli
 def test_several_decodes_in_one_workflow_share_the_context(client: ComfyClient):
     graph = edit_graph(*upload(client, "shared", *fresh(f"shared {client.address}")))
     graph["decode 2"] = decode_node(seed=2)
-    graph["save 2"] = {**copy.deepcopy(graph["save"]), "inputs": {"images": ["decode 2", 0], "filename_prefix": "second"}}
+    graph["save 2"] = {
+        **copy.deepcopy(graph["save"]),
+        "inputs": {"images": ["decode 2", 0], "filename_prefix": "second"},
+    }
     result = client.queue(graph)
     assert result.executed.count("context") == 1
     first, second = (client.images(result, name)[0] for name in ("save", "save 2"))
@@ -135,7 +142,9 @@ def test_empty_mask_gives_the_image(server: ComfyClient):
 
 
 # -- same seed, same result --------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("widgets", [{}, {"sampler_name": "euler_ancestral"}, {"sampler_name": "dpmpp_2m_sde", "denoise": 0.7}], ids=str)
+@pytest.mark.parametrize(
+    "widgets", [{}, {"sampler_name": "euler_ancestral"}, {"sampler_name": "dpmpp_2m_sde", "denoise": 0.7}], ids=str
+)
 def test_same_seed_same_result(uncached: ComfyClient, widgets: dict[str, Any]):
     names = upload(uncached, "seed", *fresh("seed"))
     first, second = (uncached.queue(edit_graph(*names, seed=11, steps=3, **widgets)) for _ in range(2))
@@ -157,7 +166,9 @@ def test_progress_counts_the_steps(uncached: ComfyClient, widgets: dict[str, Any
 
 @pytest.mark.parametrize(("height", "width"), [(128, 256), (256, 192)])
 def test_preview_is_the_canvas_with_the_hole_changing(uncached: ComfyClient, height: int, width: int):
-    """Not a strip of hole tokens: the picture's proportions, everything in its place, and only the hole differs from step to step."""
+    """Not a strip of hole tokens: the picture's proportions, everything in its place, and only the hole differs from
+    step to step.
+    """
     canvas, _ = fresh("preview", height, width)
     mask = box_mask(height, width, 0, 0, 48, 48)
     result = uncached.queue(edit_graph(*upload(uncached, "preview", canvas, mask), steps=4))

@@ -1,4 +1,6 @@
-"""Bad input in a running ComfyUI: the node's error says what is wrong, what came, what was expected and what to do; the next edit works."""
+"""Bad input in a running ComfyUI: the node's error says what is wrong, what came, what was expected and what to do; the
+next edit works.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from host_files import write_files
 from host_graphs import SHIPPED, box_mask, figures, random_canvas, upload
 
 HEIGHT, WIDTH = 80, 96
-SEEDS = itertools.count(1000)  # never the same workflow twice: the graph's cache must not answer for a server that is broken
+SEEDS = itertools.count(
+    1000
+)  # never the same workflow twice: the graph's cache must not answer for a server that is broken
 FOREIGN = Path(__file__).parents[1] / "support" / "foreign_pack.py"
 
 
@@ -51,7 +55,9 @@ def names(client: ComfyClient, canvas: np.ndarray) -> tuple[str, str]:
 
 @pytest.fixture
 def good(client: ComfyClient, names: tuple[str, str], canvas: np.ndarray) -> Iterator[Prompt]:
-    """An edit that works, to be spoiled. Afterwards the next edit must work on the same server, with the CONTEXT still in its cache."""
+    """An edit that works, to be spoiled. Afterwards the next edit must work on the same server, with the CONTEXT still
+    in its cache.
+    """
     before = figures(client.queue(edit_graph(*names, seed=next(SEEDS))), "decode")
     yield edit_graph(*names, seed=next(SEEDS))
     result = client.queue(edit_graph(*names, seed=next(SEEDS)))
@@ -83,7 +89,9 @@ def failure(client: ComfyClient, graph: Prompt, where: str) -> str:
 # -- errors that nodes raise -------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Case:
-    """`spoil` changes a good workflow; the error box of node `where` says each of `says` (regular expressions), in any order."""
+    """`spoil` changes a good workflow; the error box of node `where` says each of `says` (regular expressions), in any
+    order.
+    """
 
     name: str
     spoil: Callable[[Prompt], None]
@@ -92,7 +100,12 @@ class Case:
 
 
 def model_file(name: str, *says: str) -> Case:
-    return Case(f"{name}.safetensors", lambda graph: graph["model"]["inputs"].update(model_name=f"{name}.safetensors"), "model", says)
+    return Case(
+        f"{name}.safetensors",
+        lambda graph: graph["model"]["inputs"].update(model_name=f"{name}.safetensors"),
+        "model",
+        says,
+    )
 
 
 def smaller_mask(graph: Prompt) -> None:
@@ -162,14 +175,21 @@ def other_sized_sketch_mask(graph: Prompt) -> None:
 def ksampler(graph: Prompt) -> None:
     graph["latent"] = node("EmptyLatentImage", width=64, height=64, batch_size=1)
     widgets = {"seed": 1, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
-    links = {"model": ["model", 0], "positive": ["positive", 0], "negative": ["negative", 0], "latent_image": ["latent", 0]}
+    links = {
+        "model": ["model", 0],
+        "positive": ["positive", 0],
+        "negative": ["negative", 0],
+        "latent_image": ["latent", 0],
+    }
     graph["decode"] = node("KSampler", **widgets, **links)
     graph["image"] = node("VAEDecode", samples=["decode", 0], vae=["model", 2])
     graph["save"]["inputs"]["images"] = ["image", 0]
 
 
 def area(graph: Prompt) -> None:
-    graph["area"] = node("ConditioningSetArea", conditioning=["positive", 0], width=64, height=64, x=0, y=0, strength=1.0)
+    graph["area"] = node(
+        "ConditioningSetArea", conditioning=["positive", 0], width=64, height=64, x=0, y=0, strength=1.0
+    )
     graph["decode"]["inputs"]["positive"] = ["area", 0]
 
 
@@ -185,23 +205,70 @@ CASES = [
         "decode",
         ("context is a dict", "another node pack", "expected", "Connect .*Encode Context"),
     ),
-    Case("sketch on another pack's", foreign_context_to_sketch, "sketch", ("context is a dict", "expected", "Connect .*Encode Context")),
-    Case("context of another model", other_models_context, "decode", ("CONTEXT", "another model than the one connected", "Encode .*again")),
-    Case("stock CLIP's conditioning", stock_conditioning, "decode", ("positive .*768 wide", "expected 256", "CLIP .*Load Lazy Model")),
-    Case("stock model encodes", stock_model("context"), "context", ("the model is a WAN21", "expected a LazyDiffusion model", CONNECT)),
-    Case("stock model decodes", stock_model("decode"), "decode", ("the model is a WAN21", "expected a LazyDiffusion model", CONNECT)),
-    Case("stock VAE encodes", stock_vae("context"), "context", ("VAE makes 3 channels at 1/1", "expected 8 at 1/8", CONNECT)),
-    Case("stock VAE decodes", stock_vae("decode"), "decode", ("VAE makes 3 channels at 1/1", "expected 8 at 1/8", CONNECT)),
+    Case(
+        "sketch on another pack's",
+        foreign_context_to_sketch,
+        "sketch",
+        ("context is a dict", "expected", "Connect .*Encode Context"),
+    ),
+    Case(
+        "context of another model",
+        other_models_context,
+        "decode",
+        ("CONTEXT", "another model than the one connected", "Encode .*again"),
+    ),
+    Case(
+        "stock CLIP's conditioning",
+        stock_conditioning,
+        "decode",
+        ("positive .*768 wide", "expected 256", "CLIP .*Load Lazy Model"),
+    ),
+    Case(
+        "stock model encodes",
+        stock_model("context"),
+        "context",
+        ("the model is a WAN21", "expected a LazyDiffusion model", CONNECT),
+    ),
+    Case(
+        "stock model decodes",
+        stock_model("decode"),
+        "decode",
+        ("the model is a WAN21", "expected a LazyDiffusion model", CONNECT),
+    ),
+    Case(
+        "stock VAE encodes",
+        stock_vae("context"),
+        "context",
+        ("VAE makes 3 channels at 1/1", "expected 8 at 1/8", CONNECT),
+    ),
+    Case(
+        "stock VAE decodes",
+        stock_vae("decode"),
+        "decode",
+        ("VAE makes 3 channels at 1/1", "expected 8 at 1/8", CONNECT),
+    ),
     Case("stock VAE sketches", stock_vae("sketch"), "sketch", ("VAE makes 3 channels", "expected 8", "Connect .*VAE")),
-    Case("sketch of another size", other_sized_sketch, "sketch", ("sketch is 64 x 80", "expected .*96 x 80", "Resize the sketch")),
+    Case(
+        "sketch of another size",
+        other_sized_sketch,
+        "sketch",
+        ("sketch is 64 x 80", "expected .*96 x 80", "Resize the sketch"),
+    ),
     Case(
         "sketch mask of another size",
         other_sized_sketch_mask,
         "sketch",
         ("mask is 64 x 80", "expected .*96 x 80", "Resize the sketch mask|Resize"),
     ),
-    Case("KSampler", ksampler, "decode", ("LazyDiffusion model", "without a CONTEXT", "Use the Lazy Decode node instead of KSampler")),
-    Case("NaN denoise", lambda graph: widget("denoise", float("nan"))(graph), "decode", ("denoise is NaN", "from 0 to 1")),
+    Case(
+        "KSampler",
+        ksampler,
+        "decode",
+        ("LazyDiffusion model", "without a CONTEXT", "Use the Lazy Decode node instead of KSampler"),
+    ),
+    Case(
+        "NaN denoise", lambda graph: widget("denoise", float("nan"))(graph), "decode", ("denoise is NaN", "from 0 to 1")
+    ),
     Case("NaN cfg", lambda graph: widget("cfg", float("nan"))(graph), "decode", ("cfg is NaN", "from 0 to 100")),
     Case(
         "NaN prompt weight",
@@ -240,7 +307,9 @@ def test_bad_input_is_told_and_the_next_edit_works(client: ComfyClient, good: Pr
 
 
 def test_the_other_checkpoint_is_a_good_one(client: ComfyClient, good: Prompt, names: tuple[str, str]):
-    """So that it was refused above for what it is; its CONTEXT is made anew, not taken from the cache of the shipped model's."""
+    """So that it was refused above for what it is; its CONTEXT is made anew, not taken from the cache of the shipped
+    model's.
+    """
     result = client.queue(edit_graph(*names, seed=next(SEEDS), model_name="other.safetensors"))
     assert figures(result, "context")["encoder_ran"] is True
 
@@ -258,8 +327,16 @@ REFUSED = {
     "steps below 0": (widget("steps", -1), "decode", ("steps", "-1", "min", "0")),
     "no steps": (widget("steps", None), "decode", ("steps", "INT")),
     "no blend": (widget("blend", None), "decode", ("blend", "None", "auto", "poisson")),
-    "no model": (lambda graph: graph["model"]["inputs"].update(model_name=None), "model", ("model_name", "None", "not in")),
-    "blend left out": (lambda graph: graph["decode"]["inputs"].pop("blend"), "decode", ("Required input is missing", "blend")),
+    "no model": (
+        lambda graph: graph["model"]["inputs"].update(model_name=None),
+        "model",
+        ("model_name", "None", "not in"),
+    ),
+    "blend left out": (
+        lambda graph: graph["decode"]["inputs"].pop("blend"),
+        "decode",
+        ("Required input is missing", "blend"),
+    ),
     "strength above 1": (strength(1.5), "sketch", ("strength", r"1\.5", "max", r"1\.0")),
     "strength below 0": (strength(-0.1), "sketch", ("strength", r"-0\.1", "min", r"0\.0")),
     "denoise above 1": (widget("denoise", 1.1), "decode", ("denoise", r"1\.1", "max", r"1\.0")),

@@ -25,7 +25,9 @@ def mask(*boxes: tuple[int, int, int, int], side: int = SIDE) -> Tensor:
 
 
 def test_each_far_hole_becomes_what_it_becomes_alone(lazy: Lazy, image: Tensor):
-    """Holes of 48 px in opposite corners of 512 px, "a red apple": both red, and both what an edit of that hole alone gives."""
+    """Holes of 48 px in opposite corners of 512 px, "a red apple": both red, and both what an edit of that hole alone
+    gives.
+    """
     context, told = lazy.encode(image, mask(*FAR))
     assert context.owner.tolist() == [0, 0]
     assert told["hole_tokens"] == context.hole_tokens == 18 and told["all_tokens"] == 1024

@@ -23,10 +23,24 @@ from hostile_files import LIBRARY_ATTACKS, REFUSED, good, library
 HEIGHT, WIDTH = 48, 64
 SEEDS = itertools.count(5000)
 TRIED = (
-    *("depth 10^9", "vae.blocks 10^18", "width 30,000", "vocabulary 10^12", "heads 0", "prediction", "format -5", "5,000 digits"),
+    *(
+        "depth 10^9",
+        "vae.blocks 10^18",
+        "width 30,000",
+        "vocabulary 10^12",
+        "heads 0",
+        "prediction",
+        "format -5",
+        "5,000 digits",
+    ),
     *("deep JSON", "ids beyond the vocabulary", "a million tensors", "8 GB of an unknown name", "NaN"),
 )
-TOKENIZERS = ("post-processor names an undeclared token", "padding of 10^12", "padding of 10^8", "split that backtracks")
+TOKENIZERS = (
+    "post-processor names an undeclared token",
+    "padding of 10^12",
+    "padding of 10^8",
+    "split that backtracks",
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +56,9 @@ def client(host: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Com
         made = good()
         library(**LIBRARY_ATTACKS[name])(made)
         made.write(models / f"{file_of(name)}.safetensors")
-    with Server(host, base, base / "server.log", ("--whitelist-custom-nodes", PACK), python=Path(sys.executable)) as running:
+    with Server(
+        host, base, base / "server.log", ("--whitelist-custom-nodes", PACK), python=Path(sys.executable)
+    ) as running:
         yield ComfyClient(running)
     shutil.rmtree(models)
 
@@ -88,5 +104,9 @@ def test_refused_and_the_next_edit_works(client: ComfyClient, names: tuple[str, 
 def test_a_tokenizer_that_killed_the_queue_is_read_for_its_words(
     client: ComfyClient, names: tuple[str, str], canvas: np.ndarray, name: str
 ):
-    check_edit(client, edit(client, names, model_name=f"{file_of(name)}.safetensors", prompt="a" * 5000 + "! red apple"), canvas)
+    check_edit(
+        client,
+        edit(client, names, model_name=f"{file_of(name)}.safetensors", prompt="a" * 5000 + "! red apple"),
+        canvas,
+    )
     check_edit(client, edit(client, names), canvas)

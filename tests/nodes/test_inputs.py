@@ -24,7 +24,13 @@ def node(lazy: Lazy, context: Any, **inputs: Any) -> dict[str, Any]:
     """What Lazy Decode tells the page."""
     from devtools.graphs import WIDGETS
 
-    given = {"model": lazy.model, "vae": lazy.vae, "context": context, "negative": lazy.negative, "positive": lazy.text("panda")}
+    given = {
+        "model": lazy.model,
+        "vae": lazy.vae,
+        "context": context,
+        "negative": lazy.negative,
+        "positive": lazy.text("panda"),
+    }
     return lazy.call("LazyDecode", **{**given, **WIDGETS, **inputs}).ui["lazydiffusion"][0]
 
 
@@ -32,7 +38,8 @@ def codes(told: dict[str, Any]) -> list[str]:
     return [each["code"] for each in told["messages"]]
 
 
-# -- alpha ---------------------------------------------------------------------------------------------------------------
+# -- alpha
+# ---------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("blend", BLENDS)
 def test_alpha_in_alpha_out(lazy: Lazy, blend: str):
     """Kept where the canvas is kept, opaque in the hole; colours are those of the same edit without alpha."""
@@ -46,11 +53,14 @@ def test_alpha_in_alpha_out(lazy: Lazy, blend: str):
 def test_alpha_under_a_soft_mask_and_two_masks(lazy: Lazy):
     image = torch.cat([canvas(), torch.full((1, 48, 64, 1), 0.2)], -1)
     result = lazy.edit(image, torch.cat([HOLE, HOLE * 0.5]))
-    assert torch.allclose(result[..., 3][0, HOLE[0] == 1], torch.tensor(1.0)) and torch.allclose(result[1, 20, 20, 3], torch.tensor(0.6))
+    assert torch.allclose(result[..., 3][0, HOLE[0] == 1], torch.tensor(1.0)) and torch.allclose(
+        result[1, 20, 20, 3], torch.tensor(0.6)
+    )
     assert torch.equal(result[:, HOLE[0] == 0], image.expand(2, -1, -1, -1)[:, HOLE[0] == 0])
 
 
-# -- ranges --------------------------------------------------------------------------------------------------------------
+# -- ranges
+# --------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("blend", BLENDS)
 def test_canvases_beyond_0_and_1_come_back_outside(lazy: Lazy, blend: str):
     image = canvas() * 6 - 1
@@ -87,7 +97,8 @@ def test_canvases_smaller_than_a_token(lazy: Lazy, height: int, width: int):
         assert torch.equal(result[mask == 0], image[mask == 0]) and not torch.equal(result, image)
 
 
-# -- shapes --------------------------------------------------------------------------------------------------------------
+# -- shapes
+# --------------------------------------------------------------------------------------------------------------
 SHAPES = {
     "[H, W]": lambda mask: mask[0],
     "[1, H, W]": lambda mask: mask,
@@ -115,11 +126,14 @@ def test_batches_of_masks_with_a_channel(lazy: Lazy, size: int):
 
 
 def test_a_picture_is_no_mask(lazy: Lazy):
-    with pytest.raises(ValueError, match=r"mask has shape \(1, 48, 64, 3\), expected \[batch, height, width\]\. Convert it"):
+    with pytest.raises(
+        ValueError, match=r"mask has shape \(1, 48, 64, 3\), expected \[batch, height, width\]\. Convert it"
+    ):
         lazy.encode(canvas(), canvas())
 
 
-# -- nothing there -------------------------------------------------------------------------------------------------------
+# -- nothing there
+# -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("images", "masks"), [(0, 0), (0, 1), (1, 0), (2, 0)])
 def test_batches_of_none(lazy: Lazy, images: int, masks: int):
     """A detector that found nothing."""
@@ -145,15 +159,22 @@ def test_an_empty_mask_is_an_empty_mask(lazy: Lazy):
         lazy.encode(canvas(), torch.ones(1, 64, 64))
 
 
-# -- black under alpha ---------------------------------------------------------------------------------------------------
+# -- black under alpha
+# ---------------------------------------------------------------------------------------------------
 def test_black_under_alpha_is_told_where_it_is_started_from(lazy: Lazy):
     black = torch.where(HOLE[..., None] > 0, 0.0, canvas().clamp_min(0.1))
     context, other = (lazy.encode(image, HOLE)[0] for image in (black, canvas().clamp_min(0.1)))
-    assert [codes(node(lazy, context, denoise=denoise)) for denoise in (1.0, 0.7, 0.0)] == [[], ["black_under_alpha"], []]
+    assert [codes(node(lazy, context, denoise=denoise)) for denoise in (1.0, 0.7, 0.0)] == [
+        [],
+        ["black_under_alpha"],
+        [],
+    ]
     assert codes(node(lazy, other, denoise=0.7)) == []
 
     def sketched(sketch: Tensor, **inputs: Any) -> list[str]:
-        known = lazy.call("LazySketchCondition", context=context, vae=lazy.vae, sketch=sketch, strength=0.4, **inputs).args[0]
+        known = lazy.call(
+            "LazySketchCondition", context=context, vae=lazy.vae, sketch=sketch, strength=0.4, **inputs
+        ).args[0]
         return codes(node(lazy, known))
 
     assert sketched(canvas().clamp_min(0.1)) == []

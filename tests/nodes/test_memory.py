@@ -19,7 +19,10 @@ from host_graphs import Lazy, box_mask, figures, image_of, mask_of, random_canva
 ROOT = Path(__file__).resolve().parents[2]
 CANVAS = image_of(random_canvas(np.random.default_rng(31), 48, 64))
 HOLE = mask_of(box_mask(48, 64, 8, 8, 40, 40))
-CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes."
+CPU = (
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 99"
+    " bytes."
+)
 KINDS = {"GPU": torch.cuda.OutOfMemoryError("no room"), "CPU": RuntimeError(CPU), "Python": MemoryError()}
 
 
@@ -114,7 +117,9 @@ def used_in(path: Path) -> set[str]:
     for part in ast.walk(tree):
         if isinstance(part, ast.Import):
             for alias in part.names:
-                names[alias.asname or alias.name.partition(".")[0]] = alias.name if alias.asname else alias.name.partition(".")[0]
+                names[alias.asname or alias.name.partition(".")[0]] = (
+                    alias.name if alias.asname else alias.name.partition(".")[0]
+                )
                 found.add(alias.name)
         elif isinstance(part, ast.ImportFrom) and part.level == 0:
             names |= {alias.asname or alias.name: f"{part.module}.{alias.name}" for alias in part.names}
@@ -141,10 +146,16 @@ def test_every_symbol_of_the_host_is_in_the_table_and_there(lazy: Lazy):
 
 def test_a_host_without_a_symbol_is_told_so(lazy: Lazy, monkeypatch: pytest.MonkeyPatch):
     symbols = importlib.import_module(f"{lazy.pack.__name__}.nodes.host.symbols")
-    gone = {"comfy.samplers.KSampler.WINGS": "0.33.0", "comfy.wings": "0.3.75", "comfy.wings.flap": "0.3.75", "feathers": "0.3.75"}
+    gone = {
+        "comfy.samplers.KSampler.WINGS": "0.33.0",
+        "comfy.wings": "0.3.75",
+        "comfy.wings.flap": "0.3.75",
+        "feathers": "0.3.75",
+    }
     monkeypatch.setattr(symbols, "SEEN", {**symbols.SEEN, **gone})
     says = (
-        r"ComfyUI 9\.9 has no comfy\.samplers\.KSampler\.WINGS, comfy\.wings, comfy\.wings\.flap, … \(last seen in 0\.33\.0\), "
+        r"ComfyUI 9\.9 has no comfy\.samplers\.KSampler\.WINGS, comfy\.wings, comfy\.wings\.flap, … \(last seen in"
+        r" 0\.33\.0\), "
         r"which LazyDiffusion needs\. Update ComfyUI-LazyDiffusion, or use a ComfyUI from 0\.3\.75 to 0\.33\.0\."
     )
     with pytest.raises(ImportError, match=says):

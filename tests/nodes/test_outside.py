@@ -1,4 +1,6 @@
-"""Nothing else moves: random edits through the pack's own nodes, in this process; outside the mask every bit is what it was."""
+"""Nothing else moves: random edits through the pack's own nodes, in this process; outside the mask every bit is what it
+was.
+"""
 
 from __future__ import annotations
 
@@ -112,7 +114,9 @@ def test_batch_in_which_one_image_has_no_hole(lazy: Lazy):
 
 
 def test_soft_mask_leaves_all_that_is_not_masked(lazy: Lazy):
-    """A blurred brush: where the mask is 0 nothing moves, where it is 1 everything does. See tests/nodes/test_soft.py."""
+    """A blurred brush: where the mask is 0 nothing moves, where it is 1 everything does. See
+    tests/nodes/test_soft.py.
+    """
     rng = np.random.default_rng(4)
     ramp = torch.linspace(-0.5, 1.5, 90).clamp(0, 1).expand(1, 70, 90)
     image = image_of(random_canvas(rng, 70, 90))
@@ -142,7 +146,9 @@ def test_empty_mask_does_not_run_the_encoder(lazy: Lazy):
 @pytest.mark.parametrize(("height", "width"), [(64, 80), (61, 83)])
 @pytest.mark.parametrize("kind", MASKS)
 def test_what_the_hole_showed_before_is_never_seen(lazy: Lazy, kind: str, height: int, width: int):
-    """Denoising from pure noise: two canvases that differ inside the hole alone give the same pixels there, bit for bit."""
+    """Denoising from pure noise: two canvases that differ inside the hole alone give the same pixels there, bit for
+    bit.
+    """
     rng = np.random.default_rng(7)
     hole = random_mask(rng, kind, height, width)
     hole[-1, width // 2 :] = True  # at the borders where a canvas of odd size is padded
@@ -165,7 +171,9 @@ def test_a_sketch_leaves_everything_else_and_writes_into_nothing(lazy: Lazy, str
     context, _ = lazy.encode(image, mask)
     given = [image, mask, sketch, where, *context.tensors()]
     copies = [tensor.clone() for tensor in given]
-    sketched = lazy.call("LazySketchCondition", context=context, vae=lazy.vae, sketch=sketch, strength=strength, sketch_mask=where).args[0]
+    sketched = lazy.call(
+        "LazySketchCondition", context=context, vae=lazy.vae, sketch=sketch, strength=strength, sketch_mask=where
+    ).args[0]
     results = [lazy.decode(sketched, seed=seed, steps=4)[0] for seed in (1, 2)]
     for result in results:
         check(image, result, mask)

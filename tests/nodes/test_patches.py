@@ -156,7 +156,9 @@ REFUSED: dict[str, tuple[Callable[[Lazy], Any], str]] = {
 
 
 @pytest.mark.parametrize("patch", REFUSED)
-def test_what_our_model_cannot_follow_is_refused_before_sampling(lazy: Lazy, context: Any, monkeypatch: pytest.MonkeyPatch, patch: str):
+def test_what_our_model_cannot_follow_is_refused_before_sampling(
+    lazy: Lazy, context: Any, monkeypatch: pytest.MonkeyPatch, patch: str
+):
     put, sentence = REFUSED[patch]
     model = put(lazy)
     monkeypatch.setattr(importlib.import_module("comfy.sample"), "sample", lambda *_, **__: pytest.fail("sampled"))
@@ -187,7 +189,9 @@ def test_layers_replaced_in_the_middle_of_sampling_are_refused_too(lazy: Lazy, c
 
 @pytest.mark.parametrize("node", ["FreeU", "FreeU_V2"])
 def test_nodes_that_ask_for_a_unet_hear_that_it_is_none(lazy: Lazy, node: str):
-    with pytest.raises(ValueError, match=r"no 'model_channels': the node that asks for it is made for UNets. Remove it"):
+    with pytest.raises(
+        ValueError, match=r"no 'model_channels': the node that asks for it is made for UNets. Remove it"
+    ):
         through(lazy, f"nodes_freelunch.{node}", 1.1, 1.2, 0.9, 0.2)
 
 
@@ -221,7 +225,8 @@ def test_without_patches_the_node_says_nothing(lazy: Lazy, context: Any):
     assert lazy.call("LazyDecode", **given, **widgets).ui["lazydiffusion"][0]["messages"] == []
 
 
-# -- what a function does, by its code ----------------------------------------------------------------------------------
+# -- what a function does, by its code
+# ----------------------------------------------------------------------------------
 def test_names_are_found_in_closures_and_helpers(lazy: Lazy):
     table = importlib.import_module(f"{lazy.pack.__name__}.nodes.host.functions")
 

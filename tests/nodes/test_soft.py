@@ -34,7 +34,9 @@ def blurred(mask: Tensor, sigma: float) -> Tensor:
     kernel = torch.exp(-(x**2) / (2 * sigma**2))
     kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
     for turn in (kernel, kernel.movedim(-1, -2)):
-        mask = torch.nn.functional.conv2d(mask[None].float(), turn, padding=tuple(side // 2 for side in turn.shape[-2:]))[0]
+        mask = torch.nn.functional.conv2d(
+            mask[None].float(), turn, padding=tuple(side // 2 for side in turn.shape[-2:])
+        )[0]
     return mask
 
 
@@ -77,7 +79,17 @@ def test_eight_strengths_as_the_host_s_differential_diffusion(lazy: Lazy, sample
     noise_mask = tokens.to_strip(context.strength[..., None].repeat(1, 1, 4), 2)
     model = differential(lazy.model)
     out = comfy.sample.sample(
-        model, strips[0], 16, 3.0, sampler, "simple", *conds, strips[1], noise_mask=noise_mask, disable_pbar=True, seed=5
+        model,
+        strips[0],
+        16,
+        3.0,
+        sampler,
+        "simple",
+        *conds,
+        strips[1],
+        noise_mask=noise_mask,
+        disable_pbar=True,
+        seed=5,
     )
     expected = pipeline.fill_hole(context, tokens.from_strip(out, 2))
     assert torch.allclose(ours, expected, atol=1e-4) and torch.allclose(under_theirs, expected, atol=1e-4)
@@ -89,13 +101,17 @@ def test_eight_strengths_as_the_host_s_differential_diffusion(lazy: Lazy, sample
 
 @pytest.mark.parametrize("name", ["flux-fill", "pixart", "qwen-image", "z-image"])
 def test_stock_models_take_soft_masks(lazy: Lazy, name: str):
-    """`exact` under a mask of several strengths is the host's own run of the whole canvas with its Differential Diffusion."""
+    """`exact` under a mask of several strengths is the host's own run of the whole canvas with its Differential
+    Diffusion.
+    """
     import comfy.sample
     import node_helpers
 
     height, width, steps = 256, LEVELS * 64, 9  # the host's PixArt divides by zero on smaller canvases
     model, vae, image = make_stock(name), vae_of(name), canvas(2, height, width)
-    mask = stripes(height, width).clamp_min(3 / LEVELS)  # the host leaves out what is weaker than its last step is noisy
+    mask = stripes(height, width).clamp_min(
+        3 / LEVELS
+    )  # the host leaves out what is weaker than its last step is noisy
     context, _ = lazy.encode(image, mask, model=model, vae=vae, reuse="exact")
     positive, negative = conditioning(name, 3), conditioning(name, 4)
     given = {"model": model, "vae": vae, "positive": positive, "negative": negative}
@@ -109,11 +125,16 @@ def test_stock_models_take_soft_masks(lazy: Lazy, name: str):
     latent, noise_mask = (x.unsqueeze(2) if timed else x for x in (latent, noise_mask))
     values: dict[str, Any] = {"width": width, "height": height}
     if context.stock.masked is not None:
-        values |= {"concat_latent_image": context.stock.masked, "concat_mask": context.grid.pad(context.mask[:, None].float())}
+        values |= {
+            "concat_latent_image": context.stock.masked,
+            "concat_mask": context.grid.pad(context.mask[:, None].float()),
+        }
     conds = [node_helpers.conditioning_set_values(each, values) for each in (positive, negative)]
     noise = comfy.sample.prepare_noise(latent, 7)
     other = differential(make_stock(name))
-    out = comfy.sample.sample(other, noise, steps, 2.0, "euler", "simple", *conds, latent, noise_mask=noise_mask, disable_pbar=True, seed=7)
+    out = comfy.sample.sample(
+        other, noise, steps, 2.0, "euler", "simple", *conds, latent, noise_mask=noise_mask, disable_pbar=True, seed=7
+    )
     expected = out.squeeze(2) if timed else out
     error = (ours - expected).abs().max() / expected.abs().max()
     print(f"{name}: relative error {error:.1e}")
@@ -128,12 +149,16 @@ def test_few_steps_leave_no_token_out(lazy: Lazy, steps: int):
     _, latent = lazy.decode(context, steps=steps)
     start = lazy.core("pipeline").soft_start(context, lazy.pack.nodes.host.vae.canvas_encoder(lazy.vae))
     kept = lazy.core("pipeline").fill_hole(context, start)
-    assert all(float((a - b).abs().mean()) > 1e-3 for a, b in zip(columns(latent)[:-1], columns(kept)[:-1], strict=True))
+    assert all(
+        float((a - b).abs().mean()) > 1e-3 for a, b in zip(columns(latent)[:-1], columns(kept)[:-1], strict=True)
+    )
 
 
 @pytest.mark.parametrize("blend", ["none", "feather", "poisson"])
 def test_a_blurred_edge_blends(lazy: Lazy, blend: str):
-    """Where the mask is 0 every bit is kept; nowhere does a pixel move by more than its weight; in the middle all of it is new."""
+    """Where the mask is 0 every bit is kept; nowhere does a pixel move by more than its weight; in the middle all of it
+    is new.
+    """
     image, hard = canvas(4, 96, 112), torch.zeros(1, 96, 112)
     hard[:, 30:70, 30:80] = 1
     mask = blurred(hard, 5)
@@ -154,7 +179,9 @@ def test_grey_below_one_half_acts_weakly(lazy: Lazy, grey: float):
     assert told["hole_tokens"] > 0 and told["encoder_ran"]
     result, _ = lazy.decode(context)
     full, _ = lazy.decode(lazy.encode(image, mask.ceil())[0])
-    assert torch.allclose(result, torch.lerp(image, full, mask[..., None]), atol=1e-4), "the same edit, mixed in by so much"
+    assert torch.allclose(result, torch.lerp(image, full, mask[..., None]), atol=1e-4), (
+        "the same edit, mixed in by so much"
+    )
 
 
 def test_a_blurred_stroke_of_4_px_does_not_vanish(lazy: Lazy):

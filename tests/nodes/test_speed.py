@@ -1,4 +1,6 @@
-"""What makes an edit fast inside the host, and that it changes nothing: kept keys and values, lazy VAE, attention, out of memory."""
+"""What makes an edit fast inside the host, and that it changes nothing: kept keys and values, lazy VAE, attention, out
+of memory.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def decoder_of(lazy: Lazy) -> Any:
     return lazy.model.model.diffusion_model.decoder
 
 
-@pytest.mark.parametrize("inputs", [{}, {"cfg": 1.0}, {"sampler_name": "dpmpp_2m"}, {"sampler_name": "heun", "denoise": 0.5}])
+@pytest.mark.parametrize(
+    "inputs", [{}, {"cfg": 1.0}, {"sampler_name": "dpmpp_2m"}, {"sampler_name": "heun", "denoise": 0.5}]
+)
 def test_text_keys_and_values_once_per_edit(lazy: Lazy, context: Any, inputs: dict[str, Any]):
     """Both branches of the guidance in one batch, whatever the number of steps."""
     block = decoder_of(lazy).blocks[0].cross_attn
@@ -55,9 +59,13 @@ def test_a_canvas_is_encoded_once_and_then_what_changed(lazy: Lazy):
     """On a large canvas: another mask, and the edit's result under a third one."""
     size = 640
     image = image_of(random_canvas(np.random.default_rng(8), size, size))
-    masks = [mask_of(box_mask(size, size, *box)) for box in ((100, 100, 160, 160), (400, 420, 460, 480), (300, 40, 350, 90))]
+    masks = [
+        mask_of(box_mask(size, size, *box)) for box in ((100, 100, 160, 160), (400, 420, 460, 480), (300, 40, 350, 90))
+    ]
     pixels: list[int] = []
-    handle = lazy.vae.first_stage_model.encoder.register_forward_pre_hook(lambda _, inputs: pixels.append(inputs[0][0, 0].numel()))
+    handle = lazy.vae.first_stage_model.encoder.register_forward_pre_hook(
+        lambda _, inputs: pixels.append(inputs[0][0, 0].numel())
+    )
     try:
         context = lazy.encode(image, masks[0])[0]
         assert sum(pixels) == size**2
@@ -78,7 +86,9 @@ def test_the_loaded_model_is_not_in_training(lazy: Lazy):
 
 
 def test_nothing_is_kept_from_edit_to_edit(lazy: Lazy, context: Any):
-    """The same graph with another prompt is another picture; the first prompt again gives the first picture, bit for bit."""
+    """The same graph with another prompt is another picture; the first prompt again gives the first picture, bit for
+    bit.
+    """
     first, other, again = (lazy.decode(context, prompt)[0] for prompt in ("panda", "rocket", "panda"))
     assert not torch.equal(first, other)
     assert torch.equal(first, again)
@@ -91,7 +101,9 @@ def keys_of_every_step(lazy: Lazy, model: Any, context: Any) -> tuple[int, torch
 
 
 def test_wrappers_that_may_change_the_prompt_see_every_step(lazy: Lazy, context: Any, comfy: ModuleType):
-    """A pack that wraps the model may hand it another text at every step: then nothing is kept, and the result is the same."""
+    """A pack that wraps the model may hand it another text at every step: then nothing is kept, and the result is the
+    same.
+    """
     wrapped, wrapper = lazy.model.clone(), lazy.model.clone()
     wrapped.set_model_unet_function_wrapper(lambda apply, given: apply(given["input"], given["timestep"], **given["c"]))
     kind = importlib.import_module("comfy.patcher_extension").WrappersMP.APPLY_MODEL
@@ -104,7 +116,9 @@ def test_wrappers_that_may_change_the_prompt_see_every_step(lazy: Lazy, context:
         assert torch.equal(image, plain)
 
 
-def test_out_of_memory_is_tried_again_in_a_leaner_way(lazy: Lazy, context: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any):
+def test_out_of_memory_is_tried_again_in_a_leaner_way(
+    lazy: Lazy, context: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+):
     """With the text's keys and values kept there is no room; without them there is, and the picture is the same."""
     expected = lazy.decode(context)[0]
     prepared = lazy.pack.nodes.host.model.PreparedPerBatch
@@ -143,7 +157,9 @@ def test_lazy_decode_sees_the_neighbourhood_alone(lazy: Lazy, context: Any):
     assert left[0] < (4 * 15 - 8, 4 * 14 - 8) and left[1] == (96, 96)  # and less of it, the finer the layer
 
 
-def test_without_memory_for_the_neighbourhood_the_host_decodes_in_tiles(lazy: Lazy, context: Any, monkeypatch: pytest.MonkeyPatch):
+def test_without_memory_for_the_neighbourhood_the_host_decodes_in_tiles(
+    lazy: Lazy, context: Any, monkeypatch: pytest.MonkeyPatch
+):
     expected, vae = lazy.decode(context, blend="none")[0], lazy.vae.first_stage_model
     plain = vae.decode
     monkeypatch.setattr(vae, "decode", lambda latent, wanted=None: plain(latent) if wanted is None else no_room())
@@ -160,12 +176,16 @@ def shapes(module: torch.nn.Module) -> Iterator[list[tuple[int, ...]]]:
         handle.remove()
 
 
-def test_attention_on_a_cpu_is_pytorchs_unless_the_user_chose_one(lazy: Lazy, context: Any, monkeypatch: pytest.MonkeyPatch):
+def test_attention_on_a_cpu_is_pytorchs_unless_the_user_chose_one(
+    lazy: Lazy, context: Any, monkeypatch: pytest.MonkeyPatch
+):
     """`--use-split-cross-attention` and its kin are honoured; the results agree."""
     host = lazy.pack.nodes.host.attention
     chosen: list[int] = []
     original = host.optimized_attention
-    monkeypatch.setattr(host, "optimized_attention", lambda *args, **kwargs: chosen.append(1) or original(*args, **kwargs))
+    monkeypatch.setattr(
+        host, "optimized_attention", lambda *args, **kwargs: chosen.append(1) or original(*args, **kwargs)
+    )
     plain = lazy.decode(context)[0]
     assert chosen == []
     monkeypatch.setattr(host.host_args, "use_split_cross_attention", True)
@@ -175,7 +195,9 @@ def test_attention_on_a_cpu_is_pytorchs_unless_the_user_chose_one(lazy: Lazy, co
 
 
 def peak_of_a_warm_step(lazy: Lazy, side: int) -> int:
-    """Most bytes that one call of the model holds in the middle of a run, for the same hole on a canvas of `side` px."""
+    """Most bytes that one call of the model holds in the middle of a run, for the same hole on a canvas of `side`
+    px.
+    """
     hole = mask_of(box_mask(side, side, 32, 32, 96, 96))
     context, _ = lazy.encode(image_of(random_canvas(np.random.default_rng(1), side, side)), hole)
     given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
@@ -198,14 +220,18 @@ def test_a_warm_step_knows_nothing_of_the_canvas(lazy: Lazy):
 
 
 def test_fifty_edits_move_nothing_outside(lazy: Lazy):
-    """Each edit's result is the next one's canvas: outside each hole bit-identical, and no seam grows where windows end."""
+    """Each edit's result is the next one's canvas: outside each hole bit-identical, and no seam grows where windows
+    end.
+    """
     rng = np.random.default_rng(8)
     image = image_of(random_canvas(rng, 160, 160))
     for index in range(50):
         top, left = (int(value) for value in rng.integers(0, 100, 2))
         hole = mask_of(box_mask(160, 160, top, left, top + 48, left + 56))
         context, _ = lazy.encode(image, hole)
-        quick, full = (lazy.decode(context, seed=index, steps=1, cfg=1.0, vae_decode=how)[0] for how in ("lazy", "full"))
+        quick, full = (
+            lazy.decode(context, seed=index, steps=1, cfg=1.0, vae_decode=how)[0] for how in ("lazy", "full")
+        )
         assert torch.equal(quick[hole == 0], image[hole == 0])
         assert float((quick - full).abs().max()) < 0.2 / 255, f"edit {index}"
         image = quick

@@ -1,4 +1,6 @@
-"""Our MODEL, CLIP and VAE among the host's own: samplers, schedulers, prompts, VAE, LoRA, sampling patches, seeds. In this process."""
+"""Our MODEL, CLIP and VAE among the host's own: samplers, schedulers, prompts, VAE, LoRA, sampling patches, seeds. In
+this process.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def context(lazy: Lazy) -> Any:
 def is_edit(image: Tensor, mask: Tensor = HOLE) -> bool:
     """Finite, changed in the hole, bit-identical outside."""
     hole = mask > 0
-    return bool(torch.isfinite(image).all() and torch.equal(image[~hole], CANVAS[~hole]) and (image[hole] != CANVAS[hole]).any())
+    return bool(
+        torch.isfinite(image).all() and torch.equal(image[~hole], CANVAS[~hole]) and (image[hole] != CANVAS[hole]).any()
+    )
 
 
 # -- samplers, seeds, guidance, denoise --------------------------------------------------------------------------------
@@ -73,7 +77,8 @@ def test_denoise_zero_keeps_what_was_there(lazy: Lazy):
     """Whatever prompt and seed: the canvas comes back, bit for bit."""
     context, _ = lazy.encode(CANVAS, FULL)
     results = [
-        lazy.decode(context, prompt=prompt, seed=seed, denoise=0.0, blend="none")[0] for prompt, seed in (("panda", 1), ("pizza", 2))
+        lazy.decode(context, prompt=prompt, seed=seed, denoise=0.0, blend="none")[0]
+        for prompt, seed in (("panda", 1), ("pizza", 2))
     ]
     assert torch.equal(results[0], CANVAS) and torch.equal(results[1], CANVAS)
 
@@ -85,7 +90,8 @@ def test_denoise_below_one_starts_from_what_was_there(lazy: Lazy):
     assert not torch.equal(results[0.3], results[0.7])
     hole = HOLE > 0
     assert not torch.equal(
-        lazy.edit(other, HOLE, denoise=0.3, steps=3, blend="none")[hole], lazy.edit(CANVAS, HOLE, denoise=0.3, steps=3, blend="none")[hole]
+        lazy.edit(other, HOLE, denoise=0.3, steps=3, blend="none")[hole],
+        lazy.edit(CANVAS, HOLE, denoise=0.3, steps=3, blend="none")[hole],
     )
 
 
@@ -114,7 +120,10 @@ def test_grown_mask_keeps_the_noise_of_old_tokens(lazy: Lazy, monkeypatch: pytes
     old, new = lazy.encode(image, mask_of(hole))[0], lazy.encode(image, dilated)[0]
     assert new.hole_tokens > old.hole_tokens
     before, after = (noise_given_to_the_sampler(lazy, context, monkeypatch) for context in (old, new))
-    drawn = [dict(zip(c.hole.index[c.hole.valid].tolist(), x[c.hole.valid], strict=True)) for c, x in ((old, before), (new, after))]
+    drawn = [
+        dict(zip(c.hole.index[c.hole.valid].tolist(), x[c.hole.valid], strict=True))
+        for c, x in ((old, before), (new, after))
+    ]
     assert all(torch.equal(drawn[1][token], noise) for token, noise in drawn[0].items())
     assert torch.equal(lazy.core("pipeline").hole_noise(new, 77), after)
     assert 0.8 < after[new.hole.valid].std() < 1.2
@@ -148,7 +157,8 @@ def test_prompts(lazy: Lazy, context: Any):
 
 
 @pytest.mark.parametrize(
-    "prompt", ["a \\(panda\\)", "((panda:1.5) red:0.2", "   \n\t", "🐼", "\0", "panda, pizza; <lora:x:1> embedding:none"]
+    "prompt",
+    ["a \\(panda\\)", "((panda:1.5) red:0.2", "   \n\t", "🐼", "\0", "panda, pizza; <lora:x:1> embedding:none"],
 )
 def test_odd_prompts_are_no_error(lazy: Lazy, context: Any, prompt: str):
     assert is_edit(lazy.decode(context, prompt=prompt, steps=1)[0])
@@ -196,7 +206,11 @@ def test_latent_of_an_edit_decodes_to_what_the_hole_shows(lazy: Lazy, context: A
 def lora(lazy: Lazy, part: str) -> dict[str, Tensor]:
     """A LoRA file's tensors for every matrix below diffusion_model.`part`."""
     generator = torch.Generator().manual_seed(5)
-    weights = {key: value for key, value in lazy.model.model.state_dict().items() if key.startswith(f"diffusion_model.{part}.blocks.")}
+    weights = {
+        key: value
+        for key, value in lazy.model.model.state_dict().items()
+        if key.startswith(f"diffusion_model.{part}.blocks.")
+    }
     tensors = {}
     for key, value in weights.items():
         if key.endswith(".weight") and value.dim() == 2:
@@ -222,7 +236,9 @@ def with_weight_patch(lazy: Lazy) -> Any:
 
 
 @pytest.mark.parametrize(
-    "patched", [with_weight_patch, lambda lazy: with_lora(lazy, lora(lazy, "context_encoder"))], ids=["add_patches", "LoRA"]
+    "patched",
+    [with_weight_patch, lambda lazy: with_lora(lazy, lora(lazy, "context_encoder"))],
+    ids=["add_patches", "LoRA"],
 )
 def test_patched_encoder_encodes_again_and_changes_the_result(lazy: Lazy, patched: Callable[[Lazy], Any]):
     image = image_of(random_canvas(np.random.default_rng(9), HEIGHT, WIDTH))
@@ -255,31 +271,43 @@ def test_lora_on_the_decoder_changes_the_result(lazy: Lazy, context: Any):
 
 
 def test_each_prompt_gets_its_own_context(lazy: Lazy, context: Any):
-    """What `lazy_core` does without the host: the negative prompt's tokens are not the prompt's, and that is all that `against` does."""
+    """What `lazy_core` does without the host: the negative prompt's tokens are not the prompt's, and that is all that
+    `against` does.
+    """
     assert context.negative_offset is not None, "the shipped model guides style"
     guided, plain = (
-        lazy.decode(context.with_(negative_offset=negative_offset), cfg=3.0)[0] for negative_offset in (context.negative_offset, None)
+        lazy.decode(context.with_(negative_offset=negative_offset), cfg=3.0)[0]
+        for negative_offset in (context.negative_offset, None)
     )
     assert not torch.equal(guided, plain)
-    same = [lazy.decode(context.with_(negative_offset=negative_offset), cfg=1.0)[0] for negative_offset in (context.negative_offset, None)]
+    same = [
+        lazy.decode(context.with_(negative_offset=negative_offset), cfg=1.0)[0]
+        for negative_offset in (context.negative_offset, None)
+    ]
     assert torch.equal(*same)
     swapped = context.with_(tokens=context.negative_tokens, negative_offset=-context.negative_offset)
     little = lazy.decode(context, cfg=0.25)[0]
-    other = lazy.decode(swapped, positive=lazy.negative, negative=lazy.text("panda"), cfg=0.75)[0]  # exchanged: cfg becomes 1 - cfg
+    other = lazy.decode(swapped, positive=lazy.negative, negative=lazy.text("panda"), cfg=0.75)[
+        0
+    ]  # exchanged: cfg becomes 1 - cfg
     assert torch.allclose(other, little, atol=1e-3)
 
 
 def test_sampling_patch_changes_the_result_and_keeps_the_context(lazy: Lazy):
     image = image_of(random_canvas(np.random.default_rng(11), HEIGHT, WIDTH))
     context, _ = lazy.encode(image, HOLE)
-    model = importlib.import_module("comfy_extras.nodes_model_advanced").ModelSamplingSD3().patch(lazy.model, shift=3.0)[0]
+    model = (
+        importlib.import_module("comfy_extras.nodes_model_advanced").ModelSamplingSD3().patch(lazy.model, shift=3.0)[0]
+    )
     assert lazy.encode(image, HOLE, model=model)[1]["encoder_ran"] is False
     plain, shifted = (lazy.decode(context, model=given, steps=3)[0] for given in (lazy.model, model))
     assert not torch.equal(plain, shifted)
 
 
 def test_the_hosts_noise_levels_are_those_of_the_checkpoint(lazy: Lazy):
-    """The shipped file asks for more steps near the noise; the stock scheduler follows, and so does the pack without ComfyUI."""
+    """The shipped file asks for more steps near the noise; the stock scheduler follows, and so does the pack without
+    ComfyUI.
+    """
     sampling, own = lazy.model.get_model_object("model_sampling"), lazy.core("diffusion.parametrisation")
     shift = lazy.model.model.diffusion_model.config.shift
     levels = importlib.import_module("comfy.samplers").calculate_sigmas(sampling, "simple", 8)

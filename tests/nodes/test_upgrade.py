@@ -25,7 +25,8 @@ PROMPTS = sorted(UPGRADE.glob("*/*.api.json"))
 def test_a_file_that_was_shipped_loads_and_edits(name: str, tmp_path: Path):
     generator = torch.Generator().manual_seed(0)
     weights = {
-        key: (torch.randn(shape, generator=generator) * 0.02).to(KINDS[kind]) for key, (kind, shape) in FILES[name]["tensors"].items()
+        key: (torch.randn(shape, generator=generator) * 0.02).to(KINDS[kind])
+        for key, (kind, shape) in FILES[name]["tensors"].items()
     }
     save_file(weights, tmp_path / "old.safetensors", metadata=FILES[name]["metadata"])
     editor = LazyEditor.load(tmp_path / "old.safetensors")

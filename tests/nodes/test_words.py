@@ -48,13 +48,19 @@ def test_what_the_text_encoder_left_out_is_told(lazy: Lazy, context: Any):
     """The text encoder leaves a note with its conditioning; both prompts' are told, each word once."""
     [[text, values]] = lazy.text("panda")
     prompts = [
-        [[text, {**values, "lazy_cut": cut, "lazy_unknown": words}]] for cut, words in (("and a hat", ["zebra"]), ("", ["zebra", "gnu"]))
+        [[text, {**values, "lazy_cut": cut, "lazy_unknown": words}]]
+        for cut, words in (("and a hat", ["zebra"]), ("", ["zebra", "gnu"]))
     ]
     _, told = decoded(lazy, context, positive=prompts[0], negative=prompts[1])
-    assert told["messages"] == [{"code": "prompt_cut", "cut": "and a hat"}, {"code": "unknown_words", "words": ["zebra", "gnu"]}]
+    assert told["messages"] == [
+        {"code": "prompt_cut", "cut": "and a hat"},
+        {"code": "unknown_words", "words": ["zebra", "gnu"]},
+    ]
 
 
-@pytest.mark.parametrize(("side", "told"), [(256, []), (272, [{"code": "hole_too_large", "side": 272, "trained": 256}])])
+@pytest.mark.parametrize(
+    ("side", "told"), [(256, []), (272, [{"code": "hole_too_large", "side": 272, "trained": 256}])]
+)
 def test_a_hole_larger_than_the_canvases_of_the_training_is_told(lazy: Lazy, side: int, told: list[Any]):
     """By both nodes; two holes that are far apart are two, however long the way between them."""
     mask = torch.zeros(1, 320, 480)
@@ -93,7 +99,11 @@ def test_messages_are_those_that_the_page_has_sentences_for(lazy: Lazy):
 # -- saved -------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("inputs", "calls"),
-    [({"cfg": 1.0}, 2), ({"cfg": 3.0}, 4), ({"cfg": 1.0, "sampler_name": "heun"}, 3)],  # heun's last step is a single call
+    [
+        ({"cfg": 1.0}, 2),
+        ({"cfg": 3.0}, 4),
+        ({"cfg": 1.0, "sampler_name": "heun"}, 3),
+    ],  # heun's last step is a single call
 )
 def test_saved_is_what_all_tokens_would_take_less_what_the_hole_took(
     lazy: Lazy, context: Any, monkeypatch: pytest.MonkeyPatch, inputs: dict[str, Any], calls: int
@@ -190,7 +200,9 @@ def test_null_is_an_optional_input_left_out(lazy: Lazy, canvas: torch.Tensor):
     plain, _ = decoded(lazy, context)
     assert torch.equal(decoded(lazy, context, vae_decode=None, image=None)[0], plain)
     links = {"context": context, "vae": lazy.vae, "sketch": canvas, "strength": 0.5}
-    sketched = [lazy.call("LazySketchCondition", **links, **more).args[0] for more in ({}, {"sketch_mask": None, "kind": None})]
+    sketched = [
+        lazy.call("LazySketchCondition", **links, **more).args[0] for more in ({}, {"sketch_mask": None, "kind": None})
+    ]
     assert torch.equal(sketched[0].sketch.tokens, sketched[1].sketch.tokens)
 
 
@@ -198,7 +210,11 @@ def test_null_is_an_optional_input_left_out(lazy: Lazy, canvas: torch.Tensor):
     ("node", "inputs", "says"),
     [
         ("LazyModelLoader", {"model_name": None}, r"model_name is null, expected one of .*fluent-small"),
-        ("LazyMaskDilate", {"mask": "x", "pixels": 1, "shape": "circle", "fill_holes": True}, r"mask is 'x', expected a MASK"),
+        (
+            "LazyMaskDilate",
+            {"mask": "x", "pixels": 1, "shape": "circle", "fill_holes": True},
+            r"mask is 'x', expected a MASK",
+        ),
         (
             "LazyMaskDilate",
             {"mask": torch.zeros(1, 8, 8), "pixels": 1, "shape": None, "fill_holes": True},

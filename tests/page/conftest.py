@@ -32,7 +32,9 @@ def web(browser: Browser, server: ComfyClient) -> Iterator[WebPage]:
 @pytest.fixture
 def canvas(web: WebPage, request: pytest.FixtureRequest) -> CanvasPage:
     """The quick workflow in the classic page; in Nodes 2.0 where a test says so (parametrized, indirect)."""
-    web.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", getattr(request, "param", False))
+    web.evaluate(
+        "on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", getattr(request, "param", False)
+    )
     page = CanvasPage(web)
     page.load(quick_graph())
     return page

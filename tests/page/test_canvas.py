@@ -1,4 +1,6 @@
-"""Lazy Canvas in ComfyUI's own page: five edits in a row, and the ways in which a canvas in a page loses what was painted."""
+"""Lazy Canvas in ComfyUI's own page: five edits in a row, and the ways in which a canvas in a page loses what was
+painted.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,10 @@ def noise_without_the_pack(browser: Browser, start_quiet_server: ComfyClient) ->
     """Errors and failed requests of the page itself, while it opens a workflow, runs it and is loaded anew."""
     with WebPage.open(browser, start_quiet_server) as page:
         for node in ("EmptyImage", "PreviewImage"):
-            page.evaluate("type => { app.graph.add(LiteGraph.createNode(type)); app.canvas.selectNode(app.graph.nodes.at(-1)); }", node)
+            page.evaluate(
+                "type => { app.graph.add(LiteGraph.createNode(type)); app.canvas.selectNode(app.graph.nodes.at(-1)); }",
+                node,
+            )
         page.page.locator(".templates-tab-button").click()
         page.page.locator(f"{TEMPLATES_DIALOG} [data-testid^=template-workflow-]").first.wait_for()
         page.page.wait_for_timeout(1500)
@@ -62,7 +67,9 @@ def photograph(side: int = 256) -> bytes:
 def test_five_edits_in_a_row_as_a_new_user_makes_them(
     web: WebPage, canvas: CanvasPage, browser: Browser, server: ComfyClient, noise_without_the_pack: set[str]
 ) -> None:
-    """At most four clicks and a sentence for each; outside the mask the accepted one is the canvas; a reload loses nothing."""
+    """At most four clicks and a sentence for each; outside the mask the accepted one is the canvas; a reload loses
+    nothing.
+    """
     places = [(0.25, 0.3), (0.7, 0.3), (0.3, 0.7), (0.7, 0.7), (0.5, 0.5)]
     web.open_template("8_lazy_canvas")
     canvas.ready()
@@ -98,7 +105,9 @@ def test_five_edits_in_a_row_as_a_new_user_makes_them(
     web.page.wait_for_timeout(1500)  # the page stores its draft
     web.page.reload()
     canvas.ready()
-    canvas.page.wait_for_function("file => window.app?.graph?.findNodesByType('LazyCanvas')[0]?.widgets[0].value === file", arg=before_file)
+    canvas.page.wait_for_function(
+        "file => window.app?.graph?.findNodesByType('LazyCanvas')[0]?.widgets[0].value === file", arg=before_file
+    )
     canvas.page.wait_for_timeout(1000)
     assert np.array_equal(canvas.layer("base")[..., :3], after)
     assert canvas.state()["edits"] == state["edits"]
@@ -106,7 +115,9 @@ def test_five_edits_in_a_row_as_a_new_user_makes_them(
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(saved)).convert("RGB")), after)
     assert canvas.download("webp")[:4] == b"RIFF"
     with WebPage.open(browser, server) as fresh:
-        fresh.page.dispatch_event("#graph-canvas", "drop", {"dataTransfer": carried(fresh.page, saved, "canvas_5.png", "image/png")})
+        fresh.page.dispatch_event(
+            "#graph-canvas", "drop", {"dataTransfer": carried(fresh.page, saved, "canvas_5.png", "image/png")}
+        )
         opened = CanvasPage(fresh)
         opened.ready()
         fresh.page.wait_for_timeout(1000)
@@ -174,7 +185,9 @@ def test_generate_right_after_a_stroke_queues_what_is_seen(web: WebPage, canvas:
     asked = canvas.generate()
     assert set(asked["prompt"]) == {"1", "2", "3"}
     mask = asked["prompt"]["1"]["inputs"]["mask_file"]
-    [saved] = [node for node in asked["extra_data"]["extra_pnginfo"]["workflow"]["nodes"] if node["type"] == "LazyCanvas"]
+    [saved] = [
+        node for node in asked["extra_data"]["extra_pnginfo"]["workflow"]["nodes"] if node["type"] == "LazyCanvas"
+    ]
     assert mask == saved["widgets_values"][1] != ""
     assert np.array_equal(canvas.stored(mask)[..., 0] > 127, canvas.layer("mask")[..., 3] > 127)
     canvas.wait_results()
@@ -188,7 +201,9 @@ def test_generate_right_after_a_stroke_queues_what_is_seen(web: WebPage, canvas:
 def test_results_find_their_canvas_and_a_copy_is_a_canvas_of_its_own(web: WebPage, canvas: CanvasPage) -> None:
     left, right = CanvasPage(web, 0), CanvasPage(web, 1)
     left.load(quick_graph(canvases=2))
-    web.evaluate("() => { app.canvas.ds.scale = 0.5; app.canvas.ds.offset = [150, 200]; app.canvas.setDirty(true, true); }")
+    web.evaluate(
+        "() => { app.canvas.ds.scale = 0.5; app.canvas.ds.offset = [150, 200]; app.canvas.setDirty(true, true); }"
+    )
     web.page.wait_for_timeout(500)
     for canvas in (left, right):
         canvas.stroke(SQUARE if canvas is left else SQUARE[:2])
@@ -206,10 +221,8 @@ def test_results_find_their_canvas_and_a_copy_is_a_canvas_of_its_own(web: WebPag
         assert ((after != (0x30, 0x50, 0x80)).any(-1) <= mask).all()
         changed.append(int((after != (0x30, 0x50, 0x80)).any(-1).sum()))
     assert changed[0] > changed[1] > 0
-    web.evaluate(
-        """() => { const node = app.graph.findNodesByType('LazyCanvas')[0];
-            app.canvas.selectNode(node); app.canvas.copyToClipboard([node]); app.canvas.pasteFromClipboard(); }"""
-    )
+    web.evaluate("""() => { const node = app.graph.findNodesByType('LazyCanvas')[0];
+            app.canvas.selectNode(node); app.canvas.copyToClipboard([node]); app.canvas.pasteFromClipboard(); }""")
     web.page.wait_for_timeout(1200)
     copy = CanvasPage(web, 2)
     assert copy.state()["id"] not in (left.state()["id"], right.state()["id"])
@@ -218,13 +231,22 @@ def test_results_find_their_canvas_and_a_copy_is_a_canvas_of_its_own(web: WebPag
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [(500, "could not store"), (413, "more than the server accepts"), (507, "disk may be full"), (0, "does not answer")],
+    [
+        (500, "could not store"),
+        (413, "more than the server accepts"),
+        (507, "disk may be full"),
+        (0, "does not answer"),
+    ],
 )
-def test_what_cannot_be_stored_is_said_kept_and_stored_later(status: int, words: str, web: WebPage, canvas: CanvasPage) -> None:
+def test_what_cannot_be_stored_is_said_kept_and_stored_later(
+    status: int, words: str, web: WebPage, canvas: CanvasPage
+) -> None:
     def refuse(route: Route) -> None:
         route.fulfill(status=status, body="no") if status else route.abort()
 
-    stroke = [(x, y + (status + 7) / 4000) for x, y in SQUARE]  # another one for each status: what the server has is not sent again
+    stroke = [
+        (x, y + (status + 7) / 4000) for x, y in SQUARE
+    ]  # another one for each status: what the server has is not sent again
     web.page.route("**/upload/image", refuse)
     try:
         canvas.stroke(stroke)
@@ -273,10 +295,17 @@ def test_the_linked_picture_is_shown_without_an_edit(web: WebPage, canvas: Canva
     green = node(9, "EmptyImage", (-300, 0), (200, 130), [], [("IMAGE", "IMAGE", [9])])
     green["widgets_values"] = [64, 48, 1, 0x20C040]
     graph["nodes"][0]["inputs"][0]["link"] = 9
-    linked = {**graph, "nodes": [*graph["nodes"], green], "links": [*graph["links"], [9, 9, 0, 1, 0, "IMAGE"]], "last_node_id": 9}
+    linked = {
+        **graph,
+        "nodes": [*graph["nodes"], green],
+        "links": [*graph["links"], [9, 9, 0, 1, 0, "IMAGE"]],
+        "last_node_id": 9,
+    }
     canvas.load(linked)
     canvas.click("linked")
-    canvas.page.wait_for_function("root => root.querySelector('.lazy-base').width === 64", arg=canvas.root.element_handle())
+    canvas.page.wait_for_function(
+        "root => root.querySelector('.lazy-base').width === 64", arg=canvas.root.element_handle()
+    )
     assert np.array_equal(np.unique(canvas.layer("base")[..., :3].reshape(-1, 3), axis=0), [[0x20, 0xC0, 0x40]])
     assert canvas.state()["results"] == []
     assert canvas.message_text() == ""
@@ -285,7 +314,9 @@ def test_the_linked_picture_is_shown_without_an_edit(web: WebPage, canvas: Canva
     canvas.stroke(SQUARE)  # on a picture that was not seen yet
     canvas.click("generate")
     assert "not shown yet" in canvas.message()
-    canvas.page.wait_for_function("root => root.querySelector('.lazy-base').width === 64", arg=canvas.root.element_handle())
+    canvas.page.wait_for_function(
+        "root => root.querySelector('.lazy-base').width === 64", arg=canvas.root.element_handle()
+    )
     assert np.array_equal(canvas.layer("base")[0, 0, :3], [0xE0, 0xE0, 0])
     canvas.stroke(SQUARE)
     canvas.click("generate")

@@ -1,4 +1,6 @@
-"""Lazy Canvas where canvases in a page break: subgraphs, copies, tabs, other nodes' seeds, huge pictures, servers that go away."""
+"""Lazy Canvas where canvases in a page break: subgraphs, copies, tabs, other nodes' seeds, huge pictures, servers that
+go away.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def test_a_canvas_in_a_subgraph_is_painted_on_and_gets_its_results(web: WebPage,
     web.evaluate("() => { app.graph.convertToSubgraph(new Set(app.graph.nodes)); }")
     web.page.wait_for_timeout(500)
     web.evaluate("() => { const [outer] = app.graph.nodes; app.canvas.openSubgraph(outer.subgraph, outer); }")
-    web.evaluate("() => { app.canvas.ds.scale = 0.8; app.canvas.ds.offset = [150, 150]; app.canvas.setDirty(true, true); }")
+    web.evaluate(
+        "() => { app.canvas.ds.scale = 0.8; app.canvas.ds.offset = [150, 150]; app.canvas.setDirty(true, true); }"
+    )
     canvas.ready()
     canvas.stroke(SQUARE)
     mask = canvas.wait_saved()
@@ -74,7 +78,9 @@ def test_a_canvas_in_a_subgraph_is_painted_on_and_gets_its_results(web: WebPage,
 def test_a_copy_by_alt_drag_is_a_canvas_of_its_own(web: WebPage, canvas: CanvasPage) -> None:
     canvas.stroke(SQUARE)
     first = canvas.wait_saved()
-    web.evaluate("() => { app.canvas.ds.scale = 0.5; app.canvas.ds.offset = [500, 400]; app.canvas.setDirty(true, true); }")
+    web.evaluate(
+        "() => { app.canvas.ds.scale = 0.5; app.canvas.ds.offset = [500, 400]; app.canvas.setDirty(true, true); }"
+    )
     web.page.wait_for_timeout(500)
     x, y = web.evaluate(
         f"""() => {{ const index = 0, node = {NODE}, {{ds, canvas}} = app.canvas, frame = canvas.getBoundingClientRect();
@@ -96,7 +102,9 @@ def test_a_copy_by_alt_drag_is_a_canvas_of_its_own(web: WebPage, canvas: CanvasP
     assert copy.wait_saved(other_than=first) != canvas.widget("mask_file") == first
 
 
-def test_a_result_that_comes_while_another_tab_is_open_is_there_when_one_comes_back(web: WebPage, canvas: CanvasPage) -> None:
+def test_a_result_that_comes_while_another_tab_is_open_is_there_when_one_comes_back(
+    web: WebPage, canvas: CanvasPage
+) -> None:
     canvas.load(graph_of("8_lazy_canvas"), "painted")
     canvas.stroke([(0.4, 0.4), (0.45, 0.4)])
     canvas.wait_saved()
@@ -156,7 +164,9 @@ def test_a_picture_of_100_megapixels_is_scaled_down_and_said(web: WebPage, canva
     assert canvas.layer("mask").any()
 
 
-def test_a_server_that_goes_away_in_the_middle_loses_nothing(browser: Browser, start_server: Callable[..., ComfyClient]) -> None:
+def test_a_server_that_goes_away_in_the_middle_loses_nothing(
+    browser: Browser, start_server: Callable[..., ComfyClient]
+) -> None:
     client = start_server()
     with WebPage.open(browser, client) as page:
         page.page.set_default_timeout(WAIT_MS)
@@ -196,7 +206,9 @@ def test_files_that_the_server_lost_are_sent_again(web: WebPage, canvas: CanvasP
     web.faults.clear()
 
 
-def test_no_folder_to_write_into_is_said_and_the_mask_stays(browser: Browser, start_server: Callable[..., ComfyClient]) -> None:
+def test_no_folder_to_write_into_is_said_and_the_mask_stays(
+    browser: Browser, start_server: Callable[..., ComfyClient]
+) -> None:
     """As a full disk: the server's own answer to an upload that it cannot store."""
     client = start_server()
     (client.server.base / "input").mkdir(exist_ok=True)

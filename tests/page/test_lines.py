@@ -1,4 +1,6 @@
-"""The line on our nodes, room between the templates' nodes, bypassing an edit, and README's five steps, in ComfyUI's own page."""
+"""The line on our nodes, room between the templates' nodes, bypassing an edit, and README's five steps, in ComfyUI's
+own page.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +49,9 @@ LONG = [
     {"code": "hole_too_large", "side": 480, "trained": 256},
 ]
 ENGLISH = (
-    "The prompt is too long, “and a very long rest of a prompt that goes on” was left out. Unknown words: zebra, hippopotamus, rhinoceros. "
-    "The hole is 480 px long, the model knows holes up to 256 px: mask less, or scale the canvas down."
+    "The prompt is too long, “and a very long rest of a prompt that goes on” was left out. Unknown words: zebra,"
+    " hippopotamus, rhinoceros. The hole is 480 px long, the model knows holes up to 256 px: mask less, or scale the"
+    " canvas down."
 )
 
 
@@ -68,7 +71,10 @@ def overlaps(boxes: list[Any]) -> list[Any]:
 
 def report(page: WebPage, node_type: str, **run: Any) -> None:
     """What a run sends to the page."""
-    page.evaluate("([type, run]) => app.graph.findNodesByType(type).forEach(n => n.onExecuted({lazydiffusion: [run]}))", [node_type, run])
+    page.evaluate(
+        "([type, run]) => app.graph.findNodesByType(type).forEach(n => n.onExecuted({lazydiffusion: [run]}))",
+        [node_type, run],
+    )
     page.page.wait_for_timeout(1000)  # the page lays the node out in its next frames
 
 
@@ -85,7 +91,13 @@ def test_nodes_lie_apart_and_lines_are_readable_at_the_templates_widths(nodes_2:
         page.switch_tab("1_first_edit")  # opening it again would make a second file of another name
         page.evaluate("app.canvas.ds.scale = 1")
         page.evaluate("() => app.canvas.centerOnNode(app.graph.findNodesByType('LazyDecode')[0])")
-        figures = {"hole_tokens": 100, "all_tokens": 4096, "encoder_ran": False, "encoder_runs": 3, "encode_ms": 12345.0}
+        figures = {
+            "hole_tokens": 100,
+            "all_tokens": 4096,
+            "encoder_ran": False,
+            "encoder_runs": 3,
+            "encode_ms": 12345.0,
+        }
         figures |= {"total_ms": 45678.0, "step_ms": 900.0, "saved_ms": 123456.0}
         heights = []
         for messages in ([], LONG, []):
@@ -108,13 +120,20 @@ def test_messages_in_both_languages(open_page: OpenPage) -> None:
             report(page, "LazyDecode", **figures, messages=LONG)
             [text] = page.notes("LazyDecode")
             tip = page.evaluate(
-                "document.querySelectorAll('.lazydiffusion-note')[1].title || document.querySelector('.lazydiffusion-note').title"
+                "document.querySelectorAll('.lazydiffusion-note')[1].title ||"
+                " document.querySelector('.lazydiffusion-note').title"
             )
-            assert text == ENGLISH if locale == "en" else re.fullmatch("提示词过长.*略去。 不认识的词：zebra、.*。 空洞长 480 px.*。", text)
+            assert (
+                text == ENGLISH
+                if locale == "en"
+                else re.fullmatch("提示词过长.*略去。 不认识的词：zebra、.*。 空洞长 480 px.*。", text)
+            )
             assert ("1 of 2 tokens" if locale == "en" else "1/2 个图块") in tip
             report(page, "LazyDecode", **figures, messages=rest)
             [text] = page.notes("LazyDecode")
-            assert ("denoise to 1" in text and "Unknown word: zebra." in text) if locale == "en" else "降噪设为 1" in text
+            assert (
+                ("denoise to 1" in text and "Unknown word: zebra." in text) if locale == "en" else "降噪设为 1" in text
+            )
 
 
 def test_an_edit_that_is_bypassed_passes_the_canvas_on_and_says_nothing(open_page: OpenPage) -> None:
@@ -148,8 +167,12 @@ def connect(page: WebPage, origin: str, slot: int, target: str, name: str) -> No
 
 
 def paint(page: WebPage, index: int, middle: tuple[float, float], radius: int) -> None:
-    """Right-click the `index`-th Load Image, Open in MaskEditor, draw a zigzag around `middle` (shares of the picture), Save."""
-    centre = "index => { app.canvas.ds.scale = 1; app.canvas.centerOnNode(app.graph.findNodesByType('LoadImage')[index]); }"
+    """Right-click the `index`-th Load Image, Open in MaskEditor, draw a zigzag around `middle` (shares of the picture),
+    Save.
+    """
+    centre = (
+        "index => { app.canvas.ds.scale = 1; app.canvas.centerOnNode(app.graph.findNodesByType('LoadImage')[index]); }"
+    )
     page.page.wait_for_timeout(1500)  # the view may still be on its way to what was asked for before
     page.evaluate(centre, index)
     page.page.wait_for_function("index => app.graph.findNodesByType('LoadImage')[index].imgs?.length > 0", arg=index)
@@ -181,13 +204,17 @@ def paint(page: WebPage, index: int, middle: tuple[float, float], radius: int) -
     page.page.get_by_role("button", name="Save", exact=True).click()
     canvas.wait_for(state="detached")
     page.page.wait_for_function(
-        "index => /clipspace/.test(app.graph.findNodesByType('LoadImage')[index].widgets.find(w => w.name === 'image').value)", arg=index
+        "index => /clipspace/.test(app.graph.findNodesByType('LoadImage')[index].widgets.find(w => w.name ==="
+        " 'image').value)",
+        arg=index,
     )
 
 
 def test_the_readmes_first_three_steps_work_as_written(open_page: OpenPage) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    label, template = re.findall(r"1\. In ComfyUI open \*Templates\*, choose \*(\w+)\* on the left, then \*(\w+)\*", readme)[0]
+    label, template = re.findall(
+        r"1\. In ComfyUI open \*Templates\*, choose \*(\w+)\* on the left, then \*(\w+)\*", readme
+    )[0]
     with open_page() as page:
         page.open_template(template, label)  # 1
         page.run()  # 2
@@ -206,7 +233,11 @@ def test_the_readmes_steps_with_pictures_of_ones_own(open_page: OpenPage) -> Non
             """() => { const node = LiteGraph.createNode('LoadImage'); node.pos = [-500, 0]; app.graph.add(node);
                 const file = node.widgets.find(w => w.name === 'image'); file.value = 'example.png'; file.callback?.('example.png'); }"""
         )
-        for slot, target, name in ((0, "LazyEncodeContext", "image"), (0, "LazyDecode", "image"), (1, "LazyEncodeContext", "mask")):
+        for slot, target, name in (
+            (0, "LazyEncodeContext", "image"),
+            (0, "LazyDecode", "image"),
+            (1, "LazyEncodeContext", "mask"),
+        ):
             connect(page, "LoadImage", slot, target, name)
         paint(page, 0, (0.83, 0.35), 60)
         assert EXAMPLE in page.run()

@@ -46,7 +46,10 @@ def tools(node: str) -> Path:
 
 def test_paint_state_and_files(node: str) -> None:
     run = subprocess.run(
-        [node, "--test", *map(str, sorted((ROOT / "tests" / "web").glob("*.test.js")))], cwd=ROOT, capture_output=True, text=True
+        [node, "--test", *map(str, sorted((ROOT / "tests" / "web").glob("*.test.js")))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
     assert "# fail 0" in run.stdout

@@ -1,4 +1,6 @@
-"""The pack in ComfyUI's own page, in a real browser: templates, runs, what our extension shows, help pages, Chinese, errors."""
+"""The pack in ComfyUI's own page, in a real browser: templates, runs, what our extension shows, help pages, Chinese,
+errors.
+"""
 
 from __future__ import annotations
 
@@ -25,17 +27,29 @@ OpenPage = Callable[..., AbstractContextManager[WebPage]]
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD = sorted(path for path in (ROOT / "tests" / "data" / "upgrade").glob("*/*.json") if ".api" not in path.name)
-NODES = ("LazyModelLoader", "LazyMaskDilate", "LazyEncodeContext", "LazySketchCondition", "LazyDecode", "LazyCanvas", "LazyResult")
+NODES = (
+    "LazyModelLoader",
+    "LazyMaskDilate",
+    "LazyEncodeContext",
+    "LazySketchCondition",
+    "LazyDecode",
+    "LazyCanvas",
+    "LazyResult",
+)
 TOKENS = r"\d+ of 256 tokens"
 TIME = r"\d+(\.\d)? m?s"
-DECODED = rf"{TOKENS} · {TIME}( · about {TIME} saved)?"  # on a busy machine a step in the hole may take what all tokens would
+DECODED = (  # on a busy machine a step in the hole may take what all tokens would
+    rf"{TOKENS} · {TIME}( · about {TIME} saved)?"
+)
 RAN = rf"Encoder ran: {TIME} · {TOKENS}"
 REUSED = rf"Encoder not run: answered from cache · {TOKENS}"
 
 
 @pytest.fixture
 def open_page(browser: Browser, server: ComfyClient) -> OpenPage:
-    """`with open_page(locale="zh") as page`: a page of its own. Tests that leave nothing behind share the file's, `web`."""
+    """`with open_page(locale="zh") as page`: a page of its own. Tests that leave nothing behind share the file's,
+    `web`.
+    """
     return partial(WebPage.open, browser, server)
 
 
@@ -62,7 +76,9 @@ def test_template_browser_shows_each_template_with_its_thumbnail(open_page: Open
             card.scroll_into_view_if_needed()  # pictures are loaded when they come into view
             [(address, size)] = shown_pictures(card.locator("img"))
             assert size == Image.open(ROOT / "workflows" / f"{name}.jpg").size, name
-            assert address.startswith("blob:")  # the page's placeholder for a missing thumbnail has an address of its own
+            assert address.startswith(
+                "blob:"
+            )  # the page's placeholder for a missing thumbnail has an address of its own
 
 
 @pytest.mark.parametrize("name", COMPLETE)
@@ -88,7 +104,9 @@ def test_a_workflow_file_of_an_earlier_version_opens_as_it_was(path: Path, web: 
     was = json.loads(path.with_suffix(".api.json").read_text(encoding="utf-8"))
     web.evaluate("graph => app.loadGraphData(graph)", json.loads(path.read_text(encoding="utf-8")))
     now = web.prompt()
-    assert {name: node["class_type"] for name, node in now.items()} == {name: node["class_type"] for name, node in was.items()}
+    assert {name: node["class_type"] for name, node in now.items()} == {
+        name: node["class_type"] for name, node in was.items()
+    }
     assert {name: {**now[name]["inputs"], **node["inputs"]} for name, node in was.items()} == {
         name: node["inputs"] for name, node in now.items()
     }
@@ -99,7 +117,9 @@ def test_a_workflow_file_of_an_earlier_version_opens_as_it_was(path: Path, web: 
 def test_template_without_its_files_says_which_are_missing(
     name: str, open_page: OpenPage, server: ComfyClient, host: Path, fresh: Iterator[int]
 ) -> None:
-    server.upload_image("example.png", (host / "input" / "example.png").read_bytes())  # every ComfyUI has it, but for the tests' own folder
+    server.upload_image(
+        "example.png", (host / "input" / "example.png").read_bytes()
+    )  # every ComfyUI has it, but for the tests' own folder
     nodes = graph_of(name)["nodes"]
     models = [model for node in nodes for model in node["properties"].get("models", ())]
     with open_page() as page:
@@ -111,7 +131,9 @@ def test_template_without_its_files_says_which_are_missing(
 
         page.press_run()
         files = {file for node in nodes for file in files_of(node)}
-        asked = [name for node in page.prompt().values() for name, value in node["inputs"].items() if str(value) in files]
+        asked = [
+            name for node in page.prompt().values() for name, value in node["inputs"].items() if str(value) in files
+        ]
         assert page.refused_inputs() == sorted(asked)  # no other value is wrong
         page.close_error()
         assert page.toasts() == []
@@ -133,13 +155,16 @@ def test_note_says_whether_the_encoder_ran_and_is_not_saved(open_page: OpenPage,
         page.run()
         assert_notes(page.notes("LazyEncodeContext"), REUSED)
 
-        page.set_widget("LazyMaskDilate", "fill_holes", False)  # another graph, the same mask: only our own cache can know
+        page.set_widget(
+            "LazyMaskDilate", "fill_holes", False
+        )  # another graph, the same mask: only our own cache can know
         page.set_widget("LazyDecode", "seed", next(fresh))
         page.run()
         assert_notes(page.notes("LazyEncodeContext"), REUSED)
 
         saved = page.evaluate(
-            "app.graph.serialize().nodes.filter(n => n.type.startsWith('Lazy')).map(n => [n.type, n.widgets_values.length])"
+            "app.graph.serialize().nodes.filter(n => n.type.startsWith('Lazy')).map(n => [n.type,"
+            " n.widgets_values.length])"
         )
         assert dict(saved) == {"LazyModelLoader": 1, "LazyMaskDilate": 3, "LazyEncodeContext": 3, "LazyDecode": 9}
         assert "lazydiffusion_note" not in json.dumps(page.prompt())
@@ -203,12 +228,16 @@ def test_chinese_names_and_notes(open_page: OpenPage, fresh: Iterator[int]) -> N
             shown, names = page.labels(node), chinese[node]
             inputs = {name: entry["name"] for name, entry in names["inputs"].items()}
             assert shown["title"] == names["display_name"]
-            assert {**shown["inputs"], **shown["widgets"]}.items() >= inputs.items() - {("control_after_generate", "生成后的控制")}, node
+            assert {**shown["inputs"], **shown["widgets"]}.items() >= inputs.items() - {
+                ("control_after_generate", "生成后的控制")
+            }, node
             assert shown["outputs"] == [output["name"] for output in names["outputs"].values()]
         page.set_widget("LazyDecode", "seed", next(fresh))
         page.run()
         assert_notes(page.notes("LazyDecode"), r"\d+/256 个图块 · [\d.]+ 毫?秒( · 约省 [\d.]+ 毫?秒)?")
-        assert_notes(page.notes("LazyEncodeContext"), r"编码器(已运行：[\d.]+ 毫?秒|未运行：由缓存返回) · \d+/256 个图块")
+        assert_notes(
+            page.notes("LazyEncodeContext"), r"编码器(已运行：[\d.]+ 毫?秒|未运行：由缓存返回) · \d+/256 个图块"
+        )
 
 
 def test_error_appears_in_the_pages_own_box_and_the_next_run_works(open_page: OpenPage, fresh: Iterator[int]) -> None:

@@ -17,7 +17,12 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "web" / "docs"
 LANGUAGES = {"en": ".md", "zh": "/zh.md"}
 POLARITY = {"en": r"1 (\(white\) )?= hole", "zh": r"1(（白）)? ?= ?空洞"}
-FOLDERS = {"UNETLoader": "diffusion_models", "DualCLIPLoader": "text_encoders", "CLIPLoader": "text_encoders", "VAELoader": "vae"}
+FOLDERS = {
+    "UNETLoader": "diffusion_models",
+    "DualCLIPLoader": "text_encoders",
+    "CLIPLoader": "text_encoders",
+    "VAELoader": "vae",
+}
 MASK = {"en": r"\bmask\b", "zh": "遮罩"}
 
 
@@ -78,13 +83,17 @@ def test_server_hands_both_languages_to_the_page(server: ComfyClient) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_each_node_has_a_help_page_with_every_input_output_and_a_picture(language: str, nodes: dict[str, Any], server: ComfyClient) -> None:
+def test_each_node_has_a_help_page_with_every_input_output_and_a_picture(
+    language: str, nodes: dict[str, Any], server: ComfyClient
+) -> None:
     for name, node in nodes.items():
         path = f"/extensions/ComfyUI-LazyDiffusion/docs/{name}{LANGUAGES[language]}"
         page = server.request(path).decode()
         rows = " ".join(line.split("|")[1] for line in page.splitlines() if line.startswith("|"))
         for words in (*described(node)["inputs"], *node["output_name"]):
-            assert words == "control_after_generate" or re.search(rf"\b{words}\b", rows), f"{path} does not explain {words}"
+            assert words == "control_after_generate" or re.search(rf"\b{words}\b", rows), (
+                f"{path} does not explain {words}"
+            )
         pictures = re.findall(r"!\[[^]]+\]\((\S+)\)", page)
         assert pictures, path
         for picture in pictures:  # the page looks them up from docs/, in every language
@@ -96,7 +105,9 @@ def test_masks_polarity_is_repeated_where_a_mask_is_explained(language: str) -> 
     for name in texts("en"):
         page = (DOCS / f"{name}{LANGUAGES[language]}").read_text(encoding="utf-8")
         if re.search(MASK[language], page):
-            assert re.search(POLARITY[language], page), f"{name} ({language}) speaks of a mask and does not say that 1 is the hole"
+            assert re.search(POLARITY[language], page), (
+                f"{name} ({language}) speaks of a mask and does not say that 1 is the hole"
+            )
 
 
 def types_of(name: str) -> set[str]:
@@ -160,7 +171,9 @@ def test_template_passes_the_canvas_on_where_an_edit_is_bypassed(name: str) -> N
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_templates_groups_are_named_in_chinese_too(name: str) -> None:
-    assert [group["title"] for group in graph_of(name)["groups"] if not re.search("[\u4e00-\u9fff]", group["title"])] == []
+    assert [
+        group["title"] for group in graph_of(name)["groups"] if not re.search("[\u4e00-\u9fff]", group["title"])
+    ] == []
 
 
 def test_every_message_has_a_sentence_in_both_languages() -> None:
@@ -190,4 +203,6 @@ def test_template_names_every_file_to_download(name: str) -> None:
             assert re.fullmatch(r"https://huggingface\.co/[\w.-]+/[\w.-]+", page)
             assert path.split("/")[-1] == model["name"]
             lines = sections[model["directory"]].splitlines()
-            assert any(line.startswith(f"- [{model['name']}]({model['url']})") and f"]({page})" in line for line in lines)
+            assert any(
+                line.startswith(f"- [{model['name']}]({model['url']})") and f"]({page})" in line for line in lines
+            )

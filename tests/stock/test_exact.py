@@ -1,4 +1,6 @@
-"""`exact` on stock models equals the host's own sampling of the whole canvas; so does a sparse step on keys and values of its own step."""
+"""`exact` on stock models equals the host's own sampling of the whole canvas; so does a sparse step on keys and values
+of its own step.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,12 @@ def test_exact_equals_the_hosts_own_run(lazy: Lazy, name: str, cfg: float, size:
 
 
 @pytest.mark.parametrize("name", STOCK)
-def test_a_sparse_step_on_its_own_steps_keys_and_values_is_exact(lazy: Lazy, name: str, monkeypatch: pytest.MonkeyPatch):
-    """Every step is computed twice, in full for what it keeps and then sparsely: the sparse answer is the one that is used."""
+def test_a_sparse_step_on_its_own_steps_keys_and_values_is_exact(
+    lazy: Lazy, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Every step is computed twice, in full for what it keeps and then sparsely: the sparse answer is the one that is
+    used.
+    """
     stock = importlib.import_module(f"{lazy.pack.__name__}.nodes.stock.run")
     counted = {"full": 0, "sparse": 0}
 
@@ -67,8 +73,12 @@ def test_a_sparse_step_on_its_own_steps_keys_and_values_is_exact(lazy: Lazy, nam
     assert error < 1e-5
 
 
-@pytest.mark.parametrize(("name", "shift", "guidance"), [("flux-fill", None, 30.0), ("z-image", 5.0, None), ("qwen-image", 5.0, None)])
-def test_exact_with_the_stock_nodes_of_the_shipped_workflows(lazy: Lazy, name: str, shift: float | None, guidance: float | None):
+@pytest.mark.parametrize(
+    ("name", "shift", "guidance"), [("flux-fill", None, 30.0), ("z-image", 5.0, None), ("qwen-image", 5.0, None)]
+)
+def test_exact_with_the_stock_nodes_of_the_shipped_workflows(
+    lazy: Lazy, name: str, shift: float | None, guidance: float | None
+):
     """Other noise levels by ModelSamplingAuraFlow, guidance, no negative prompt."""
     import node_helpers
     from comfy_extras.nodes_model_advanced import ModelSamplingAuraFlow
@@ -87,7 +97,10 @@ def test_exact_with_the_stock_nodes_of_the_shipped_workflows(lazy: Lazy, name: s
     fill = (
         {}
         if context.stock.masked is None
-        else {"concat_latent_image": context.stock.masked, "concat_mask": context.grid.pad(context.mask[:, None].float())}
+        else {
+            "concat_latent_image": context.stock.masked,
+            "concat_mask": context.grid.pad(context.mask[:, None].float()),
+        }
     )
     expected = hole_of(host_run(other, context, positive, negative, 2.5, fill), context)
     assert (hole_of(latent, context) - expected).abs().max() < 1e-4 * expected.abs().max()

@@ -1,4 +1,6 @@
-"""Stock models made lazy leave the host as it was: LoRA, KSampler, other models, cancelling, batches, outside pixels."""
+"""Stock models made lazy leave the host as it was: LoRA, KSampler, other models, cancelling, batches, outside
+pixels.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def _inference() -> Any:
         yield
 
 
-def edit(lazy: Lazy, name: str, model: Any, reuse: str = "balanced", picture: Any = None, **widgets: Any) -> tuple[Any, Tensor, Tensor]:
+def edit(
+    lazy: Lazy, name: str, model: Any, reuse: str = "balanced", picture: Any = None, **widgets: Any
+) -> tuple[Any, Tensor, Tensor]:
     """-> CONTEXT, IMAGE, the LATENT's samples."""
     image, mask = picture or canvas_and_holes(*SIZE)
     context, _ = lazy.encode(image, mask, model=model, vae=vae_of(name), reuse=reuse)
@@ -41,7 +45,9 @@ def sample(name: str, model: Any, context: Any) -> Tensor:
 
 @pytest.mark.parametrize("name", ONE_OF_EACH_HOOK)
 def test_lora_counts(lazy: Lazy, name: str):
-    """Weight patches of the host, in full and in sparse passes: `exact` equals the host's run, and differs from the run without."""
+    """Weight patches of the host, in full and in sparse passes: `exact` equals the host's run, and differs from the run
+    without.
+    """
     model = make_stock(name).clone()
     keys = [key for key in model.model_state_dict() if key.endswith("qkv.weight")][:4]
     assert keys
@@ -50,7 +56,9 @@ def test_lora_counts(lazy: Lazy, name: str):
     context, _, latent = edit(lazy, name, model, "exact", steps=3)
     expected = hole_of(sample(name, model, context), context)
     assert (hole_of(latent, context) - expected).abs().max() < 1e-4 * expected.abs().max()
-    assert (hole_of(sample(name, make_stock(name), context), context) - expected).abs().max() > 1e-2 * expected.abs().max()
+    assert (
+        hole_of(sample(name, make_stock(name), context), context) - expected
+    ).abs().max() > 1e-2 * expected.abs().max()
     with_lora, without = (edit(lazy, name, m, "fast")[2] for m in (model, make_stock(name)))
     assert (with_lora - without).abs().max() > 1e-3
 
@@ -68,7 +76,9 @@ def test_presets_trade_passes_for_fidelity(lazy: Lazy, name: str, monkeypatch: p
     balanced = {"full": 3, "sparse": 19} if name == "pixart" else {"full": 2, "sparse": 20}
     assert passes == [balanced, {"full": 1, "sparse": 20}]  # and exact is the host's own run
     exact = hole_of(latents["exact"], context)
-    errors = [float((hole_of(latents[reuse], context) - exact).square().mean().sqrt() / exact.std()) for reuse in latents]
+    errors = [
+        float((hole_of(latents[reuse], context) - exact).square().mean().sqrt() / exact.std()) for reuse in latents
+    ]
     print(f"{name}: error relative to the hole's spread {dict(zip(latents, errors, strict=True))}")
     assert errors[1] > 1e-6  # they are approximations, and this would notice if they were not run
     assert errors[2] > 1e-6
@@ -207,7 +217,9 @@ def test_a_mask_for_the_model_fits_its_picture_at_any_size(lazy: Lazy):
 
 @pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m", "euler_ancestral", "uni_pc"])
 def test_samplers_of_every_kind_run(lazy: Lazy, sampler: str):
-    """Several calls a step, memory of earlier steps, noise of their own: nearer to `exact` than another seed is, by far."""
+    """Several calls a step, memory of earlier steps, noise of their own: nearer to `exact` than another seed is, by
+    far.
+    """
     model, latents = make_stock("flux"), {}
     for name, reuse, seed in (("lazy", "balanced", 1), ("exact", "exact", 1), ("other", "exact", 2)):
         context, _, latents[name] = edit(lazy, "flux", model, reuse, sampler_name=sampler, steps=5, seed=seed)
@@ -221,10 +233,18 @@ def test_a_sketch_binds_with_its_strength(lazy: Lazy):
     image, mask = canvas_and_holes(*SIZE)
     model, vae = make_stock("flux"), vae_of("flux")
     context, _ = lazy.encode(image, mask, model=model, vae=vae)
-    given = {"model": model, "vae": vae, "positive": conditioning("flux", 3), "negative": conditioning("flux", 4), "steps": 10}
+    given = {
+        "model": model,
+        "vae": vae,
+        "positive": conditioning("flux", 3),
+        "negative": conditioning("flux", 4),
+        "steps": 10,
+    }
     distances = []
     for strength in (0.1, 0.5, 0.9):
-        sketched = lazy.call("LazySketchCondition", context=context, vae=vae, sketch=1 - image, strength=strength).args[0]
+        sketched = lazy.call("LazySketchCondition", context=context, vae=vae, sketch=1 - image, strength=strength).args[
+            0
+        ]
         _, latent = lazy.decode(sketched, **given)
         distances.append(float((hole_of(latent, context) - sketched.sketch.tokens).abs().mean()))
     assert distances[0] > distances[1] > distances[2]
@@ -248,7 +268,12 @@ def test_an_empty_mask_returns_the_image(lazy: Lazy):
 def test_a_context_of_other_latents_is_refused(lazy: Lazy):
     image, mask = canvas_and_holes(*SIZE)
     context, _ = lazy.encode(image, mask, model=make_stock("pixart"), vae=vae_of("pixart"))
-    given = {"model": make_stock("flux"), "vae": vae_of("flux"), "positive": conditioning("flux", 3), "negative": conditioning("flux", 4)}
+    given = {
+        "model": make_stock("flux"),
+        "vae": vae_of("flux"),
+        "positive": conditioning("flux", 3),
+        "negative": conditioning("flux", 4),
+    }
     with pytest.raises(ValueError, match="another model"):
         lazy.decode(context, **given)
 
@@ -288,7 +313,10 @@ def test_what_lies_in_main_memory_gives_the_same_bits(lazy: Lazy, name: str, mon
     edits = importlib.import_module(f"{lazy.pack.__name__}.nodes.stock.edit")
     expected = [edit(lazy, name, make_stock(name), cfg=cfg)[2] for cfg in (1.0, 3.0)]
     monkeypatch.setattr(edits, "where_there_is_room", lambda size, device: False)
-    assert all(torch.equal(edit(lazy, name, make_stock(name), cfg=cfg)[2], e) for cfg, e in zip((1.0, 3.0), expected, strict=True))
+    assert all(
+        torch.equal(edit(lazy, name, make_stock(name), cfg=cfg)[2], e)
+        for cfg, e in zip((1.0, 3.0), expected, strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", STOCK)
@@ -316,7 +344,12 @@ def test_the_host_is_told_the_bytes_that_are_kept(lazy: Lazy, name: str, monkeyp
         edit(lazy, name, make_stock(name), reuse, cfg=cfg, steps=steps)
     image, mask = canvas_and_holes(*SIZE)
     context, _ = lazy.encode(image, mask, model=make_stock(name), vae=vae_of(name), kv_dtype="fp8")
-    given = {"model": make_stock(name), "vae": vae_of(name), "positive": conditioning(name, 3), "negative": conditioning(name, 4)}
+    given = {
+        "model": make_stock(name),
+        "vae": vae_of(name),
+        "positive": conditioning(name, 3),
+        "negative": conditioning(name, 4),
+    }
     lazy.decode(context, **given, steps=1, cfg=1.0)
     assert told == held
     assert told[1] == 2 * told[0] > 0
@@ -328,11 +361,15 @@ def test_room_is_made_beside_the_model_and_not_in_its_place(lazy: Lazy, monkeypa
     host = importlib.import_module(f"{lazy.pack.__name__}.nodes.host.memory")
     monkeypatch.setattr(host.mm, "minimum_inference_memory", lambda: 1000)
     loaded = [SimpleNamespace(device=torch.device(kind), model_loaded_memory=lambda: 5000) for kind in ("cuda", "cpu")]
-    monkeypatch.setattr(host.mm, "current_loaded_models", loaded)  # others on the card can go, what other programs hold cannot
+    monkeypatch.setattr(
+        host.mm, "current_loaded_models", loaded
+    )  # others on the card can go, what other programs hold cannot
     monkeypatch.setattr(host.mm, "get_free_memory", lambda _: 7000)
     inner = SimpleNamespace(memory_required=lambda shape: 10 * shape[0] * shape[-1] * shape[-2])
     model = SimpleNamespace(load_device=torch.device("cuda"), model=inner, model_size=lambda: 6000)
-    assert inner.memory_required([2, 16, 10, 10]) == 2000  # 3000 are left beside the model, what it needs, and the host's reserve
+    assert (
+        inner.memory_required([2, 16, 10, 10]) == 2000
+    )  # 3000 are left beside the model, what it needs, and the host's reserve
     assert host.with_room_for(model, [1, 16, 10, 10], 0) == [1, 16, 10, 10]
     assert host.with_room_for(model, [1, 16, 10, 10], 2000) == [1, 16, 20, 10]
     assert host.with_room_for(model, [1, 16, 10, 10], 10**9) == [1, 16, 25, 10]
@@ -345,12 +382,19 @@ def test_room_is_made_beside_the_model_and_not_in_its_place(lazy: Lazy, monkeypa
 
 @pytest.mark.parametrize("name", ONE_OF_EACH_HOOK)
 def test_eight_bits_are_near(lazy: Lazy, name: str):
-    """One part in thirty of what keys of an earlier step cost anyway, or less: the smaller memory, not another picture."""
+    """One part in thirty of what keys of an earlier step cost anyway, or less: the smaller memory, not another
+    picture.
+    """
     image, mask = canvas_and_holes(*SIZE)
     results = []
     for kv_dtype in ("model", "fp8"):
         context, _ = lazy.encode(image, mask, model=make_stock(name), vae=vae_of(name), kv_dtype=kv_dtype)
-        given = {"model": make_stock(name), "vae": vae_of(name), "positive": conditioning(name, 3), "negative": conditioning(name, 4)}
+        given = {
+            "model": make_stock(name),
+            "vae": vae_of(name),
+            "positive": conditioning(name, 3),
+            "negative": conditioning(name, 4),
+        }
         results.append(hole_of(lazy.decode(context, **given, seed=SEED, steps=4, cfg=3.0)[1], context))
     error = float((results[1] - results[0]).square().mean().sqrt() / results[0].std())
     print(f"{name}: error of eight bits relative to the hole's spread {error:.1e}")
@@ -364,7 +408,9 @@ def test_full_passes_have_the_memory_of_the_whole_latent(lazy: Lazy, monkeypatch
     told: list[Any] = []
     estimate = comfy.sampler_helpers.estimate_memory
     monkeypatch.setattr(
-        comfy.sampler_helpers, "estimate_memory", lambda model, shape, *rest: told.append(list(shape)) or estimate(model, shape, *rest)
+        comfy.sampler_helpers,
+        "estimate_memory",
+        lambda model, shape, *rest: told.append(list(shape)) or estimate(model, shape, *rest),
     )
     context, _, _ = edit(lazy, "flux", make_stock("flux"))
     assert told == [[1, 16, *context.grid.latent_size]]

@@ -24,7 +24,9 @@ def _inference() -> Any:
 def held() -> int:
     """Bytes of all tensors that are alive in this process."""
     gc.collect()
-    storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in gc.get_objects() if isinstance(x, Tensor)}
+    storages = {
+        x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in gc.get_objects() if isinstance(x, Tensor)
+    }
     return sum(storages.values())
 
 

@@ -29,7 +29,8 @@ def _inference() -> Any:
         yield
 
 
-# -- edits of two images, each with its own hole and prompt -------------------------------------------------------------
+# -- edits of two images, each with its own hole and prompt
+# -------------------------------------------------------------
 @functools.cache
 def two_canvases() -> tuple[Tensor, Tensor]:
     image, mask = canvas_and_holes(*SIZE)
@@ -44,7 +45,9 @@ def two_prompts(name: str, seed: int) -> list:
     return [[torch.cat([text, other]), values]]
 
 
-def edit(lazy: Lazy, name: str, model: Any, reuse: str, pictures: Any = None, **widgets: Any) -> tuple[Any, Tensor, dict]:
+def edit(
+    lazy: Lazy, name: str, model: Any, reuse: str, pictures: Any = None, **widgets: Any
+) -> tuple[Any, Tensor, dict]:
     """-> CONTEXT, the LATENT's samples, what the page is told."""
     image, mask = pictures or two_canvases()
     vae = vae_of(name)
@@ -86,7 +89,9 @@ def host_run(model: Any, name: str, context: Any, cfg: float, sampler: str, posi
     positive = two_prompts(name, 3) if positive is None else positive
     values = {"width": context.grid.width, "height": context.grid.height, **filling(context, positive)}
     conds = [node_helpers.conditioning_set_values(each, values) for each in (positive, two_prompts(name, 4))]
-    out = comfy.sample.sample(model, noise, STEPS, cfg, sampler, "simple", *conds, latent, noise_mask=mask, disable_pbar=True, seed=SEED)
+    out = comfy.sample.sample(
+        model, noise, STEPS, cfg, sampler, "simple", *conds, latent, noise_mask=mask, disable_pbar=True, seed=SEED
+    )
     return out.squeeze(2) if timed else out
 
 
@@ -96,7 +101,8 @@ def error(latent: Tensor, expected: Tensor, context: Any) -> float:
     return float((latent - expected)[hole].abs().max() / expected[hole].abs().max())
 
 
-# -- exact: whatever lies on MODEL --------------------------------------------------------------------------------------
+# -- exact: whatever lies on MODEL
+# --------------------------------------------------------------------------------------
 def patched(node: str, *given: Any, **named: Any) -> Callable[[Any], Any]:
     """MODEL through a stock node, "module.Class"; V1 and V3 nodes are called alike."""
     module, name = node.split(".")
@@ -127,7 +133,9 @@ class AddsToTokens:
 
 def adds_text_tokens(args: dict[str, Any]) -> dict[str, Any]:
     """As USO's style projector does."""
-    more = torch.randn(1, 3, args["txt"].shape[-1], generator=torch.Generator().manual_seed(8)).expand(len(args["txt"]), -1, -1)
+    more = torch.randn(1, 3, args["txt"].shape[-1], generator=torch.Generator().manual_seed(8)).expand(
+        len(args["txt"]), -1, -1
+    )
     ids = torch.zeros(len(args["txt"]), 3, args["txt_ids"].shape[-1])
     return {
         **args,
@@ -181,7 +189,9 @@ def test_exact_is_the_hosts_own_run_for_images_that_differ_in_hole_and_prompt(la
     assert error(same[1:], expected[1:], context.with_(mask=context.mask[1:])) > 3e-5, "a test that the prompts differ"
 
 
-@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde", "lcm", "er_sde", "ddim", "dpm_adaptive", "uni_pc"])
+@pytest.mark.parametrize(
+    "sampler", ["euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde", "lcm", "er_sde", "ddim", "dpm_adaptive", "uni_pc"]
+)
 def test_exact_draws_a_samplers_own_noise_as_the_host_does(lazy: Lazy, sampler: str):
     context, latent, _ = edit(lazy, "flux", make_stock("flux"), "exact", sampler_name=sampler)
     assert error(latent, host_run(make_stock("flux"), "flux", context, 4.0, sampler), context) < EXACT
@@ -205,8 +215,11 @@ def test_exact_with_control_patches_on_qwen_image_is_the_hosts_own_run(lazy: Laz
     assert error(host_run(make_stock("qwen-image"), "qwen-image", context, 4.0, "euler"), expected, context) > 1e-2
 
 
-# -- fast and balanced: followed ----------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["flux", "flux-fill", "flux-kontext", "qwen-image-edit", "z-image", "sd3.5-medium", "pixart"])
+# -- fast and balanced: followed
+# ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "name", ["flux", "flux-fill", "flux-kontext", "qwen-image-edit", "z-image", "sd3.5-medium", "pixart"]
+)
 def test_each_image_of_a_lazy_batch_is_edited_as_it_is_alone(lazy: Lazy, name: str):
     """With its own prompt, hole and noise. The host's noise for a batch is one draw, of which the first image's comes
     first.
@@ -216,7 +229,10 @@ def test_each_image_of_a_lazy_batch_is_edited_as_it_is_alone(lazy: Lazy, name: s
     _, pair, _ = edit(lazy, name, model, "balanced", steps=8)
     for flip in (False, True):
         order = [1, 0] if flip else [0, 1]
-        prompts = {k: [[two_prompts(name, s)[0][0][order], two_prompts(name, s)[0][1]]] for k, s in (("positive", 3), ("negative", 4))}
+        prompts = {
+            k: [[two_prompts(name, s)[0][0][order], two_prompts(name, s)[0][1]]]
+            for k, s in (("positive", 3), ("negative", 4))
+        }
         _, both, _ = edit(lazy, name, model, "balanced", (image[order], mask[order]), steps=8, **prompts)
         alone = {k: [[v[0][0][:1], v[0][1]]] for k, v in prompts.items()}
         _, single, _ = edit(lazy, name, model, "balanced", (image[order][:1], mask[order][:1]), steps=8, **alone)
@@ -239,7 +255,9 @@ FOLLOWED = [name for name in PATCHES if name not in ("EasyCache", "LazyCache", "
 
 
 @pytest.mark.parametrize("patch", FOLLOWED)
-def test_lazy_steps_on_keys_of_their_own_level_follow_guidance_exactly(lazy: Lazy, monkeypatch: pytest.MonkeyPatch, patch: str):
+def test_lazy_steps_on_keys_of_their_own_level_follow_guidance_exactly(
+    lazy: Lazy, monkeypatch: pytest.MonkeyPatch, patch: str
+):
     own_steps(lazy, monkeypatch)
     put = PATCHES[patch]
     context, latent, _ = edit(lazy, "flux", put(make_stock("flux")), "fast")
@@ -248,7 +266,9 @@ def test_lazy_steps_on_keys_of_their_own_level_follow_guidance_exactly(lazy: Laz
 
 @pytest.mark.parametrize("name", ["qwen-image", "chroma", "sd3.5-medium"])
 @pytest.mark.parametrize("layers", ["0", "1"])
-def test_skipped_layers_are_counted_in_every_family(lazy: Lazy, monkeypatch: pytest.MonkeyPatch, name: str, layers: str):
+def test_skipped_layers_are_counted_in_every_family(
+    lazy: Lazy, monkeypatch: pytest.MonkeyPatch, name: str, layers: str
+):
     """The same conditioning with a block fewer: its calls are numbered by block, its keys and values are others."""
     put = patched("nodes_slg.SkipLayerGuidanceDiT", **{**SKIP, "double_layers": layers, "single_layers": ""})
     with monkeypatch.context() as patch:
@@ -260,7 +280,9 @@ def test_skipped_layers_are_counted_in_every_family(lazy: Lazy, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2m_sde", "ddim"])
-def test_lazy_steps_draw_a_samplers_own_noise_as_the_host_does(lazy: Lazy, monkeypatch: pytest.MonkeyPatch, sampler: str):
+def test_lazy_steps_draw_a_samplers_own_noise_as_the_host_does(
+    lazy: Lazy, monkeypatch: pytest.MonkeyPatch, sampler: str
+):
     own_steps(lazy, monkeypatch)
     context, latent, _ = edit(lazy, "flux", make_stock("flux"), "fast", sampler_name=sampler)
     assert error(latent, host_run(make_stock("flux"), "flux", context, 4.0, sampler), context) < EXACT
@@ -272,7 +294,9 @@ def test_prompts_that_a_mask_gives_a_region_are_followed(lazy: Lazy, monkeypatch
     left[..., :60] = 1
     regions = [
         [text, {**values, "mask": mask, "mask_strength": 1.0}]
-        for (text, values), mask in zip([*two_prompts("flux", 3), *two_prompts("flux", 7)], (left, 1 - left), strict=True)
+        for (text, values), mask in zip(
+            [*two_prompts("flux", 3), *two_prompts("flux", 7)], (left, 1 - left), strict=True
+        )
     ]
     context, latent, _ = edit(lazy, "flux", make_stock("flux"), "fast", positive=regions)
     expected = host_run(make_stock("flux"), "flux", context, 4.0, "euler", regions)
@@ -333,7 +357,8 @@ def test_a_checkpoints_own_attention_is_used_on_all_tokens(lazy: Lazy):
     assert len(calls) == 4
 
 
-# -- fast and balanced: approximate or refused, in a sentence -----------------------------------------------------------
+# -- fast and balanced: approximate or refused, in a sentence
+# -----------------------------------------------------------
 class CacheLike:
     name = "EasyCache"
 
@@ -419,8 +444,13 @@ def test_references_of_z_image_are_refused_where_the_host_reads_them(lazy: Lazy)
 
     if "ref_latents" not in comfy.ldm.lumina.model.NextDiT._forward.__code__.co_varnames:
         pytest.skip(f"ComfyUI {comfyui_version.__version__} has no references for Z-Image")
-    prompt = [[text, {**values, "reference_latents": [torch.randn(1, 16, 12, 12)]}] for text, values in two_prompts("z-image", 3)]
-    with pytest.raises(ValueError, match=r"a reference picture comes before the picture's own tokens.*Set reuse to exact"):
+    prompt = [
+        [text, {**values, "reference_latents": [torch.randn(1, 16, 12, 12)]}]
+        for text, values in two_prompts("z-image", 3)
+    ]
+    with pytest.raises(
+        ValueError, match=r"a reference picture comes before the picture's own tokens.*Set reuse to exact"
+    ):
         edit(lazy, "z-image", make_stock("z-image"), "fast", positive=prompt)
 
 
@@ -466,7 +496,8 @@ def test_calls_that_no_patch_accounts_for_are_an_error_and_not_a_wrong_picture(l
     assert torch.equal(edit(lazy, "flux", model, "fast")[1], edit(lazy, "flux", make_stock("flux"), "fast")[1])
 
 
-# -- beside stock nodes, and in threads ---------------------------------------------------------------------------------
+# -- beside stock nodes, and in threads
+# ---------------------------------------------------------------------------------
 @pytest.mark.parametrize("patch", ["SkipLayerGuidanceDiT", "Mahiro", "PerpNeg", "RescaleCFG"])
 def test_the_same_patched_model_gives_ksampler_the_same_bits_before_and_after(lazy: Lazy, patch: str):
     model = PATCHES[patch](make_stock("flux"))
@@ -483,8 +514,13 @@ def test_two_edits_in_threads_are_right(lazy: Lazy, name: str, shared: bool):
     """On one MODEL, or on two of the same kind."""
     model = make_stock(name)
     models = [model, model] if shared else [model, make_stock(name, seed=1)]
-    prompts = {"positive": two_prompts(name, 3), "negative": two_prompts(name, 4)}  # drawn by a generator that threads share
-    expected = [edit(lazy, name, each, "balanced", seed=seed, steps=6, **prompts)[1] for seed, each in enumerate(models)]
+    prompts = {
+        "positive": two_prompts(name, 3),
+        "negative": two_prompts(name, 4),
+    }  # drawn by a generator that threads share
+    expected = [
+        edit(lazy, name, each, "balanced", seed=seed, steps=6, **prompts)[1] for seed, each in enumerate(models)
+    ]
     results: dict[int, Any] = {}
 
     def run(seed: int) -> None:

@@ -67,7 +67,9 @@ def boxes_of(cells: Tensor) -> list[Any]:
 
 @pytest.mark.parametrize("kind", ["compact", "corner", "two parts"])
 def test_what_was_recorded_comes_back(vae: Any, pack: Any, kind: str):
-    """Recording changes nothing; the recorded latent's own holes differ by their halo alone; the canvas is untouched elsewhere."""
+    """Recording changes nothing; the recorded latent's own holes differ by their halo alone; the canvas is untouched
+    elsewhere.
+    """
     latent, parts, cells = noise(vae, 0), parts_of(vae, pack), holes(kind)
     full, record = decode_and_record(parts, lambda x: decode(vae, x), latent)
     assert torch.equal(full, decode(vae, latent))
@@ -76,7 +78,10 @@ def test_what_was_recorded_comes_back(vae: Any, pack: Any, kind: str):
     result, _ = decode_holes(parts, lambda x: decode(vae, x), latent, canvas, boxes_of(cells), record)
     print(f"{kind}: {quality(result, full, cells):.1f} dB")
     assert quality(result, full, cells) > 45
-    far = torch.nn.functional.max_pool2d(cells[None].float(), 3, 1, 1)[0].repeat_interleave(8, 0).repeat_interleave(8, 1) == 0
+    far = (
+        torch.nn.functional.max_pool2d(cells[None].float(), 3, 1, 1)[0].repeat_interleave(8, 0).repeat_interleave(8, 1)
+        == 0
+    )
     inside = result != canvas
     assert not bool((inside & far).any()) or kind == "two parts"  # whose boxes are not tight
     assert torch.equal(full, decode(vae, latent))  # and nothing of it stays with the decoder
@@ -162,14 +167,23 @@ NIGHTLY = [pytest.param(*case, marks=pytest.mark.nightly) for case in (("astrona
 
 @pytest.mark.parametrize(("canvas", "count"), [("astronaut", 10), *NIGHTLY])
 def test_many_edits_do_not_drift(comfy: Any, canvas: str, count: int):
-    """Each edit's result is the next one's canvas. `sequence` compares every hole with a full decode, and all else bit for bit."""
+    """Each edit's result is the next one's canvas. `sequence` compares every hole with a full decode, and all else bit
+    for bit.
+    """
     load_pack()
     edits = sequence(random_vae("sdxl", 32), canvas, 384, count)
     few = count * 3 // 10
     early, late = (sorted(edit.psnr for edit in part if not edit.full) for part in (edits[:few], edits[-few:]))
     middle = early[len(early) // 2], late[len(late) // 2]
-    worst, rim, full = min(edit.psnr for edit in edits), min(edit.rim for edit in edits), sum(edit.full for edit in edits)
-    print(f"{canvas}: medians of the first and last {few} {middle} dB, worst {worst} dB, worst rim {rim} dB, {full} decoded in full")
+    worst, rim, full = (
+        min(edit.psnr for edit in edits),
+        min(edit.rim for edit in edits),
+        sum(edit.full for edit in edits),
+    )
+    print(
+        f"{canvas}: medians of the first and last {few} {middle} dB, worst {worst} dB, worst rim {rim} dB, {full}"
+        " decoded in full"
+    )
     assert full < 0.4 * count
     assert worst > 33  # 32 channels: 64 are at 44, and true sizes above that
     if count >= 50:  # the very first edits are the nearest
@@ -184,12 +198,16 @@ def test_the_first_decode_is_the_full_one_and_others_are_near(sdxl: Any, pack: A
     canvas = decode(sdxl, latent)
 
     def edit(name: str, latent: Tensor, cells: Tensor) -> float:
-        return quality(records.decode(name, parts, counted, latent, canvas, cells[None])[0], decode(sdxl, latent), cells)
+        return quality(
+            records.decode(name, parts, counted, latent, canvas, cells[None])[0], decode(sdxl, latent), cells
+        )
 
     assert edit("a", torch.where(cells, content(sdxl, 1), latent), cells) > 100  # bit for bit
     again = edit("a", torch.where(cells, content(sdxl, 2), latent), cells)
     other = box_at(25, 3)
-    elsewhere = edit("a", torch.where(other, content(sdxl, 3), latent), other)  # what the first hole showed is gone again
+    elsewhere = edit(
+        "a", torch.where(other, content(sdxl, 3), latent), other
+    )  # what the first hole showed is gone again
     print(f"the same hole {again:.1f} dB, another {elsewhere:.1f} dB")
     assert counted.fulls == 1
     assert min(again, elsewhere) > 32
@@ -251,8 +269,12 @@ def test_a_host_that_went_over_to_tiles_is_left_to_it(sdxl: Any, pack: Any, monk
     assert len(records.cache) == 1
 
 
-@pytest.mark.parametrize("wrong", [KeyError, *(pytest.param(each, marks=pytest.mark.nightly) for each in (ValueError, RuntimeError))])
-def test_no_edit_fails_for_the_sake_of_time(sdxl: Any, pack: Any, monkeypatch: pytest.MonkeyPatch, wrong: type[Exception]):
+@pytest.mark.parametrize(
+    "wrong", [KeyError, *(pytest.param(each, marks=pytest.mark.nightly) for each in (ValueError, RuntimeError))]
+)
+def test_no_edit_fails_for_the_sake_of_time(
+    sdxl: Any, pack: Any, monkeypatch: pytest.MonkeyPatch, wrong: type[Exception]
+):
     parts, records, latent, cells = parts_of(sdxl, pack), Records(limit=256 << 20), content(sdxl, 0), box_at(3, 5)
     canvas, other = decode(sdxl, latent), torch.where(cells, content(sdxl, 1), latent)
     records.decode("a", parts, Counted(sdxl), latent, canvas, cells[None])
@@ -284,7 +306,9 @@ def test_nothing_finite_nothing_recorded_and_nothing_to_do(sdxl: Any, pack: Any)
     small = latent[..., :6, :6]  # too small for probes
     picture = decode(sdxl, small)
     for _ in range(2):
-        assert torch.equal(records.decode("a", parts, Counted(sdxl), small, picture, cells[None, :6, :6] | True), picture)
+        assert torch.equal(
+            records.decode("a", parts, Counted(sdxl), small, picture, cells[None, :6, :6] | True), picture
+        )
     assert len(records.cache) == 0
     tight = Records(limit=1 << 10)
     for expected in (1, 1):  # decoded in full each time, and recorded for nothing only once
@@ -313,20 +337,30 @@ def as_host_vae(module: Any) -> Any:
 def with_latents_like_noise(vae: Any) -> Any:
     """As trained ones have them: what a model makes of noise does not stand out of the canvas."""
     vae = copy.deepcopy(vae)
-    scale = {4: 1 / 0.18215, 16: 1 / 0.3611}[vae.decoder.z_shape[1]] / float(vae.encode(torch.randn(1, 3, 64, 64)).std())
-    for parameter in (*vae.encoder.conv_out.parameters(), *getattr(vae, "quant_conv", torch.nn.Identity()).parameters()):
+    scale = {4: 1 / 0.18215, 16: 1 / 0.3611}[vae.decoder.z_shape[1]] / float(
+        vae.encode(torch.randn(1, 3, 64, 64)).std()
+    )
+    for parameter in (
+        *vae.encoder.conv_out.parameters(),
+        *getattr(vae, "quant_conv", torch.nn.Identity()).parameters(),
+    ):
         parameter.data *= scale ** (0.5 if hasattr(vae, "quant_conv") else 1)
     return vae
 
 
 def test_lazy_decode_with_a_stock_vae(vae: Any, lazy: Any, comfy: Any):
-    """The first edit is the full decode's bit for bit; the next ones decode around the hole; the canvas is untouched; `full` is as ever."""
+    """The first edit is the full decode's bit for bit; the next ones decode around the hole; the canvas is untouched;
+    `full` is as ever.
+    """
     from host_graphs import box_mask, image_of, mask_of, random_canvas
     from stock_models import conditioning, make_stock
 
     name = "pixart" if vae.decoder.z_shape[1] == 4 else "flux"
     model, stock = make_stock(name), as_host_vae(with_latents_like_noise(vae))
-    image, hole = image_of(random_canvas(np.random.default_rng(0), 384, 384)), mask_of(box_mask(384, 384, 96, 80, 128, 112))
+    image, hole = (
+        image_of(random_canvas(np.random.default_rng(0), 384, 384)),
+        mask_of(box_mask(384, 384, 96, 80, 128, 112)),
+    )
     with torch.inference_mode():
         context, _ = lazy.encode(image, hole, model=model, vae=stock, reuse="fast")
         given = {
@@ -338,7 +372,10 @@ def test_lazy_decode_with_a_stock_vae(vae: Any, lazy: Any, comfy: Any):
             "denoise": 0.05,  # models of random weights make of noise what no canvas has
             "blend": "none",
         }
-        edits = [[lazy.decode(context, seed=seed, vae_decode=how, **given)[0] for how in ("lazy", "full")] for seed in (1, 2, 3)]
+        edits = [
+            [lazy.decode(context, seed=seed, vae_decode=how, **given)[0] for how in ("lazy", "full")]
+            for seed in (1, 2, 3)
+        ]
     assert torch.equal(*edits[0])
     for quick, full in edits[1:]:
         psnr = float(-10 * (quick - full)[hole > 0].square().mean().log10())

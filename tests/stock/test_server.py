@@ -1,4 +1,6 @@
-"""A stock checkpoint file, loaded by the host's own loaders in a running ComfyUI: a tiny SD3 with random weights, and TAESD for a VAE."""
+"""A stock checkpoint file, loaded by the host's own loaders in a running ComfyUI: a tiny SD3 with random weights, and
+TAESD for a VAE.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ HEIGHT, WIDE = 160, 224
 def client(host: Path, comfy: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyClient]:
     folder = tmp_path_factory.mktemp("stock")
     write_models(folder / "models")
-    with Server(host, folder, folder / "server.log", ("--preview-method", "latent2rgb"), python=Path(sys.executable)) as running:
+    with Server(
+        host, folder, folder / "server.log", ("--preview-method", "latent2rgb"), python=Path(sys.executable)
+    ) as running:
         yield ComfyClient(running)
 
 
@@ -39,7 +43,8 @@ def write_models(models: Path) -> None:
         (models / name).mkdir(parents=True)
     transformer = make_stock("sd3", text=WIDTH).model.diffusion_model
     save_file(
-        {key: value.contiguous() for key, value in transformer.state_dict().items()}, models / "diffusion_models/tiny_sd3.safetensors"
+        {key: value.contiguous() for key, value in transformer.state_dict().items()},
+        models / "diffusion_models/tiny_sd3.safetensors",
     )
     torch.manual_seed(0)
     small = comfy.taesd.taesd.TAESD(latent_channels=16)
@@ -78,7 +83,12 @@ def with_ksampler(names: tuple[str, str], seed: int) -> Prompt:
     """The same MODEL object through the host's own nodes."""
     both = graph(names)
     both["latent"] = node("VAEEncode", pixels=["canvas", 0], vae=["vae", 0])
-    inputs = {"model": ["model", 0], "positive": ["positive", 0], "negative": ["negative", 0], "latent_image": ["latent", 0]}
+    inputs = {
+        "model": ["model", 0],
+        "positive": ["positive", 0],
+        "negative": ["negative", 0],
+        "latent_image": ["latent", 0],
+    }
     settings = {"seed": seed, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
     both["sampled"] = node("KSampler", **inputs, **settings)
     both["seen"] = node("VAEDecode", samples=["sampled", 0], vae=["vae", 0])

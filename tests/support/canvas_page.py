@@ -43,12 +43,23 @@ def quick_graph(width: int = 256, height: int = 256, canvases: int = 1) -> dict[
     for index in range(canvases):
         canvas, invert, result = (3 * index + offset for offset in (1, 2, 3))
         a, b, c = (len(links) + offset for offset in (1, 2, 3))
-        links += [[a, canvas, 0, invert, 0, "IMAGE"], [b, invert, 0, result, 0, "IMAGE"], [c, canvas, 3, result, 1, "LAZY_EDIT"]]
-        outputs = [("IMAGE", "IMAGE", [a]), ("MASK", "MASK", None), ("SKETCH", "IMAGE", None), ("EDIT", "LAZY_EDIT", [c])]
+        links += [
+            [a, canvas, 0, invert, 0, "IMAGE"],
+            [b, invert, 0, result, 0, "IMAGE"],
+            [c, canvas, 3, result, 1, "LAZY_EDIT"],
+        ]
+        outputs = [
+            ("IMAGE", "IMAGE", [a]),
+            ("MASK", "MASK", None),
+            ("SKETCH", "IMAGE", None),
+            ("EDIT", "LAZY_EDIT", [c]),
+        ]
         taken = [("image", "IMAGE", b), ("edit", "LAZY_EDIT", c)]
         left = 900 * index
         nodes += [
-            node(canvas, "LazyCanvas", (left, 0), (560, 720), [("image", "IMAGE", None), ("mask", "MASK", None)], outputs),
+            node(
+                canvas, "LazyCanvas", (left, 0), (560, 720), [("image", "IMAGE", None), ("mask", "MASK", None)], outputs
+            ),
             node(invert, "ImageInvert", (left + 600, 0), (200, 60), [("image", "IMAGE", a)], [("IMAGE", "IMAGE", [b])]),
             node(result, "LazyResult", (left + 600, 120), (200, 80), taken, [("IMAGE", "IMAGE", None)]),
         ]
@@ -58,10 +69,21 @@ def quick_graph(width: int = 256, height: int = 256, canvases: int = 1) -> dict[
     return {**last, "nodes": nodes, "links": links, "groups": [], "extra": view, "version": 0.4}
 
 
-def node(number: int, kind: str, place: tuple[int, int], size: tuple[int, int], inputs: list[Any], outputs: list[Any]) -> dict[str, Any]:
+def node(
+    number: int, kind: str, place: tuple[int, int], size: tuple[int, int], inputs: list[Any], outputs: list[Any]
+) -> dict[str, Any]:
     """A node as the page saves it; inputs are (name, type, link), outputs (name, type, links)."""
     return {
-        **{"id": number, "type": kind, "pos": list(place), "size": list(size), "flags": {}, "order": number, "mode": 0, "properties": {}},
+        **{
+            "id": number,
+            "type": kind,
+            "pos": list(place),
+            "size": list(size),
+            "flags": {},
+            "order": number,
+            "mode": 0,
+            "properties": {},
+        },
         "inputs": [{"name": name, "type": of, "link": link} for name, of, link in inputs],
         "outputs": [{"name": name, "type": of, "links": links} for name, of, links in outputs],
     }
@@ -97,8 +119,12 @@ class CanvasPage:
         return self.root.get_by_test_id(f"lazy-{name}")
 
     def load(self, graph: dict[str, Any], name: str | None = None) -> None:
-        """Open a workflow in a tab of this name. (A template opened twice gets another name, which `open_template` does not expect.)"""
-        self.page.evaluate("async ([graph, name]) => { await app.loadGraphData(graph, true, true, name); }", [graph, name])
+        """Open a workflow in a tab of this name. (A template opened twice gets another name, which `open_template` does
+        not expect.)
+        """
+        self.page.evaluate(
+            "async ([graph, name]) => { await app.loadGraphData(graph, true, true, name); }", [graph, name]
+        )
         self.ready()
 
     def ready(self) -> None:
@@ -138,7 +164,9 @@ class CanvasPage:
         self.part("frame").dispatch_event("drop", {"dataTransfer": carried(self.page, content, name, kind)})
 
     def widget(self, name: str) -> Any:
-        return self.page.evaluate(f"([index, name]) => {NODE}.widgets.find(w => w.name === name).value", [self.index, name])
+        return self.page.evaluate(
+            f"([index, name]) => {NODE}.widgets.find(w => w.name === name).value", [self.index, name]
+        )
 
     def wait_saved(self, name: str = "mask_file", other_than: str = "") -> str:
         """-> the file's name, once it is another one; none (an upload on its way) is not."""
@@ -161,7 +189,9 @@ class CanvasPage:
     def stored_bytes(self, name: str) -> bytes:
         path, kind = name.removesuffix("]").split(" [")
         folder, file = path.rsplit("/", 1)
-        return self.page.request.get(f"{self.page.url.split('#')[0]}api/view?filename={file}&subfolder={folder}&type={kind}").body()
+        return self.page.request.get(
+            f"{self.page.url.split('#')[0]}api/view?filename={file}&subfolder={folder}&type={kind}"
+        ).body()
 
     def download(self, name: str) -> bytes:
         """What a button saves."""

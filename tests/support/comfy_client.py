@@ -1,4 +1,6 @@
-"""A client of a running ComfyUI for tests: HTTP as dev.py does it, and the websocket's events as the web page sees them."""
+"""A client of a running ComfyUI for tests: HTTP as dev.py does it, and the websocket's events as the web page sees
+them.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ class Result:
 
 
 class ComfyClient(Client):
-    """`client.queue(prompt)` queues an API-format prompt and waits. A prompt that ComfyUI refuses raises PromptError."""
+    """`client.queue(prompt)` queues an API-format prompt and waits. A prompt that ComfyUI refuses raises
+    PromptError.
+    """
 
     def __init__(self, server: Server):
         super().__init__(server.client.address, server.check_alive)
@@ -51,9 +55,15 @@ class ComfyClient(Client):
         """All that the server has printed."""
         return self.server.log()
 
-    def queue(self, prompt: Prompt, timeout: float = 300, on_event: Callable[[str, dict[str, Any]], None] | None = None) -> Result:
-        """-> the Result, also of a prompt that failed or was interrupted. `on_event(name, data)` sees each event as it comes."""
-        socket = websocket.create_connection(f"{self.address.replace('http', 'ws', 1)}/ws?clientId={self.client_id}", timeout=timeout)
+    def queue(
+        self, prompt: Prompt, timeout: float = 300, on_event: Callable[[str, dict[str, Any]], None] | None = None
+    ) -> Result:
+        """-> the Result, also of a prompt that failed or was interrupted. `on_event(name, data)` sees each event as it
+        comes.
+        """
+        socket = websocket.create_connection(
+            f"{self.address.replace('http', 'ws', 1)}/ws?clientId={self.client_id}", timeout=timeout
+        )
         try:
             prompt_id = self.submit(prompt)
             events, previews = listen(socket, prompt_id, time.monotonic() + timeout, on_event)
@@ -94,4 +104,6 @@ def listen(
             on_event(name, data)
         if name in LAST_EVENTS:
             return events, previews
-    raise TimeoutError(f"ComfyUI did not finish prompt {prompt_id} in time; its last events: {[name for name, _ in events[-5:]]}")
+    raise TimeoutError(
+        f"ComfyUI did not finish prompt {prompt_id} in time; its last events: {[name for name, _ in events[-5:]]}"
+    )

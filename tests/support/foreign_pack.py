@@ -1,4 +1,6 @@
-"""Somebody else's node pack, for tests/nodes/test_errors.py: a CONTEXT and a CONDITIONING of another kind, a bad pixel."""
+"""Somebody else's node pack, for tests/nodes/test_errors.py: a CONTEXT and a CONDITIONING of another kind, a bad
+pixel.
+"""
 
 from __future__ import annotations
 
@@ -44,4 +46,8 @@ class ForeignConditioning:
         return ([[torch.zeros(1, 77, 768), {"pooled_output": torch.zeros(1, 768)}]],)
 
 
-NODE_CLASS_MAPPINGS = {"ForeignConditioning": ForeignConditioning, "ForeignContext": ForeignContext, "BadPixel": BadPixel}
+NODE_CLASS_MAPPINGS = {
+    "ForeignConditioning": ForeignConditioning,
+    "ForeignContext": ForeignContext,
+    "BadPixel": BadPixel,
+}

@@ -44,7 +44,9 @@ def write_misfits(folder: Path) -> None:
     """Weights that do not fit their config, and configs that cannot be read."""
     with safe_open(str(SHIPPED), "pt") as file:
         metadata, weights = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    small = {key: value[:1].clone() for key, value in weights.items() if not key.startswith("transformer.decoder.blocks.0.")}
+    small = {
+        key: value[:1].clone() for key, value in weights.items() if not key.startswith("transformer.decoder.blocks.0.")
+    }
     configs = {
         "of other shapes": metadata,
         "without config": {key: value for key, value in metadata.items() if "config" not in key},
@@ -63,6 +65,8 @@ def with_zeros(file: bytes, name: str) -> bytes:
 
 
 def tiny_stock_model() -> dict[str, torch.Tensor]:
-    """The few tensors by which ComfyUI takes a file for a (one block, 128 wide) Wan 2.1: a stock MODEL that loads in no time."""
+    """The few tensors by which ComfyUI takes a file for a (one block, 128 wide) Wan 2.1: a stock MODEL that loads in no
+    time.
+    """
     shapes = {"head.modulation": (1, 2, 128), "head.head.weight": (64, 128), "blocks.0.ffn.0.weight": (128, 128)}
     return {key: torch.zeros(shape) for key, shape in {**shapes, "patch_embedding.weight": (128, 16, 1, 2, 2)}.items()}

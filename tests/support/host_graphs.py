@@ -1,4 +1,6 @@
-"""What the tests of the nodes share: pictures, masks of every kind, edits as API-format workflows and inside this process."""
+"""What the tests of the nodes share: pictures, masks of every kind, edits as API-format workflows and inside this
+process.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ def figures(result: Result, which: str) -> dict[str, Any]:
 
 # -- inside this process -----------------------------------------------------------------------------------------------
 class Lazy:
-    """The pack's nodes as the host calls them, with the shipped model loaded; pictures are the host's IMAGE and MASK tensors."""
+    """The pack's nodes as the host calls them, with the shipped model loaded; pictures are the host's IMAGE and MASK
+    tensors.
+    """
 
     def __init__(self, pack: ModuleType):
         self.pack = pack
@@ -100,12 +104,21 @@ class Lazy:
 
     def encode(self, image: Tensor, mask: Tensor, **inputs: Any) -> tuple[Any, dict[str, Any]]:
         """-> CONTEXT, what the page is told."""
-        output = self.call("LazyEncodeContext", **{"model": self.model, "vae": self.vae, "image": image, "mask": mask, **inputs})
+        output = self.call(
+            "LazyEncodeContext", **{"model": self.model, "vae": self.vae, "image": image, "mask": mask, **inputs}
+        )
         return output.args[0], output.ui["lazydiffusion"][0]
 
     def decode(self, context: Any, prompt: str = "panda", **inputs: Any) -> tuple[Tensor, Tensor]:
         """-> IMAGE [B, H, W, 3], the LATENT's samples [B, C, h, w]."""
-        given = {"model": self.model, "vae": self.vae, "context": context, "negative": self.negative, **WIDGETS, **inputs}
+        given = {
+            "model": self.model,
+            "vae": self.vae,
+            "context": context,
+            "negative": self.negative,
+            **WIDGETS,
+            **inputs,
+        }
         given.setdefault("positive", self.text(prompt))
         image, latent = self.call("LazyDecode", **given).args
         return image, latent["samples"]

@@ -32,15 +32,22 @@ def edit_of(decoder: LazyDecoder, lengths: list[int], seed: int = 0, packed: boo
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw).to(like)
 
-    context, coordinates = random(count, most, config.encoder_width), torch.randn(count, most, 2, generator=draw).to(like.device)
+    context, coordinates = (
+        random(count, most, config.encoder_width),
+        torch.randn(count, most, 2, generator=draw).to(like.device),
+    )
     caption, token_mask = random(count, words, config.caption_width), None if bool(valid.all()) else valid
-    prepared = decoder.prepare(Conditioning(context, coordinates, caption, token_mask, (256, 256)), shared_timestep=packed)
+    prepared = decoder.prepare(
+        Conditioning(context, coordinates, caption, token_mask, (256, 256)), shared_timestep=packed
+    )
     tokens = random(count, most, config.latent_channels * config.patch_size**2)
     return tokens, torch.full((count,), 700.0 - seed, device=like.device), prepared
 
 
 def examples(count: int | None, seed: int = 0) -> Examples:
-    """Four scenes of 8 x 8 tokens, two noise levels each; `count` pads the holes. Noise of a token is the same whatever the padding."""
+    """Four scenes of 8 x 8 tokens, two noise levels each; `count` pads the holes. Noise of a token is the same whatever
+    the padding.
+    """
     draw = torch.Generator().manual_seed(seed)
     hole = torch.rand(4, 64, generator=draw) < torch.tensor([0.05, 0.1, 0.2, 0.3])[:, None]
     hole[:, 0] = True
@@ -52,4 +59,6 @@ def examples(count: int | None, seed: int = 0) -> Examples:
     kept = HoleTokens.of(hole, count)
     noise = torch.randn(8, 64, 16, generator=draw)[:, : kept.count]
     text = torch.randint(3, 20, (4, 16), generator=draw)
-    return Examples(scenes, text, None, noise_levels(4, 2, draw), noise, kept, kept.token_mask if count is None else kept.valid, 2)
+    return Examples(
+        scenes, text, None, noise_levels(4, 2, draw), noise, kept, kept.token_mask if count is None else kept.valid, 2
+    )

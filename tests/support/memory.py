@@ -17,7 +17,9 @@ def peak_bytes(work: Callable[[], object]) -> int:
     with profile(profile_memory=True, acc_events=True) as record:
         work()
     results: Any = record.profiler.kineto_results if record.profiler else None
-    events = sorted((event for event in results.events() if event.name() == "[memory]"), key=lambda event: event.start_ns())
+    events = sorted(
+        (event for event in results.events() if event.name() == "[memory]"), key=lambda event: event.start_ns()
+    )
     return int(max(itertools.accumulate(event.nbytes() for event in events)))
 
 

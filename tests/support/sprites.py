@@ -6,7 +6,24 @@ import torch
 
 from training.scenery.scenes import SpriteSheet
 
-WORDS = ["dot", "bar", "box", "arch", "cross", "ring", "cone", "leaf", "star", "moon", "drop", "gate", "sun", "kite", "bell", "fan"]
+WORDS = [
+    "dot",
+    "bar",
+    "box",
+    "arch",
+    "cross",
+    "ring",
+    "cone",
+    "leaf",
+    "star",
+    "moon",
+    "drop",
+    "gate",
+    "sun",
+    "kite",
+    "bell",
+    "fan",
+]
 
 
 NAMES = [{"code": str(i), "en": [word], "zh": [chr(0x4E00 + i)]} for i, word in enumerate(WORDS)]

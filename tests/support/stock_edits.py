@@ -36,7 +36,9 @@ def host_run(model: Any, context: Any, positive: list, negative: list, cfg: floa
     noise = comfy.sample.prepare_noise(latent, SEED)
     values = {"width": grid.width, "height": grid.height, **extra}
     conds = [node_helpers.conditioning_set_values(each, values) for each in (positive, negative)]
-    out = comfy.sample.sample(model, noise, STEPS, cfg, "euler", "simple", *conds, latent, noise_mask=mask, disable_pbar=True, seed=SEED)
+    out = comfy.sample.sample(
+        model, noise, STEPS, cfg, "euler", "simple", *conds, latent, noise_mask=mask, disable_pbar=True, seed=SEED
+    )
     return out.squeeze(2) if timed else out
 
 

@@ -141,7 +141,9 @@ ANIMA = {
 
 @dataclass(frozen=True)
 class Stock:
-    """How one family's tiny model is made: its class in `comfy.supported_models`, its transformer's configuration, and its conditions."""
+    """How one family's tiny model is made: its class in `comfy.supported_models`, its transformer's configuration, and
+    its conditions.
+    """
 
     config: str
     transformer: dict[str, Any]
@@ -196,7 +198,15 @@ STOCK: dict[str, Stock] = {
     "chroma": Stock(
         "Chroma",
         {k: v for k, v in FLUX.items() if k not in ("vec_in_dim", "guidance_embed", "image_model")}
-        | {"image_model": "chroma", "in_channels": 64, "out_channels": 64, "in_dim": 64, "out_dim": 64, "hidden_dim": 32, "n_layers": 2},
+        | {
+            "image_model": "chroma",
+            "in_channels": 64,
+            "out_channels": 64,
+            "in_dim": 64,
+            "out_dim": 64,
+            "hidden_dim": 32,
+            "n_layers": 2,
+        },
         extra=pooled,
     ),
     "qwen-image": Stock("QwenImage", QWEN),
@@ -204,16 +214,28 @@ STOCK: dict[str, Stock] = {
     "lumina2": Stock("Lumina2", LUMINA),
     "z-image": Stock(
         "ZImage",
-        LUMINA | {"dim": 256, "n_heads": 8, "n_kv_heads": 8, "pad_tokens_multiple": 32, "z_image_modulation": True, "time_scale": 1000.0},
+        LUMINA
+        | {
+            "dim": 256,
+            "n_heads": 8,
+            "n_kv_heads": 8,
+            "pad_tokens_multiple": 32,
+            "z_image_modulation": True,
+            "time_scale": 1000.0,
+        },
     ),
     "sd3": Stock("SD3", MMDIT, extra=pooled),
     "sd3.5-medium": Stock("SD3", MMDIT | {"x_block_self_attn_layers": [0], "depth": 2}, extra=pooled),
     "longcat": Stock("LongCatImage", FLUX | {"vec_in_dim": None, "guidance_embed": False}),
     "longcat-edit": Stock("LongCatImage", FLUX | {"vec_in_dim": None, "guidance_embed": False}, extra=reference),
     "mage-flow": Stock("MageFlow", MAGE, channels=128, scale=16),
-    "mage-flow-edit": Stock("MageFlow", MAGE, channels=128, scale=16, extra=lambda: {"reference_latents": [torch.randn(1, 128, 6, 5)]}),
+    "mage-flow-edit": Stock(
+        "MageFlow", MAGE, channels=128, scale=16, extra=lambda: {"reference_latents": [torch.randn(1, 128, 6, 5)]}
+    ),
     "krea2": Stock("Krea2", KREA),
-    "krea2-edit": Stock("Krea2", KREA, extra=lambda: {**reference(1), "reference_latents_method": "index_timestep_zero"}),
+    "krea2-edit": Stock(
+        "Krea2", KREA, extra=lambda: {**reference(1), "reference_latents_method": "index_timestep_zero"}
+    ),
     "hunyuan-image": Stock("HunyuanImage21", HUNYUAN, channels=64, scale=32),
     "hunyuan-image-glyphs": Stock("HunyuanImage21", HUNYUAN, channels=64, scale=32, extra=glyphs),
     "anima": Stock("Anima", ANIMA),
@@ -252,7 +274,9 @@ def make_stock(name: str, seed: int = 0, text: int = TEXT) -> Any:
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, device=torch.device("cpu"))
     transformer = type(model.diffusion_model)
-    if stock.config == "HunyuanImage21" and "torch.cat((txt_ids, img_ids)" not in inspect.getsource(transformer.forward_orig):
+    if stock.config == "HunyuanImage21" and "torch.cat((txt_ids, img_ids)" not in inspect.getsource(
+        transformer.forward_orig
+    ):
         pytest.skip(f"ComfyUI {comfyui_version.__version__} has HunyuanImage's text after the image")
     generator = torch.Generator().manual_seed(seed)
     for parameter in [*model.diffusion_model.parameters(), *model.diffusion_model.buffers()]:

@@ -23,7 +23,8 @@ TEMPLATES_DIALOG = "[role=dialog]:has(nav)"
 ERROR_DIALOG, MISSING_DIALOG, OVERLAY = ".comfy-error-report", ".comfy-missing-models", "[data-testid=error-overlay]"
 ERROR_GROUPS, MISSING_ROWS = "[data-testid=error-group-execution]", "[data-testid=missing-model-importable-rows]"
 
-# Widths of the pictures that the preview nodes show, 0 where there is none (yet): the classic page paints them, Nodes 2.0 has elements.
+# Widths of the pictures that the preview nodes show, 0 where there is none (yet): the classic page paints them, Nodes
+# 2.0 has elements.
 PICTURES = """() => app.graph.nodes.filter(node => ["SaveImage", "PreviewImage", "MaskPreview"].includes(node.type)).map(node => {
     const picture = LiteGraph.vueNodesMode ? document.querySelector(`[data-node-id="${node.id}"] img`) : node.imgs?.[0];
     return picture?.complete ? picture.naturalWidth : 0;
@@ -43,7 +44,9 @@ def chromium_browser(program: str) -> Iterator[Browser]:
 
 @dataclass
 class WebPage:
-    """One tab. `faults` are the errors that our own scripts raised or logged, `noise` all errors and failed requests of the page."""
+    """One tab. `faults` are the errors that our own scripts raised or logged, `noise` all errors and failed requests of
+    the page.
+    """
 
     page: Page
     faults: list[str] = field(default_factory=list)
@@ -56,7 +59,11 @@ class WebPage:
 
         `locale` is the page's language setting, `nodes_2` its newer way to draw nodes.
         """
-        for name, value in {"Comfy.TutorialCompleted": True, "Comfy.Locale": locale, "Comfy.VueNodes.Enabled": nodes_2}.items():
+        for name, value in {
+            "Comfy.TutorialCompleted": True,
+            "Comfy.Locale": locale,
+            "Comfy.VueNodes.Enabled": nodes_2,
+        }.items():
             server.post(f"/settings/{name}", value)
         context = browser.new_context(viewport={"width": 1600, "height": 950}, locale="en-US")
         tab = cls(context.new_page())
@@ -64,10 +71,14 @@ class WebPage:
         tab.page.on("pageerror", lambda error: tab.note_fault(f"{error}\n{error.stack}"))
         tab.page.on("console", tab.note_console)
         tab.page.on("requestfailed", lambda request: tab.noise.append(f"{request.failure}: {request.url}"))
-        tab.page.on("response", lambda answer: tab.noise.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None)
+        tab.page.on(
+            "response",
+            lambda answer: tab.noise.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None,
+        )
         tab.page.goto(server.address)
         tab.page.wait_for_function(
-            "window.app?.extensionManager && app.graph?.nodes.length > 0 && !document.querySelector('.p-progressspinner')"
+            "window.app?.extensionManager && app.graph?.nodes.length > 0 &&"
+            " !document.querySelector('.p-progressspinner')"
         )
         try:
             yield tab
@@ -80,7 +91,9 @@ class WebPage:
             self.note_fault(f"{message.text} {message.location.get('url')}")
 
     def kinds_of_noise(self) -> set[str]:
-        """`noise` without ports and queries, and without the page's own questions to Comfy's registry, one for each foreign node."""
+        """`noise` without ports and queries, and without the page's own questions to Comfy's registry, one for each
+        foreign node.
+        """
         lines = [line.splitlines()[0] for line in self.noise if "https://api.comfy.org/" not in line]
         return {re.sub(r"127\.0\.0\.1:\d+|\?\S*|:\d+:\d+", "", line) for line in lines}
 
@@ -106,7 +119,8 @@ class WebPage:
     def open_template(self, name: str, label: str = "LazyDiffusion") -> None:
         self.browse_templates(label).and_(self.page.get_by_test_id(f"template-workflow-{name}")).click()
         self.page.wait_for_function(
-            "name => app.extensionManager.workflow.activeWorkflow?.filename === name && app.graph.nodes.some(n => n.type === 'LazyDecode')",
+            "name => app.extensionManager.workflow.activeWorkflow?.filename === name && app.graph.nodes.some(n =>"
+            " n.type === 'LazyDecode')",
             arg=name,
         )
         self.page.locator(TEMPLATES_DIALOG).wait_for(state="detached")
@@ -163,7 +177,9 @@ class WebPage:
         )
 
     def labels(self, node_type: str) -> dict[str, Any]:
-        """Title, socket and widget names of a new node of this type as the page shows them, by the names in its definition."""
+        """Title, socket and widget names of a new node of this type as the page shows them, by the names in its
+        definition.
+        """
         return self.evaluate(
             """type => { const node = LiteGraph.createNode(type); return {
                 title: node.title,
@@ -180,18 +196,22 @@ class WebPage:
         self.page.locator("button[data-testid=queue-button], [data-testid=queue-button] button").first.click()
 
     def run(self) -> list[int]:
-        """Press Run and wait for its end -> the widths of the pictures that the preview nodes show. Fails if the page shows an error."""
-        self.evaluate(
-            """() => { window.runEnd = null;
+        """Press Run and wait for its end -> the widths of the pictures that the preview nodes show. Fails if the page
+        shows an error.
+        """
+        self.evaluate("""() => { window.runEnd = null;
                 for (const name of ["execution_success", "execution_error", "execution_interrupted"])
-                    app.api.addEventListener(name, () => { window.runEnd ??= name; }, {once: true}); }"""
-        )
+                    app.api.addEventListener(name, () => { window.runEnd ??= name; }, {once: true}); }""")
         self.press_run()
-        self.page.wait_for_function("sel => window.runEnd || document.querySelector(sel)", arg=f"{ERROR_DIALOG}, {OVERLAY}", timeout=RUN_MS)
+        self.page.wait_for_function(
+            "sel => window.runEnd || document.querySelector(sel)", arg=f"{ERROR_DIALOG}, {OVERLAY}", timeout=RUN_MS
+        )
         end = self.evaluate("window.runEnd")
         assert end == "execution_success", f"the run ended with {end}: {self.error_text()}"
         # The page loads a picture when its node is in view, and fits what is selected, if anything is.
-        self.evaluate("() => { app.canvas.deselectAll(); app.extensionManager.command.execute('Comfy.Canvas.FitView'); }")
+        self.evaluate(
+            "() => { app.canvas.deselectAll(); app.extensionManager.command.execute('Comfy.Canvas.FitView'); }"
+        )
         self.page.wait_for_function(f"({PICTURES})().every(width => width > 0)")
         return self.evaluate(PICTURES)
 
@@ -238,7 +258,9 @@ class WebPage:
                 app.canvas.setDirty(true, true); }""",
             node_type,
         )
-        self.page.wait_for_function("type => app.canvas.visible_nodes.some(node => node.type === type)", arg=node_type)  # it was drawn
+        self.page.wait_for_function(
+            "type => app.canvas.visible_nodes.some(node => node.type === type)", arg=node_type
+        )  # it was drawn
         self.page.wait_for_timeout(500)  # and the graph's place on the page is settled
         title = self.evaluate(
             """() => { const [node] = app.graph.nodes, {ds, canvas} = app.canvas, frame = canvas.getBoundingClientRect();
@@ -253,12 +275,12 @@ class WebPage:
 
 
 def shown_pictures(images: Locator) -> list[tuple[str, tuple[int, int]]]:
-    """(address, (width, height)) of every picture, once each has loaded or failed; (0, 0) for one that cannot be shown."""
+    """(address, (width, height)) of every picture, once each has loaded or failed; (0, 0) for one that cannot be
+    shown.
+    """
     images.first.wait_for()
-    found = images.evaluate_all(
-        """all => Promise.all(all.map(async image => {
+    found = images.evaluate_all("""all => Promise.all(all.map(async image => {
             if (!image.complete) await new Promise(done => { image.onload = image.onerror = done; });
             return [image.src, image.naturalWidth, image.naturalHeight];
-        }))"""
-    )
+        }))""")
     return [(address, (width, height)) for address, width, height in found]

@@ -1,4 +1,6 @@
-"""Steps that can be captured in a CUDA graph train like the others: few shapes, padded holes, Muon for many matrices at once."""
+"""Steps that can be captured in a CUDA graph train like the others: few shapes, padded holes, Muon for many matrices at
+once.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def test_hole_tokens_of_a_given_count(count):
     mask = torch.rand(5, 64, generator=torch.Generator().manual_seed(0)) < 0.08
     mask[:, 3], mask[4] = True, False
     tight, wide = HoleTokens.of(mask), HoleTokens.of(mask, max(count, int(mask.sum(1).max())))
-    assert torch.equal(tight.index, wide.index[:, : tight.count]) and torch.equal(tight.valid, wide.valid[:, : tight.count])
+    assert torch.equal(tight.index, wide.index[:, : tight.count]) and torch.equal(
+        tight.valid, wide.valid[:, : tight.count]
+    )
     assert not wide.valid[:, tight.count :].any() and not wide.index[~wide.valid].any()
 
 
@@ -59,14 +63,25 @@ def test_what_a_captured_step_is_given():
     """Every tensor of the examples, by a name of its own, and a copy that shares no memory."""
     given = examples(48)
     tensors, other = given.tensors(), copied(given).tensors()
-    assert {"text", "sigma", "noise", "keys", "scenes.canvas", "scenes.lines", "kept.index", "kept.valid"} <= tensors.keys()
+    assert {
+        "text",
+        "sigma",
+        "noise",
+        "keys",
+        "scenes.canvas",
+        "scenes.lines",
+        "kept.index",
+        "kept.valid",
+    } <= tensors.keys()
     assert tensors.keys() == other.keys()
     for name, value in tensors.items():
         assert torch.equal(value, other[name]) and value.data_ptr() != other[name].data_ptr(), name
 
 
 def test_many_matrices_at_once_are_muons_own_steps():
-    """Three steps of PyTorch's Muon, matrix by matrix, and of ours, shape by shape: bfloat16 rounding apart the same."""
+    """Three steps of PyTorch's Muon, matrix by matrix, and of ours, shape by shape: bfloat16 rounding apart the
+    same.
+    """
     draw = torch.Generator().manual_seed(0)
     shapes = [(24, 16), (16, 24), (24, 16), (16, 16), (16, 24)]
     start = [torch.randn(shape, generator=draw) for shape in shapes]

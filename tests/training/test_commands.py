@@ -15,7 +15,10 @@ from training.scenery.captions import CaptionTable, captions_of, tokenizer_for
 from training.scenery.objects import CODE_POINTS, SYNONYMS
 from training.scenery.scenes import SpriteSheet, compose
 
-NAMES = [{"code": str(i), "en": [word], "zh": [sign]} for i, (word, sign) in enumerate([("dot", "点"), ("bar", "条"), ("box", "箱")])]
+NAMES = [
+    {"code": str(i), "en": [word], "zh": [sign]}
+    for i, (word, sign) in enumerate([("dot", "点"), ("bar", "条"), ("box", "箱")])
+]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,9 @@ def data(tmp_path_factory):
     y, x = torch.meshgrid(*[torch.linspace(-1, 1, 32)] * 2, indexing="ij")
     shapes = [(x**2 + y**2 < 0.9), (x.abs() < 0.3), (x.abs() < 0.9) & (y.abs() < 0.9)]
     colours = torch.tensor([[220, 30, 30], [30, 200, 60], [40, 60, 220]])
-    sprites = torch.stack([torch.cat([c.view(3, 1, 1) * s, 255 * s[None]]) for c, s in zip(colours, shapes, strict=True)]).to(torch.uint8)
+    sprites = torch.stack(
+        [torch.cat([c.view(3, 1, 1) * s, 255 * s[None]]) for c, s in zip(colours, shapes, strict=True)]
+    ).to(torch.uint8)
     save_file({"sprites": sprites}, path, metadata={"names": json.dumps(NAMES, ensure_ascii=False)})
     return path
 
@@ -33,7 +38,9 @@ def test_scenes_are_reproducible_and_masks_cover_the_object(data):
     sheet = SpriteSheet.load(data)
     one, two = (compose(sheet, 12, 64, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(one.image, two.image) and torch.equal(one.mask, two.mask)
-    changed = (one.image - one.empty).abs().amax(1, keepdim=True) > 0.2  # the object itself; its soft shadow may reach further
+    changed = (one.image - one.empty).abs().amax(
+        1, keepdim=True
+    ) > 0.2  # the object itself; its soft shadow may reach further
     assert changed.any()
     assert (one.mask[changed] == 1).all()
     assert 0 <= one.image.min() and one.image.max() <= 1
@@ -53,8 +60,21 @@ def test_captions(data):
 
 def test_whole_way(data, tmp_path):
     vae, model, judge = tmp_path / "vae", tmp_path / "model", tmp_path / "judge.safetensors"
-    autoencoder.main(["--preset", "tiny", "--data", str(data), "--out", str(vae), "--steps", "3", "--batch", "2", "--pool", "64"])
-    common = ["--preset", "tiny", "--data", str(data), "--vae", str(vae / "vae.safetensors"), "--out", str(model), "--size", "64"]
+    autoencoder.main(
+        ["--preset", "tiny", "--data", str(data), "--out", str(vae), "--steps", "3", "--batch", "2", "--pool", "64"]
+    )
+    common = [
+        "--preset",
+        "tiny",
+        "--data",
+        str(data),
+        "--vae",
+        str(vae / "vae.safetensors"),
+        "--out",
+        str(model),
+        "--size",
+        "64",
+    ]
     small = ["--batch", "4", "--draws", "2", "--pool", "16", "--fresh", "1", "--lr", "1e-3"]
     train.main([*common, *small, "--steps", "2"])
     first = torch.load(model / "state.pt", weights_only=True)
@@ -62,10 +82,19 @@ def test_whole_way(data, tmp_path):
     train.main([*common, *small, "--steps", "5"])
     second = torch.load(model / "state.pt", weights_only=True)
     assert second["progress"]["step"] == 5 and second["progress"]["seconds"] > first["progress"]["seconds"]
-    moved = [k for k, v in first["model"].items() if not k.startswith("vae.") and not torch.equal(v, second["model"][k])]
+    moved = [
+        k for k, v in first["model"].items() if not k.startswith("vae.") and not torch.equal(v, second["model"][k])
+    ]
     assert moved and all(torch.equal(v, second["model"][k]) for k, v in first["model"].items() if k.startswith("vae."))
 
-    further = [*common[:-3], str(tmp_path / "further"), *common[-2:], *small, "--init", str(model / "model.safetensors")]
+    further = [
+        *common[:-3],
+        str(tmp_path / "further"),
+        *common[-2:],
+        *small,
+        "--init",
+        str(model / "model.safetensors"),
+    ]
     train.main([*further, "--steps", "1", "--ema", "0.0"])
     start, end = (load_file(folder / "model.safetensors") for folder in (model, tmp_path / "further"))
     assert torch.equal(start["vae.mean"], end["vae.mean"])
@@ -73,14 +102,31 @@ def test_whole_way(data, tmp_path):
     assert 0 < (start[key].float() - end[key].float()).abs().max() < 0.05
 
     tuned = tmp_path / "tuned"
-    alone = ["--preset", "tiny", "--data", str(data), "--out", str(tuned), "--steps", "3", "--batch", "2", "--pool", "64", "--decoder"]
+    alone = [
+        "--preset",
+        "tiny",
+        "--data",
+        str(data),
+        "--out",
+        str(tuned),
+        "--steps",
+        "3",
+        "--batch",
+        "2",
+        "--pool",
+        "64",
+        "--decoder",
+    ]
     autoencoder.main([*alone, "--init", str(model / "model.safetensors"), "--into", str(model / "model.safetensors")])
     after, changed = load_file(tuned / "model-model.safetensors"), set()
     for key, value in start.items():
         assert after[key].dtype == value.dtype
         changed |= {key} if not torch.equal(value, after[key]) else set()
     assert changed and all(key.startswith("vae.decoder.") for key in changed)
-    assert LazyEditor.load(tuned / "model-model.safetensors").identity != LazyEditor.load(model / "model.safetensors").identity
+    assert (
+        LazyEditor.load(tuned / "model-model.safetensors").identity
+        != LazyEditor.load(model / "model.safetensors").identity
+    )
     with pytest.raises(ValueError, match="another encoder"):
         autoencoder.main([*alone[:-1], "--steps", "1", "--into", str(model / "model.safetensors")])
     with pytest.raises(SystemExit):
@@ -90,7 +136,16 @@ def test_whole_way(data, tmp_path):
     assert editor.model.config.preset == "tiny" and len(editor.model.config.latent_rgb or ()) == 4
     classifier.main(["--data", str(data), "--out", str(judge), "--steps", "2", "--held-out", "32"])
     report = tmp_path / "report.json"
-    arguments = ["--model", str(model / "model.safetensors"), "--judge", str(judge), "--data", str(data), "--json", str(report)]
+    arguments = [
+        "--model",
+        str(model / "model.safetensors"),
+        "--judge",
+        str(judge),
+        "--data",
+        str(data),
+        "--json",
+        str(report),
+    ]
     evaluate.main([*arguments, "--edits", "24", "--steps", "1", "--grid", str(tmp_path / "grid.png")])
     figures = json.loads(report.read_text())
     assert figures["edits"] == 24 and all(0 <= x <= 1 for x in figures["prompt_accuracy"] + figures["real_sprites"])

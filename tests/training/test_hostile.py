@@ -84,7 +84,8 @@ def test_a_hostile_mask_is_malformed(name: str):
 
 def test_another_size_is_said():
     assert (
-        mask_of({"counts": [10**6], "size": [10**9, 10**9]}, HEIGHT, WIDTH)[0] == "mask is 1000000000 x 1000000000 px, not its image's size"
+        mask_of({"counts": [10**6], "size": [10**9, 10**9]}, HEIGHT, WIDTH)[0]
+        == "mask is 1000000000 x 1000000000 px, not its image's size"
     )
 
 
@@ -116,7 +117,11 @@ def write_folder(folder: Path, images: list[Any], annotations: list[Any] | None 
     (folder / "images").mkdir(exist_ok=True)
     (folder / "images" / "good.png").write_bytes(png())
     good = {"image_id": 0, "segmentation": BOX, "caption": "a box"}
-    content = {"images": [*images, {"id": 0, "file_name": "good.png"}], "annotations": [good, *(annotations or [])], **more}
+    content = {
+        "images": [*images, {"id": 0, "file_name": "good.png"}],
+        "annotations": [good, *(annotations or [])],
+        **more,
+    }
     (folder / "annotations.json").write_text(json.dumps(content))
 
 
@@ -138,10 +143,26 @@ def test_a_folder_of_traps(tmp_path: Path):
     (folder / "images" / "bomb.png").write_bytes(bomb())
     with (folder / "images" / "long.png").open("wb") as file:
         file.truncate(8 << 30)
-    outside = ["../secret.png", "../../secret.png", str(secret), "a/../../secret.png", "..\\secret.png", "C:\\secret.png", "a\x00b.png"]
+    outside = [
+        "../secret.png",
+        "../../secret.png",
+        str(secret),
+        "a/../../secret.png",
+        "..\\secret.png",
+        "C:\\secret.png",
+        "a\x00b.png",
+    ]
     found = ["pipe.png", "folder.png", "bomb.png", "long.png", "n" * 5000]
     images = [{"id": name, "file_name": name} for name in (*outside, *found)]
-    odd = [7, None, [], {"id": 1}, {"id": [1], "file_name": "good.png"}, {"id": 1, "file_name": 5}, {"file_name": "good.png"}]
+    odd = [
+        7,
+        None,
+        [],
+        {"id": 1},
+        {"id": [1], "file_name": "good.png"},
+        {"id": 1, "file_name": 5},
+        {"file_name": "good.png"},
+    ]
     annotations = [
         5,
         None,
@@ -156,8 +177,12 @@ def test_a_folder_of_traps(tmp_path: Path):
         assert skipped[decoding.printable(name)] == "file_name leads out of the folder", name
     assert skipped["pipe.png"] == skipped["folder.png"] == "no file, but a folder, a pipe or a device"
     assert skipped["bomb.png"] == "broken image" and skipped["long.png"] == "larger than 256 MB"
-    assert [skipped[f"annotations.json: image {12 + number}"] for number in range(len(odd))] == ["malformed entry"] * len(odd)
-    assert [skipped[f"annotations.json: annotation {1 + number}"] for number in range(4)] == ["malformed annotation"] * 4
+    assert [skipped[f"annotations.json: image {12 + number}"] for number in range(len(odd))] == [
+        "malformed entry"
+    ] * len(odd)
+    assert [skipped[f"annotations.json: annotation {1 + number}"] for number in range(4)] == [
+        "malformed annotation"
+    ] * 4
     assert skipped["good.png#1"] == "no caption"
     assert len(skipped) == len(outside) + len(found) + len(odd) + 5
 
@@ -171,7 +196,12 @@ def bomb() -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize(
@@ -300,13 +330,19 @@ SPOILED: dict[str, tuple[Any, str]] = {
     "format": ({"format": "1"}, "format is '1', expected a whole number"),
     "parts": ({"parts": -1}, "parts is -1, expected a whole number from 1"),
     "digits": (json.dumps(MANIFEST)[:-1] + ', "parts": ' + "9" * 5000 + "}", "a number of 5,000 digits"),
-    "samples 10^12": ({"shards": [{**SHARD, "samples": 10**12}]}, r"shards\[0\]\.samples is 1000000000000, expected a whole number"),
+    "samples 10^12": (
+        {"shards": [{**SHARD, "samples": 10**12}]},
+        r"shards\[0\]\.samples is 1000000000000, expected a whole number",
+    ),
     "samples of text": ({"shards": [{**SHARD, "samples": "3"}]}, r"shards\[0\]\.samples is '3'"),
     "a file elsewhere": (
         {"shards": [{**SHARD, "file": "../x.safetensors"}]},
         r"shards\[0\]\.file is '\.\./x\.safetensors', expected the name",
     ),
-    "an absolute file": ({"shards": [{**SHARD, "file": "/dev/zero"}]}, r"shards\[0\]\.file is '/dev/zero', expected the name"),
+    "an absolute file": (
+        {"shards": [{**SHARD, "file": "/dev/zero"}]},
+        r"shards\[0\]\.file is '/dev/zero', expected the name",
+    ),
     "no file": ({"shards": [5]}, r"shards is \[5\], expected a list of objects"),
     "fewer holes": ({"holes": [4]}, "holes is a list of 1, expected one for each of 3 samples"),
     "holes of text": ({"holes": [4, "4", 4]}, "holes has '4', expected whole numbers from 0 to 64"),
@@ -334,7 +370,9 @@ def test_a_good_manifest_is_taken_and_a_pipe_is_not(tmp_path: Path):
     (tmp_path / "manifest-000.json").write_text(json.dumps(MANIFEST))
     assert read_manifest(tmp_path / "manifest-000.json") == MANIFEST and len(Shards.load(tmp_path)) == 3
     os.mkfifo(tmp_path / "manifest-001.json")
-    with pytest.raises(ValueError, match=r"manifest-001\.json is no manifest that can be read .a folder, a pipe or a device"):
+    with pytest.raises(
+        ValueError, match=r"manifest-001\.json is no manifest that can be read .a folder, a pipe or a device"
+    ):
         Shards.load(tmp_path)
 
 

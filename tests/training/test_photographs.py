@@ -1,4 +1,6 @@
-"""Photographs as canvases: read out of packages by licence, one split each, cropped and composed; what removal is measured by."""
+"""Photographs as canvases: read out of packages by licence, one split each, cropped and composed; what removal is
+measured by.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,15 @@ from training.scenery import photographs as source
 from training.scenery.archives import deb_files, rcc_files
 from training.scenery.brushes import edge_masks
 from training.scenery.draw import Draw
-from training.scenery.photographs import GCOMPRIS, LOMIRI, Photograph, PhotographSheet, in_jpeg_blocks, read_package, save
+from training.scenery.photographs import (
+    GCOMPRIS,
+    LOMIRI,
+    Photograph,
+    PhotographSheet,
+    in_jpeg_blocks,
+    read_package,
+    save,
+)
 from training.scenery.scenes import UNKNOWN, Recipe, compose
 from training.scenery.surfaces import surfaces
 
@@ -76,7 +86,9 @@ def rcc(files: dict[str, bytes]) -> bytes:
     tree = struct.pack(">IHII", 0, 2, 1, 1) + struct.pack(">IHII", places["g"][0], 2, len(files), 2)
     tree += b"".join(struct.pack(">IHHHI", places[name][0], 0, 0, 0, places[name][1]) for name in files)
     head = 20
-    return struct.pack(">4siiii", b"qres", 1, head, head + len(tree), head + len(tree) + len(data)) + tree + data + names
+    return (
+        struct.pack(">4siiii", b"qres", 1, head, head + len(tree), head + len(tree) + len(data)) + tree + data + names
+    )
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +128,11 @@ def test_packages_are_read_and_split_by_licence(tmp_path):
 def test_pictures_inside_qt_resources_are_read(tmp_path):
     content = rcc({"a.webp": jpeg(seed=4, kind="WEBP"), "alphabets.webp": jpeg(kind="WEBP"), "note.txt": b"text"})
     assert [name for name, _ in rcc_files(content)] == ["g/a.webp", "g/alphabets.webp", "g/note.txt"]
-    files = {"usr/share/doc/g/copyright": COPYRIGHT.encode(), "usr/share/gcompris-qt/rcc/erase.rcc": content, "x/other.rcc": content}
+    files = {
+        "usr/share/doc/g/copyright": COPYRIGHT.encode(),
+        "usr/share/gcompris-qt/rcc/erase.rcc": content,
+        "x/other.rcc": content,
+    }
     found = list(read_package(GCOMPRIS, deb(tmp_path / "g.deb", files)))
     assert [(one.name, one.licence, one.split) for one in found] == [("gcompris-qt-data/a", "GPL-3+", "test")]
 
@@ -146,10 +162,14 @@ def test_a_missing_file_names_the_command(tmp_path):
 def test_crops_are_the_photograph_at_many_scales(pictures):
     photographs = PhotographSheet.load(pictures, "test")
     whole = photographs.crop(0, 1.0, [0.0, 0.0], 100)
-    expected = F.interpolate(photographs.pixels[0][None, :, :, :300].float() / 255, (100, 100), mode="bilinear", antialias=True)[0]
+    expected = F.interpolate(
+        photographs.pixels[0][None, :, :, :300].float() / 255, (100, 100), mode="bilinear", antialias=True
+    )[0]
     assert torch.equal(whole, expected.clamp(0, 1)), "at zoom 1 the shorter side is seen whole"
     enlarged = photographs.crop(0, 0.0, [1.0, 1.0], 100)
-    corner = F.interpolate(photographs.pixels[0][None, :, 240:, 320:].float() / 255, (100, 100), mode="bilinear", antialias=True)[0]
+    corner = F.interpolate(
+        photographs.pixels[0][None, :, 240:, 320:].float() / 255, (100, 100), mode="bilinear", antialias=True
+    )[0]
     assert torch.equal(enlarged, corner.clamp(0, 1))
     first, second = (photographs.crops(Draw(torch.Generator().manual_seed(1)), 6, 64)[0] for _ in range(2))
     assert torch.equal(first, second) and first.min() >= 0 and first.max() <= 1
@@ -164,7 +184,10 @@ def test_jpeg_blocks_lose_fine_detail_and_keep_the_mean():
 
 
 def test_scenes_without_photographs_stay_the_same_bits(canvases):
-    before, now = compose(sheet(), 8, 64, torch.Generator().manual_seed(4)), compose(canvases, 8, 64, torch.Generator().manual_seed(4))
+    before, now = (
+        compose(sheet(), 8, 64, torch.Generator().manual_seed(4)),
+        compose(canvases, 8, 64, torch.Generator().manual_seed(4)),
+    )
     assert torch.equal(before.image, now.image) and torch.equal(before.mask, now.mask)
 
 
@@ -177,26 +200,38 @@ def test_scenes_on_photographs(canvases):
     assert bare.sum() > 30 and (~bare).sum() > 20
     removed = scenes.label == len(canvases)
     assert 30 < removed.sum() < 70 and torch.equal(scenes.image[removed], scenes.empty[removed])
-    touching = (scenes.mask[:, 0, 0].mean(1) == 1) | (scenes.mask[:, 0, -1].mean(1) == 1) | (scenes.mask[:, 0, :, 0].mean(1) == 1)
+    touching = (
+        (scenes.mask[:, 0, 0].mean(1) == 1)
+        | (scenes.mask[:, 0, -1].mean(1) == 1)
+        | (scenes.mask[:, 0, :, 0].mean(1) == 1)
+    )
     assert touching.sum() > 15, "holes along whole sides"
     shares = [
-        float(compose(canvases, 64, 64, torch.Generator().manual_seed(5), Recipe(photographs=p, drawn=0)).image.std()) for p in (0.0, 1.0)
+        float(compose(canvases, 64, 64, torch.Generator().manual_seed(5), Recipe(photographs=p, drawn=0)).image.std())
+        for p in (0.0, 1.0)
     ]
     assert shares[0] != shares[1]
 
 
 def test_bare_photographs_are_of_the_first_style(canvases):
     scenes = compose(canvases, 64, 64, torch.Generator().manual_seed(6), replace(Recipe(), photographs=1.0, far=0.0))
-    nothing = (scenes.empty.flatten(1).unsqueeze(0) - scenes.empty.flatten(1).unsqueeze(1)).abs().sum(-1)  # different canvases each
+    nothing = (
+        (scenes.empty.flatten(1).unsqueeze(0) - scenes.empty.flatten(1).unsqueeze(1)).abs().sum(-1)
+    )  # different canvases each
     assert (nothing + torch.eye(64)).min() > 0
-    assert (scenes.style[scenes.seen == UNKNOWN] == 0).float().mean() > 0.9, "others are hidden by the hole now and then"
+    assert (scenes.style[scenes.seen == UNKNOWN] == 0).float().mean() > 0.9, (
+        "others are hidden by the hole now and then"
+    )
     assert (scenes.style[scenes.seen != UNKNOWN] != 0).any()
 
 
 def test_where_nothing_is_to_be_seen_the_style_read_is_the_first():
     """Holes of the whole canvas hide all others; the pictures stay as they were."""
     recipe = Recipe(everything=0.5)
-    scenes, read = (compose(sheet(), 64, 64, torch.Generator().manual_seed(7), replace(recipe, read_nothing=r)) for r in (False, True))
+    scenes, read = (
+        compose(sheet(), 64, 64, torch.Generator().manual_seed(7), replace(recipe, read_nothing=r))
+        for r in (False, True)
+    )
     assert torch.equal(scenes.image, read.image)
     hidden = scenes.mask.mean((1, 2, 3)) == 1
     assert hidden.sum() > 20 and (scenes.style[hidden] > 0).any() and (read.style[hidden] == 0).all()
@@ -211,9 +246,16 @@ def test_a_recipe_with_photographs_needs_them():
 
 def test_masks_along_the_sides():
     masks = edge_masks(Draw(torch.Generator().manual_seed(0)), 200, 64)[:, 0]
-    sides = torch.stack([masks[:, :, 0].mean(1), masks[:, :, -1].mean(1), masks[:, 0].mean(1), masks[:, -1].mean(1)], 1) == 1
+    sides = (
+        torch.stack([masks[:, :, 0].mean(1), masks[:, :, -1].mean(1), masks[:, 0].mean(1), masks[:, -1].mean(1)], 1)
+        == 1
+    )
     assert sides.any(1).all() and set(sides.sum(1).tolist()) == {1, 2, 4}
-    assert masks.mean((1, 2)).max() < 0.9 and masks.mean((1, 2)).min() > 0.05 and set(masks.unique().tolist()) == {0.0, 1.0}
+    assert (
+        masks.mean((1, 2)).max() < 0.9
+        and masks.mean((1, 2)).min() > 0.05
+        and set(masks.unique().tolist()) == {0.0, 1.0}
+    )
 
 
 def test_surfaces_are_pictures_and_differ():
@@ -225,7 +267,12 @@ def test_surfaces_are_pictures_and_differ():
 def test_evaluation_on_held_out_photographs(pictures):
     args = parse(["--canvas", "photographs", "--edits", "40"])
     scenes = edits_of(sheet().with_photographs(pictures, "test"), args, 40, args.seed)
-    assert len(scenes.label) == 40 and (scenes.label < 16).all() and not scenes.unseen.any() and scenes.mask.mean((1, 2, 3)).max() < 0.6
+    assert (
+        len(scenes.label) == 40
+        and (scenes.label < 16).all()
+        and not scenes.unseen.any()
+        and scenes.mask.mean((1, 2, 3)).max() < 0.6
+    )
     assert 10 < (scenes.seen == UNKNOWN).sum() < 32
     assert parse(["--canvas", "512"]).canvas == 512
 
@@ -233,7 +280,10 @@ def test_evaluation_on_held_out_photographs(pictures):
 def test_removal_is_measured_by_what_was_there(pictures):
     photographs = PhotographSheet.load(pictures, "test")
     image, mask = removal.edits(Draw(torch.Generator().manual_seed(0)), sheet().sprites, photographs, 6, 0.0)
-    perfect, flat = removal.measure("real", image, image, mask), removal.measure("grey", image * (1 - mask) + 0.5 * mask, image, mask)
+    perfect, flat = (
+        removal.measure("real", image, image, mask),
+        removal.measure("grey", image * (1 - mask) + 0.5 * mask, image, mask),
+    )
     assert perfect["psnr"][0] == 60 and perfect["seam"] == 1 and 0.5 < perfect["energy"] < 2
     assert flat["psnr"][0] < 20 and flat["energy"] == 0 and flat["seam"] > 1
     _, strips = removal.edits(Draw(torch.Generator().manual_seed(0)), sheet().sprites, photographs, 6, 0.25)

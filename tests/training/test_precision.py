@@ -1,4 +1,6 @@
-"""bfloat16 and Muon only where the processor multiplies in bfloat16: elsewhere they take a hundred times as long as float32."""
+"""bfloat16 and Muon only where the processor multiplies in bfloat16: elsewhere they take a hundred times as long as
+float32.
+"""
 
 from __future__ import annotations
 

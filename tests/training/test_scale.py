@@ -1,4 +1,6 @@
-"""Training from people's own images: COCO folders and WebDataset shards in, the same numbers from one process, two, or a resumed one."""
+"""Training from people's own images: COCO folders and WebDataset shards in, the same numbers from one process, two, or
+a resumed one.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,15 @@ from training.loop.shards import Shards, Share, Steps
 ROOT = Path(__file__).resolve().parents[2]
 COLOURS = {"red box": (220, 40, 30), "green disc": (30, 200, 60), "蓝色方块": (40, 60, 220)}
 PIXART = replace(
-    PRESETS["pixart-xl"], width=48, depth=2, heads=4, caption_width=32, encoder_width=32, encoder_depth=1, encoder_heads=2, window=None
+    PRESETS["pixart-xl"],
+    width=48,
+    depth=2,
+    heads=4,
+    caption_width=32,
+    encoder_width=32,
+    encoder_depth=1,
+    encoder_heads=2,
+    window=None,
 )
 
 
@@ -93,7 +103,10 @@ def folder(tmp_path_factory) -> Path:
         picture, mask, name = scene(number)
         entry = annotation(number, mask, name)
         if number == 0:
-            entry = {"segmentation": entry["segmentation"], "category_id": 7}  # plain COCO: a category instead of a caption
+            entry = {
+                "segmentation": entry["segmentation"],
+                "category_id": 7,
+            }  # plain COCO: a category instead of a caption
         add(f"{number:03d}.png", png(picture), entry)
     picture, mask, name = scene(0)
     good = annotation(0, mask, name)
@@ -141,7 +154,9 @@ def vae(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def shards(folder, vae, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("shards")
-    precompute.main([str(folder), "--vae", str(vae), "--out", str(out), "--size", "64", "--shard", "20", "--batch", "5"])
+    precompute.main(
+        [str(folder), "--vae", str(vae), "--out", str(out), "--size", "64", "--shard", "20", "--batch", "5"]
+    )
     return out
 
 
@@ -153,7 +168,9 @@ def test_trouble_is_skipped_counted_and_named(folder):
     assert [picture.name for picture in pictures] == [f"{i:03d}.png" for i in range(24)] + ["tiny.png"]
     for number, picture in enumerate(pictures[:24]):
         _, mask, name = scene(number)
-        assert np.array_equal(picture.instances[0].mask, mask), "polygons and both kinds of run lengths are the same masks"
+        assert np.array_equal(picture.instances[0].mask, mask), (
+            "polygons and both kinds of run lengths are the same masks"
+        )
         assert picture.instances[0].captions[0] == name
 
 
@@ -162,7 +179,10 @@ def test_webdataset_shards_read_the_same_and_a_cut_one_is_named(folder, tmp_path
         with tarfile.open(path, "w") as archive:
             for number in numbers:
                 picture, mask, name = scene(number)
-                files = {"png": png(picture), "json": json.dumps({"annotations": [annotation(number, mask, name)]}).encode()}
+                files = {
+                    "png": png(picture),
+                    "json": json.dumps({"annotations": [annotation(number, mask, name)]}).encode(),
+                }
                 for ending, data in files.items():
                     member = tarfile.TarInfo(f"part/{number:03d}.{ending}")
                     member.size = len(data)
@@ -187,7 +207,9 @@ def test_webdataset_shards_read_the_same_and_a_cut_one_is_named(folder, tmp_path
             archive.addfile(member, io.BytesIO(content))
     odd = Skipped()
     list(read_pictures(tmp_path, odd))
-    assert {name: reason for name, reason in odd.names if "c.tar" in name} == {f"c.tar/{i}": "no readable annotations" for i in range(4)}
+    assert {name: reason for name, reason in odd.names if "c.tar" in name} == {
+        f"c.tar/{i}": "no readable annotations" for i in range(4)
+    }
     with pytest.raises(ValueError, match=r"neither \*.tar shards nor an annotations\.json"):
         list(read_pictures(folder / "images", Skipped()))
 
@@ -202,8 +224,12 @@ def test_precompute(folder, vae, shards, tmp_path, capsys):
     first = load_file(shards / "shard-000-00000.safetensors")
     assert first["target"].shape == first["canvas"].shape == (20, 4, 8, 8) and first["mask"].shape == (20, 1, 8, 8)
     outside = first["mask"].bool().logical_not().expand_as(first["target"])
-    assert (first["target"] - first["canvas"]).abs()[outside].mean() < (first["target"] - first["canvas"]).abs()[~outside].mean()
-    assert (first["mask"][::2] != first["mask"][1::2]).any((1, 2, 3)).sum() >= 3, "variants of an instance differ in their masks"
+    assert (first["target"] - first["canvas"]).abs()[outside].mean() < (first["target"] - first["canvas"]).abs()[
+        ~outside
+    ].mean()
+    assert (first["mask"][::2] != first["mask"][1::2]).any((1, 2, 3)).sum() >= 3, (
+        "variants of an instance differ in their masks"
+    )
 
     capsys.readouterr()
     common = [str(folder), "--vae", str(vae), "--out", str(tmp_path), "--size", "64", "--batch", "3"]
@@ -223,7 +249,11 @@ def test_precompute(folder, vae, shards, tmp_path, capsys):
 
 def words_of_one_sprite(folder: Path) -> Path:
     names = json.dumps([{"code": "0", "en": ["dot"], "zh": ["点"]}])
-    save_file({"sprites": torch.zeros(1, 4, 8, 8, dtype=torch.uint8)}, folder / "sprites.safetensors", metadata={"names": names})
+    save_file(
+        {"sprites": torch.zeros(1, 4, 8, 8, dtype=torch.uint8)},
+        folder / "sprites.safetensors",
+        metadata={"names": names},
+    )
     return folder / "sprites.safetensors"
 
 
@@ -263,7 +293,20 @@ def test_an_epoch_takes_every_sample_once_and_processes_share_it(shards):
 
 # -- training ----------------------------------------------------------------------------------------------------------
 def settings(shards: Path, vae: Path, out: Path, *more: str) -> list[str]:
-    common = ["--preset", "tiny", "--data", str(shards), "--vae", str(vae), "--out", str(out), "--batch", "8", "--draws", "2"]
+    common = [
+        "--preset",
+        "tiny",
+        "--data",
+        str(shards),
+        "--vae",
+        str(vae),
+        "--out",
+        str(out),
+        "--batch",
+        "8",
+        "--draws",
+        "2",
+    ]
     return [*common, "--steps", "10", "--record-every", "1", "--float32", "--lr", "3e-3", *more]
 
 
@@ -273,7 +316,12 @@ def start(arguments: list[str], processes: int = 1) -> subprocess.Popen:
         module = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *module]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, *module, *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, *module, *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -345,14 +393,25 @@ def test_public_vae_t5_and_pixart_weights(folder, tmp_path, monkeypatch):
     from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
     torch.manual_seed(0)
-    blocks: dict[str, Any] = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    blocks: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }
     AutoencoderKL(**blocks, block_out_channels=(8, 8, 8, 8), norm_num_groups=4).save_pretrained(tmp_path / "vae")  # type: ignore[arg-type]
-    T5EncoderModel(T5Config(vocab_size=32, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)).save_pretrained(tmp_path / "t5")
-    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["<pad>", "</s>", "<unk>", "a", "red", "box"])}, "<unk>"))
+    T5EncoderModel(T5Config(vocab_size=32, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)).save_pretrained(
+        tmp_path / "t5"
+    )
+    words = Tokenizer(
+        models.WordLevel({w: i for i, w in enumerate(["<pad>", "</s>", "<unk>", "a", "red", "box"])}, "<unk>")
+    )
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>").save_pretrained(tmp_path / "t5")
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(tmp_path / "t5")
     data = tmp_path / "data"
-    precompute.main([str(folder), "--vae", str(tmp_path / "vae"), "--t5", str(tmp_path / "t5"), "--out", str(data), "--size", "64"])
+    precompute.main(
+        [str(folder), "--vae", str(tmp_path / "vae"), "--t5", str(tmp_path / "t5"), "--out", str(data), "--size", "64"]
+    )
     first = load_file(data / "shard-000-00000.safetensors")
     assert first["target"].shape[1:] == (4, 8, 8) and first["text"].shape[1:] == (120, 32)
     assert (first["text"][torch.arange(120)[None] >= first["words"][:, None]] == 0).all() and first["words"].min() >= 1
@@ -361,26 +420,50 @@ def test_public_vae_t5_and_pixart_weights(folder, tmp_path, monkeypatch):
     model = LazyDiffusion(PIXART)
     initialise(model)
     save_checkpoint(init, model)
-    arguments = ["--data", str(data), "--init", str(init), "--out", str(tmp_path / "run"), "--batch", "4", "--steps", "3", "--ema", "0"]
-    train.main([*arguments, "--optimizer", "adamw", "--record-every", "1", "--licence", "mine", "--provenance", "made here"])
+    arguments = [
+        "--data",
+        str(data),
+        "--init",
+        str(init),
+        "--out",
+        str(tmp_path / "run"),
+        "--batch",
+        "4",
+        "--steps",
+        "3",
+        "--ema",
+        "0",
+    ]
+    train.main(
+        [*arguments, "--optimizer", "adamw", "--record-every", "1", "--licence", "mine", "--provenance", "made here"]
+    )
     trained = read_checkpoint(tmp_path / "run" / "model.safetensors")
-    assert trained.metadata["licence"] == "mine" and trained.config.prediction == "epsilon" and trained.tokenizer is None
+    assert (
+        trained.metadata["licence"] == "mine" and trained.config.prediction == "epsilon" and trained.tokenizer is None
+    )
     assert all(np.isfinite(curve(tmp_path / "run")))
     before = load_file(init)
-    moved = {key.split(".")[1] for key, value in trained.weights.items() if (value.float() - before[key]).abs().max() > 1e-4}
+    moved = {
+        key.split(".")[1] for key, value in trained.weights.items() if (value.float() - before[key]).abs().max() > 1e-4
+    }
     assert moved == {"context_encoder", "decoder"}
 
     weights = {key: torch.randn_like(value) for key, value in model.transformer.decoder.state_dict().items()}
     pixart = {
-        ("y_embedder.y_proj." + k[11:] if k.startswith("y_embedder.") else k): v for k, v in weights.items() if "context_emb" not in k
+        ("y_embedder.y_proj." + k[11:] if k.startswith("y_embedder.") else k): v
+        for k, v in weights.items()
+        if "context_emb" not in k
     }
     pixart = {
-        k.replace("x_embedder.", "x_embedder.proj."): v.view(48, 4, 2, 2) if k == "x_embedder.weight" else v for k, v in pixart.items()
+        k.replace("x_embedder.", "x_embedder.proj."): v.view(48, 4, 2, 2) if k == "x_embedder.weight" else v
+        for k, v in pixart.items()
     }
     save_file(pixart, tmp_path / "pixart.safetensors")
     monkeypatch.setitem(train.PRESETS, "pixart-xl", PIXART)
     arguments = ["--preset", "pixart-xl", "--data", str(data), "--init-pixart", str(tmp_path / "pixart.safetensors")]
-    train.main([*arguments, "--out", str(tmp_path / "second"), "--batch", "4", "--steps", "1", "--lr", "0", "--ema", "0"])
+    train.main(
+        [*arguments, "--out", str(tmp_path / "second"), "--batch", "4", "--steps", "1", "--lr", "0", "--ema", "0"]
+    )
     started = read_checkpoint(tmp_path / "second" / "model.safetensors").weights
     key = "blocks.0.attn.qkv.weight"
     assert torch.allclose(started[f"transformer.decoder.{key}"].float(), weights[key], atol=2e-3)
@@ -395,6 +478,10 @@ def test_what_the_network_is_given():
         return model.scale_input(model.add_noise(clean, noise, level), level), model.timestep(sigma)
 
     x, t = given("flow_x0", torch.tensor([0.25, 1.0]))
-    assert torch.allclose(x[0], torch.tensor(1.25)) and torch.allclose(x[1], torch.tensor(2.0)) and t.tolist() == [250, 1000]
+    assert (
+        torch.allclose(x[0], torch.tensor(1.25))
+        and torch.allclose(x[1], torch.tensor(2.0))
+        and t.tolist() == [250, 1000]
+    )
     x, t = given("epsilon", torch.tensor([1.0, float(ddpm_sigmas()[999])]))
     assert torch.allclose(x[0], torch.tensor(3 / 2**0.5)) and t[1] == 999

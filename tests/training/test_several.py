@@ -14,7 +14,11 @@ def test_holes_of_a_canvas_are_apart():
     made, again = (canvases(sheet(), 4, 256, 3, seed=5) for _ in range(2))
     assert made.image.shape == (4, 3, 256, 256) and made.holes.shape == (4, 3, 1, 256, 256)
     assert torch.equal(made.holes, again.holes) and torch.equal(made.image, again.image)
-    assert bool((made.holes.sum((2, 3, 4)) > 1000).all()) and bool((made.image >= 0).all()) and bool((made.image <= 1).all())
+    assert (
+        bool((made.holes.sum((2, 3, 4)) > 1000).all())
+        and bool((made.image >= 0).all())
+        and bool((made.image <= 1).all())
+    )
     for holes in made.holes[:, :, 0].numpy() > 0.5:
         for one in range(3):
             away = ndimage.distance_transform_edt(~holes[one])

@@ -1,4 +1,6 @@
-"""Scenes whose style only the context tells, captions that never say it, the two baselines, and the figures of an evaluation."""
+"""Scenes whose style only the context tells, captions that never say it, the two baselines, and the figures of an
+evaluation.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,19 @@ from training.loop.objective import token_loss
 from training.scenery import drawings
 from training.scenery.captions import NOTHING, all_captions, captions_of, grow_embedding, plural, tokenizer_for
 from training.scenery.crop import CropBox, bounds, crop_boxes, cut, inside, put_back
-from training.scenery.scenes import FAR, NEAR, OBJECTS, TWO, UNKNOWN, Draw, Recipe, SpriteSheet, cast_of, compose, pair_split
+from training.scenery.scenes import (
+    FAR,
+    NEAR,
+    OBJECTS,
+    TWO,
+    UNKNOWN,
+    Draw,
+    Recipe,
+    SpriteSheet,
+    cast_of,
+    compose,
+    pair_split,
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +71,10 @@ def small(tmp_path_factory):
 
 # -- edges -------------------------------------------------------------------------------------------------------------
 def test_drawn_edges_follow_the_object_and_stay_in_the_mask():
-    exact, loose = (compose(sheet(), 24, 96, torch.Generator().manual_seed(5), Recipe(drawn=share, removals=0.2)) for share in (1.0, 0.5))
+    exact, loose = (
+        compose(sheet(), 24, 96, torch.Generator().manual_seed(5), Recipe(drawn=share, removals=0.2))
+        for share in (1.0, 0.5)
+    )
     assert torch.equal(exact.image, loose.image), "what is drawn changes nothing else"
     for scenes in (exact, loose):
         assert (scenes.lines[scenes.mask < 0.5] == 0).all() and 0 <= scenes.lines.min() and scenes.lines.max() <= 1
@@ -66,7 +83,9 @@ def test_drawn_edges_follow_the_object_and_stay_in_the_mask():
     assert removed.any() and (exact.binding[~removed] > 0).all()
     drawn = exact.binding > 0.9
     step = (exact.image - exact.empty).abs().amax(1, keepdim=True) > 0.1
-    near = torch.nn.functional.max_pool2d(step.float(), 9, 1, 4) - (1 - torch.nn.functional.max_pool2d(1 - step.float(), 9, 1, 4))
+    near = torch.nn.functional.max_pool2d(step.float(), 9, 1, 4) - (
+        1 - torch.nn.functional.max_pool2d(1 - step.float(), 9, 1, 4)
+    )
     share = (exact.lines * near).sum((1, 2, 3)) / exact.lines.sum((1, 2, 3))
     assert drawn.sum() > 5 and share[drawn].mean() > 0.9, "lines run along the object's outline"
 
@@ -101,7 +120,9 @@ def test_a_model_from_before_styles_learns_to_name_them(data, small, tmp_path):
         "--pool",
         "16",
     ]
-    train.main([*settings, "--out", str(tmp_path), "--steps", "30", "--ema", "0", "--lr", "0.01", "--record-every", "1"])
+    train.main(
+        [*settings, "--out", str(tmp_path), "--steps", "30", "--ema", "0", "--lr", "0.01", "--record-every", "1"]
+    )
     trained = read_checkpoint(tmp_path / "model.safetensors")
     assert trained.config.styles == 3 and trained.weights["transformer.context_encoder.naming.table"].abs().max() > 0
     losses = [point[2] for point in json.loads((tmp_path / "record.json").read_text())["curves"]["naming"]]
@@ -121,7 +142,20 @@ def test_a_model_from_before_styles_learns_to_name_them(data, small, tmp_path):
 def test_a_model_learns_to_take_edges(data, small, tmp_path):
     """One from before edges gets a place for them that changes nothing at first; the training fills it."""
     assert not read_checkpoint(small).config.edges
-    settings = ["--preset", "tiny", "--data", str(data), "--init", str(small), "--out", str(tmp_path), "--size", "64", "--batch", "4"]
+    settings = [
+        "--preset",
+        "tiny",
+        "--data",
+        str(data),
+        "--init",
+        str(small),
+        "--out",
+        str(tmp_path),
+        "--size",
+        "64",
+        "--batch",
+        "4",
+    ]
     train.main([*settings, "--draws", "1", "--pool", "16", "--steps", "3", "--ema", "0"])
     trained = read_checkpoint(tmp_path / "model.safetensors")
     assert trained.config.edges and trained.weights["transformer.decoder.edge_embedder.weight"].abs().max() > 0
@@ -130,7 +164,21 @@ def test_a_model_learns_to_take_edges(data, small, tmp_path):
 
 def test_the_decoder_alone_learns_what_the_canvas_is_filled_with(data, small, tmp_path):
     """`--decoder-only`: decoder and fill move, everything else keeps its bits."""
-    settings = ["--data", str(data), "--size", "64", "--batch", "4", "--draws", "1", "--pool", "16", "--ema", "0", "--float32"]
+    settings = [
+        "--data",
+        str(data),
+        "--size",
+        "64",
+        "--batch",
+        "4",
+        "--draws",
+        "1",
+        "--pool",
+        "16",
+        "--ema",
+        "0",
+        "--float32",
+    ]
     train.main([*settings, "--init", str(small), "--out", str(tmp_path / "before"), "--steps", "1"])
     before = read_checkpoint(tmp_path / "before" / "model.safetensors")
     train.main(
@@ -154,7 +202,9 @@ def test_the_decoder_alone_learns_what_the_canvas_is_filled_with(data, small, tm
 
 
 def test_a_file_between_two_of_one_model(small, tmp_path):
-    """At either end it is that file, in the middle the mean; what the first lacks started at zero; other models are named."""
+    """At either end it is that file, in the middle the mean; what the first lacks started at zero; other models are
+    named.
+    """
     first, _ = load_model(small)
     second = extended(first, replace(first.config, fill=True))
     torch.manual_seed(0)
@@ -166,7 +216,18 @@ def test_a_file_between_two_of_one_model(small, tmp_path):
     fill = "transformer.context_encoder.fill_embedder.weight"
     for share in (0.0, 0.5, 1.0):
         out = tmp_path / f"{share}.safetensors"
-        average.main([str(small), str(tmp_path / "after.safetensors"), "--share", str(share), "--style-guidance", "2", "--out", str(out)])
+        average.main(
+            [
+                str(small),
+                str(tmp_path / "after.safetensors"),
+                "--share",
+                str(share),
+                "--style-guidance",
+                "2",
+                "--out",
+                str(out),
+            ]
+        )
         found = read_checkpoint(out)
         assert found.config == replace(second.config, style_guidance=2.0) and found.tokenizer == ends[0].tokenizer
         assert found.notes["licence"] == "MIT"
@@ -182,7 +243,8 @@ def test_a_file_between_two_of_one_model(small, tmp_path):
         average.between({"a": torch.zeros(2)}, {"b": torch.zeros(2)}, 0.5)
 
 
-# -- naming styles ------------------------------------------------------------------------------------------------------
+# -- naming styles
+# ------------------------------------------------------------------------------------------------------
 def test_the_reader_learns_and_nothing_else_moves(data, small, tmp_path):
     settings = [
         "--data",
@@ -213,10 +275,19 @@ def test_the_reader_learns_and_nothing_else_moves(data, small, tmp_path):
     naming.main([*settings, *again])
     assert read_checkpoint(tmp_path / "two" / "model.safetensors").config.style_depth == 1
     naming.main([*settings, *again, "--afresh", "--lr", "0"])  # the reader of --init is gone
-    afresh, reader = read_checkpoint(tmp_path / "two" / "model.safetensors"), "transformer.context_encoder.naming.reader."
-    copied = [name for name in afresh.weights if name.startswith(reader) and name.replace("naming.reader.", "") in before.weights]
+    afresh, reader = (
+        read_checkpoint(tmp_path / "two" / "model.safetensors"),
+        "transformer.context_encoder.naming.reader.",
+    )
+    copied = [
+        name
+        for name in afresh.weights
+        if name.startswith(reader) and name.replace("naming.reader.", "") in before.weights
+    ]
     assert copied
-    assert all(torch.equal(afresh.weights[name], before.weights[name.replace("naming.reader.", "")].half()) for name in copied)
+    assert all(
+        torch.equal(afresh.weights[name], before.weights[name.replace("naming.reader.", "")].half()) for name in copied
+    )
 
 
 def test_a_new_reader_starts_as_the_encoder(small):
@@ -254,7 +325,11 @@ def test_another_number_of_styles_is_refused(small):
 def test_sheet_of_one_style_and_of_three(data, tmp_path):
     three = SpriteSheet.load(data)
     assert three.sprites.shape == (3, 16, 4, 32, 32) and len(three) == 16 and three.styles == STYLES
-    save_file({"sprites": torch.zeros(2, 4, 8, 8, dtype=torch.uint8)}, tmp_path / "old", metadata={"names": json.dumps(NAMES[:2])})
+    save_file(
+        {"sprites": torch.zeros(2, 4, 8, 8, dtype=torch.uint8)},
+        tmp_path / "old",
+        metadata={"names": json.dumps(NAMES[:2])},
+    )
     old = SpriteSheet.load(tmp_path / "old")
     assert old.sprites.shape == (1, 2, 4, 8, 8) and old.styles == ("3d",)
     assert len(compose(old, 2, 64, torch.Generator().manual_seed(0)).label) == 2
@@ -270,12 +345,23 @@ def test_withheld_pairs_never_occur_in_training():
         torch.equal(withheld, bright.pairs("validation") | bright.pairs("test"))
         and not (bright.pairs("validation") & bright.pairs("test")).any()
     )
-    marked = SpriteSheet(torch.where(withheld[:, :, None, None, None], 1.0, 0.0).expand_as(bright.sprites).contiguous(), NAMES, STYLES)
-    train_scenes = compose(marked, 96, 64, torch.Generator().manual_seed(1))  # only withheld pairs are visible in this sheet
-    assert torch.equal(train_scenes.image, train_scenes.empty) and not train_scenes.unseen.any() and not train_scenes.seen.any()
+    marked = SpriteSheet(
+        torch.where(withheld[:, :, None, None, None], 1.0, 0.0).expand_as(bright.sprites).contiguous(), NAMES, STYLES
+    )
+    train_scenes = compose(
+        marked, 96, 64, torch.Generator().manual_seed(1)
+    )  # only withheld pairs are visible in this sheet
+    assert (
+        torch.equal(train_scenes.image, train_scenes.empty)
+        and not train_scenes.unseen.any()
+        and not train_scenes.seen.any()
+    )
     style, objects, unseen = cast_of(bright, Draw(torch.Generator().manual_seed(2)), 2000, Recipe.held_out())
     assert 0.2 < unseen.float().mean() < 0.3 and bright.pairs("test")[style[unseen], objects[unseen, 0]].all()
-    assert bright.pairs("train")[style[:, None], objects[:, 1:]].all() and bright.pairs("train")[style[~unseen], objects[~unseen, 0]].all()
+    assert (
+        bright.pairs("train")[style[:, None], objects[:, 1:]].all()
+        and bright.pairs("train")[style[~unseen], objects[~unseen, 0]].all()
+    )
     assert all(len(set(row)) == 5 for row in objects.tolist())
 
 
@@ -293,10 +379,13 @@ def test_bare_scenes_show_nothing_and_are_of_the_first_style():
 def test_far_scenes_show_the_style_outside_the_crop_only():
     recipe = Recipe.held_out()
     one, two = (
-        compose(sheet(c), 96, 128, torch.Generator().manual_seed(4), recipe) for c in (((1.0, 0.0, 0.0),) * 3, ((0.0, 1.0, 0.0),) * 3)
+        compose(sheet(c), 96, 128, torch.Generator().manual_seed(4), recipe)
+        for c in (((1.0, 0.0, 0.0),) * 3, ((0.0, 1.0, 0.0),) * 3)
     )
     assert torch.equal(one.mask, two.mask) and torch.equal(one.seen, two.seen)
-    objects = (one.empty - two.empty).abs().amax(1, keepdim=True) * (1 - one.mask)  # other objects are where the colour matters
+    objects = (one.empty - two.empty).abs().amax(1, keepdim=True) * (
+        1 - one.mask
+    )  # other objects are where the colour matters
     within = objects * inside(crop_boxes(one.mask), 128)
     near, far = one.seen == NEAR, one.seen == FAR
     assert near.sum() > 15 and far.sum() > 15
@@ -371,14 +460,43 @@ def trained(data, small, tmp_path_factory):
     """A step of each method from the same weights."""
     folder = tmp_path_factory.mktemp("methods")
     for method in METHODS:
-        common = ["--preset", "tiny", "--data", str(data), "--init", str(small), "--out", str(folder / method), "--size", "64"]
-        train.main([*common, "--method", method, "--batch", "4", "--draws", "2", "--pool", "16", "--steps", "1", "--lr", "1e-3"])
+        common = [
+            "--preset",
+            "tiny",
+            "--data",
+            str(data),
+            "--init",
+            str(small),
+            "--out",
+            str(folder / method),
+            "--size",
+            "64",
+        ]
+        train.main(
+            [
+                *common,
+                "--method",
+                method,
+                "--batch",
+                "4",
+                "--draws",
+                "2",
+                "--pool",
+                "16",
+                "--steps",
+                "1",
+                "--lr",
+                "1e-3",
+            ]
+        )
     return [folder / method / "model.safetensors" for method in METHODS]
 
 
 def test_methods_share_parameters_and_keep_what_is_not_masked(trained):
     weights = [read_checkpoint(path).weights for path in trained]
-    assert all({k: v.shape for k, v in other.items()} == {k: v.shape for k, v in weights[0].items()} for other in weights[1:])
+    assert all(
+        {k: v.shape for k, v in other.items()} == {k: v.shape for k, v in weights[0].items()} for other in weights[1:]
+    )
     image, mask = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)), torch.zeros(2, 1, 64, 64)
     mask[0, 0, 8:24, 8:24], mask[1, 0, 30:50, 20:44] = 1, 1
     for path, method, tokens in zip(trained, METHODS, ([4, 6], [16, 16], [4, 4]), strict=True):
@@ -399,7 +517,9 @@ def test_evaluation_of_three_methods(data, trained, tmp_path):
     classifier.main(["--data", str(data), "--out", str(judge), "--steps", "2", "--held-out", "16"])
     assert (tmp_path / "style_judge.safetensors").exists()
     arguments = ["--models", *map(str, trained), "--judge", str(judge), "--data", str(data), "--json", str(report)]
-    evaluate.main([*arguments, "--edits", "16", "--steps", "1", "--grid", str(tmp_path / "grid.png"), "--grid-edits", "6"])
+    evaluate.main(
+        [*arguments, "--edits", "16", "--steps", "1", "--grid", str(tmp_path / "grid.png"), "--grid-edits", "6"]
+    )
     found = json.loads(report.read_text())
     assert [row["method"] for row in found["rows"]] == ["lazy", "image", "crop", "real"] and found["edits"] == 16
     assert found["near"] + found["far"] == 16 and found["near"] > 0 and found["far"] > 0
@@ -413,16 +533,24 @@ def test_evaluation_of_three_methods(data, trained, tmp_path):
     evaluate.main([*arguments[:1], str(trained[0]), *arguments[4:], "--edits", "16", "--steps", "1", "--vae"])
     rows = {row["method"]: row for row in json.loads(report.read_text())["rows"]}
     assert list(rows) == ["lazy", "vae", "real"]
-    assert rows["vae"]["tokens"] == 0 and rows["vae"]["colour_shift"][0] > 0 and rows["vae"]["frechet"] != rows["real"]["frechet"]
+    assert (
+        rows["vae"]["tokens"] == 0
+        and rows["vae"]["colour_shift"][0] > 0
+        and rows["vae"]["frechet"] != rows["real"]["frechet"]
+    )
 
 
 def test_figures():
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(300, 8, generator=generator) for _ in range(2))
     same, moved = figures.frechet(a, a), figures.frechet(a + 2, b)
-    assert same[0] == pytest.approx(0, abs=1e-6) and 25 < moved[1] < moved[0] < moved[2] < 40  # 8 dimensions moved by 2: 32
+    assert (
+        same[0] == pytest.approx(0, abs=1e-6) and 25 < moved[1] < moved[0] < moved[2] < 40
+    )  # 8 dimensions moved by 2: 32
     assert figures.recall(a, a)[0] == 1 and figures.recall(a + 20, b)[0] == 0 and figures.recall(b, a)[0] > 0.8
-    drawn = torch.cat([torch.zeros(150, 8), torch.full((150, 8), 2.0)]) + b  # two styles, each right under its own condition
+    drawn = (
+        torch.cat([torch.zeros(150, 8), torch.full((150, 8), 2.0)]) + b
+    )  # two styles, each right under its own condition
     told = F.one_hot(torch.arange(300) // 150)
     assert figures.frechet(drawn, drawn)[0] == pytest.approx(figures.joint(drawn, told, drawn, told)[0], abs=1e-6)
     swapped = figures.joint(drawn, told.flip(0), drawn, told)
@@ -443,7 +571,11 @@ def test_ink_is_drawn_on_paper():
     lines[40:216, 40:216, 3] = 255
     lines[60:196, 60:196, 3] = 0  # a frame
     drawn = np.asarray(drawings.on_paper(Image.fromarray(lines)))
-    assert tuple(drawn[128, 128]) == (*drawings.PAPER, 255) and tuple(drawn[50, 50]) == (0, 0, 0, 255) and drawn[5, 5, 3] == 0
+    assert (
+        tuple(drawn[128, 128]) == (*drawings.PAPER, 255)
+        and tuple(drawn[50, 50]) == (0, 0, 0, 255)
+        and drawn[5, 5, 3] == 0
+    )
     half = drawings.sprite(Image.new("RGBA", (256, 256), (200, 100, 50, 128)))
     assert half.shape == (4, 128, 128) and half[:, 0, 0].tolist() == [100, 50, 25, 128]
     icons = {"icons": {"x": {"body": "<path/>", "width": 8}}, "width": 32, "height": 32}
@@ -457,13 +589,17 @@ def test_plans_of_progressive_pictures():
     assert torch.equal(made.masks, again.masks) and made.masks.shape == (4, 6, 1, 128, 128)
     assert all(len(set(row.tolist())) == 6 for row in made.labels)
     covered = made.masks.sum(1)
-    assert (made.masks.sum((2, 3, 4)) > 100).all() and (covered > 1).float().mean() < 0.15, "masks hardly touch each other"
+    assert (made.masks.sum((2, 3, 4)) > 100).all() and (covered > 1).float().mean() < 0.15, (
+        "masks hardly touch each other"
+    )
 
 
 def test_agreement_with_a_sketch():
     scenes = compose(sheet(), 16, 128, torch.Generator().manual_seed(2), Recipe(drawn=1.0, removals=0, everything=0))
     keen = scenes.binding > 0.8
-    follow, ignore = (sketch_study.edge_agreement(image, scenes.lines, scenes.mask) for image in (scenes.image, scenes.empty))
+    follow, ignore = (
+        sketch_study.edge_agreement(image, scenes.lines, scenes.mask) for image in (scenes.image, scenes.empty)
+    )
     assert follow[keen].mean() > 0.6 and ignore[keen].mean() < follow[keen].mean() - 0.3
     drawing = sketch_study.coarse(scenes)
     near, far = (sketch_study.colour_distance(image, drawing, scenes.mask) for image in (scenes.image, scenes.empty))
@@ -475,7 +611,16 @@ def test_studies_run(data, small, tmp_path, monkeypatch):
     classifier.main(["--data", str(data), "--out", str(judge), "--steps", "1", "--held-out", "16"])
     settings = ["--preset", "tiny", "--data", str(data), "--init", str(small), "--out", str(tmp_path), "--size", "64"]
     train.main([*settings, "--batch", "2", "--pool", "8", "--draws", "1", "--steps", "1"])
-    common = ["--data", str(data), "--judge", str(judge), "--model", str(tmp_path / "model.safetensors"), "--json", str(tmp_path / "j")]
+    common = [
+        "--data",
+        str(data),
+        "--judge",
+        str(judge),
+        "--model",
+        str(tmp_path / "model.safetensors"),
+        "--json",
+        str(tmp_path / "j"),
+    ]
     common += ["--picture", str(tmp_path / "p.png")]
     few_steps.main([*common, "--edits", "8", "--steps", "1", "2", "--solver", "euler", "dpmpp_2m"])
     rows = json.loads((tmp_path / "j").read_text())["rows"]

@@ -1,4 +1,6 @@
-"""Images to latents and captions to embeddings before a training at scale: by a checkpoint's own parts, or by public ones."""
+"""Images to latents and captions to embeddings before a training at scale: by a checkpoint's own parts, or by public
+ones.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class OwnVAE:
     def load(cls, path: Path, device: torch.device) -> OwnVAE:
         weights = load_file(path)
         if "mean" in weights:  # the autoencoder's file holds nothing else
-            config = next(p.vae for p in PRESETS.values() if p.vae and p.vae.latent_channels == len(weights["mean"].flatten()))
+            config = next(
+                p.vae for p in PRESETS.values() if p.vae and p.vae.latent_channels == len(weights["mean"].flatten())
+            )
             vae = TinyVAE(config)
             vae.load_state_dict(weights)
         else:
@@ -55,7 +59,9 @@ class OwnVAE:
 
 @dataclass(frozen=True)
 class KLVAE:
-    """A diffusers AutoencoderKL (PixArt-alpha's is stabilityai/sd-vae-ft-ema): the mean of its posterior times its scaling factor."""
+    """A diffusers AutoencoderKL (PixArt-alpha's is stabilityai/sd-vae-ft-ema): the mean of its posterior times its
+    scaling factor.
+    """
 
     vae: Any
     channels: int
@@ -96,8 +102,12 @@ class T5:
 
     @torch.no_grad()
     def encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """-> embeddings [B, L, T] in half precision, zero past a caption's end, and the captions' lengths [B] in tokens."""
-        given = self.tokenizer(captions, max_length=self.length, padding="max_length", truncation=True, return_tensors="pt")
+        """-> embeddings [B, L, T] in half precision, zero past a caption's end, and the captions' lengths [B] in
+        tokens.
+        """
+        given = self.tokenizer(
+            captions, max_length=self.length, padding="max_length", truncation=True, return_tensors="pt"
+        )
         given = given.to(self.encoder.device)
         states = self.encoder(input_ids=given.input_ids, attention_mask=given.attention_mask).last_hidden_state
         return (states * given.attention_mask[..., None]).half().cpu(), given.attention_mask.sum(1).cpu()

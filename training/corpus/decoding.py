@@ -115,10 +115,15 @@ class Decoder:
         return picture
 
     def start(self) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        }
         environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         arguments = [sys.executable, "-m", "training.decoding"]
-        self.process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=environment)
+        self.process = subprocess.Popen(
+            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=environment
+        )
         return self.process
 
     def stop(self) -> None:
@@ -144,7 +149,9 @@ def decode(name: str, data: bytes | Path, annotations: list[Any], skipped: Skipp
         return None
     instances, pixels = [], 0
     for number, entry in enumerate(annotations):
-        reason, mask = ("malformed annotation", None) if not isinstance(entry, dict) else ("more masks than memory", None)
+        reason, mask = (
+            ("malformed annotation", None) if not isinstance(entry, dict) else ("more masks than memory", None)
+        )
         if isinstance(entry, dict) and pixels + image.height * image.width <= MASKS:
             reason, mask = mask_of(entry.get("segmentation"), image.height, image.width)
         captions = captions_of(entry)
@@ -174,11 +181,18 @@ def captions_of(entry: Any) -> list[str]:
 
 
 def is_caption(text: Any) -> bool:
-    return isinstance(text, str) and bool(text.strip()) and len(text) <= LETTERS and not any("\ud800" <= c <= "\udfff" for c in text)
+    return (
+        isinstance(text, str)
+        and bool(text.strip())
+        and len(text) <= LETTERS
+        and not any("\ud800" <= c <= "\udfff" for c in text)
+    )
 
 
 def limit_memory() -> None:
-    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has no such limit, and what there is may be lower
+    with contextlib.suppress(
+        ImportError, OSError, ValueError
+    ):  # Windows has no such limit, and what there is may be lower
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))

@@ -32,7 +32,9 @@ def read_pictures(source: Path, skipped: Skipped, part: tuple[int, int] = (0, 1)
     elif (source / "annotations.json").exists():
         pairs = of_folder(source, skipped)
     else:
-        raise ValueError(f"{source} has neither *.tar shards nor an annotations.json. See training/README.md for both layouts.")
+        raise ValueError(
+            f"{source} has neither *.tar shards nor an annotations.json. See training/README.md for both layouts."
+        )
     with Decoder() as decoder:
         for number, (name, data, found) in enumerate(pairs):
             if number % part[1] == part[0]:
@@ -48,7 +50,11 @@ def of_folder(folder: Path, skipped: Skipped) -> Iterator[Pair]:
     """COCO: `images` [{id, file_name}], `annotations` [{image_id, segmentation, caption or category_id}], `categories`
     [{id, name}]."""
     content = content_of(folder / "annotations.json")
-    category = {entry["id"]: entry["name"] for entry in entries(content, "categories") if is_id(entry.get("id")) and "name" in entry}
+    category = {
+        entry["id"]: entry["name"]
+        for entry in entries(content, "categories")
+        if is_id(entry.get("id")) and "name" in entry
+    }
     found: dict[Any, list[dict[str, Any]]] = {}
     for number, entry in enumerate(content["annotations"]):
         if not isinstance(entry, dict) or not is_id(entry.get("image_id")):
@@ -78,7 +84,9 @@ def content_of(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is nested too deeply for an annotation file. {remedy}") from None
     except ValueError as error:
         raise ValueError(f"{path} is no JSON ({error}). {remedy}") from error
-    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in ("images", "annotations")):
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(key), list) for key in ("images", "annotations")
+    ):
         raise ValueError(f"{path} has no lists 'images' and 'annotations'. {remedy}")
     return content
 
@@ -145,7 +153,9 @@ def of_shard(shard: Path, skipped: Skipped) -> Iterator[Pair]:
                 else:
                     extracted = archive.extractfile(member)
                     files[ending] = extracted.read() if extracted else b""
-    except Exception as error:  # tarfile's own, and what it lets through of damaged headers: ValueError, OverflowError, RecursionError
+    except (
+        Exception
+    ) as error:  # tarfile's own, and what it lets through of damaged headers: ValueError, OverflowError, RecursionError
         skipped.add(shard.name, f"damaged shard ({type(error).__name__})")
     yield from sample_of(key, files, skipped)
 

@@ -18,7 +18,9 @@ MOST = 1 << 30  # bytes of a manifest
 SAMPLES = 1_000_000  # of a file
 AGAIN = "Run training.precompute again."
 FILE_NAME = Rule(
-    lambda name: isinstance(name, str) and name == Path(name).name and "\\" not in name and name.endswith(".safetensors"),
+    lambda name: (
+        isinstance(name, str) and name == Path(name).name and "\\" not in name and name.endswith(".safetensors")
+    ),
     "the name of a .safetensors file in the same folder",
 )
 FIELDS = {
@@ -27,7 +29,9 @@ FIELDS = {
     "vae": Rule(lambda value: isinstance(value, str) and len(value) <= 200, "a VAE's fingerprint"),
     "text": choice("t5", "words"),
     "latent": Rule(lambda value: isinstance(value, dict), "an object of sizes"),
-    "shards": Rule(lambda value: isinstance(value, list) and all(isinstance(e, dict) for e in value), "a list of objects"),
+    "shards": Rule(
+        lambda value: isinstance(value, list) and all(isinstance(e, dict) for e in value), "a list of objects"
+    ),
     "holes": Rule(lambda value: isinstance(value, list), "a list of numbers"),
 }
 LATENT = {"channels": integer(1, 1024), "scale": integer(1, 64), "size": integer(8, 1 << 16), "patch": integer(1, 64)}
@@ -61,11 +65,15 @@ def fit(values: dict[str, Any], rules: dict[str, Rule], path: Path, where: str) 
 def check_holes(value: dict[str, Any], path: Path) -> None:
     samples = sum(shard["samples"] for shard in value["shards"])
     if len(value["holes"]) != samples:
-        raise ValueError(f"{path}: holes is a list of {len(value['holes']):,}, expected one for each of {samples:,} samples. {AGAIN}")
+        raise ValueError(
+            f"{path}: holes is a list of {len(value['holes']):,}, expected one for each of {samples:,} samples. {AGAIN}"
+        )
     side = -(-value["latent"]["size"] // value["latent"]["scale"])
     odd = [hole for hole in value["holes"] if type(hole) is not int or not 0 <= hole <= side * side]
     if odd:
-        raise ValueError(f"{path}: holes has {shown(odd[0])}, expected whole numbers from 0 to {side * side:,}. {AGAIN}")
+        raise ValueError(
+            f"{path}: holes has {shown(odd[0])}, expected whole numbers from 0 to {side * side:,}. {AGAIN}"
+        )
 
 
 def captions_in(path: Path, samples: int | None = None) -> list[str]:

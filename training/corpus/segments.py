@@ -25,7 +25,8 @@ def mask_of(segmentation: Any, height: int, width: int) -> tuple[str, np.ndarray
                 return f"mask is {str(size[1])[:12]} x {str(size[0])[:12]} px, not its image's size", None
             mask = filled(runs_of(counts) if isinstance(counts, str) else counts, height, width)
         else:
-            mask = coco.decode(coco.merge(coco.frPyObjects(checked(segmentation, height, width), height, width))).astype(bool)  # type: ignore
+            parts = coco.frPyObjects(checked(segmentation, height, width), height, width)  # type: ignore
+            mask = coco.decode(coco.merge(parts)).astype(bool)  # type: ignore
     except (KeyError, TypeError, ValueError, OverflowError):
         return "malformed mask", None
     return ("", mask) if mask.any() else ("empty mask", None)
@@ -34,14 +35,20 @@ def mask_of(segmentation: Any, height: int, width: int) -> tuple[str, np.ndarray
 def checked(polygons: Any, height: int, width: int) -> list[list[float]]:
     """Polygons [x, y, x, y, ...] that lie about the image. Raises ValueError for any that pycocotools would choke
     on."""
-    if not isinstance(polygons, list) or not 0 < len(polygons) <= POLYGONS or not all(isinstance(each, list) for each in polygons):
+    if (
+        not isinstance(polygons, list)
+        or not 0 < len(polygons) <= POLYGONS
+        or not all(isinstance(each, list) for each in polygons)
+    ):
         raise ValueError("no polygons, or too many")
     if sum(map(len, polygons)) > 2 * VERTICES or any(len(each) < 4 or len(each) % 2 for each in polygons):
         raise ValueError("too many corners, or a coordinate without its other")
     length = 0.0
     for polygon in polygons:
         for values, side in ((polygon[::2], width), (polygon[1::2], height)):
-            if not all(type(value) in (int, float) and -side <= value <= 2 * side for value in values):  # NaN is neither
+            if not all(
+                type(value) in (int, float) and -side <= value <= 2 * side for value in values
+            ):  # NaN is neither
                 raise ValueError("a corner far outside the image")
         corners = list(zip(polygon[::2], polygon[1::2]))
         length += sum(math.dist(a, b) for a, b in itertools.pairwise([*corners, corners[0]]))
@@ -76,7 +83,9 @@ def filled(runs: Any, height: int, width: int) -> np.ndarray:
     """Run lengths, column by column, outside first -> mask [H, W] bool. Raises ValueError where they are not as many
     as pixels."""
     whole = (
-        isinstance(runs, list) and len(runs) <= height * width + 2 and all(type(run) is int and 0 <= run <= height * width for run in runs)
+        isinstance(runs, list)
+        and len(runs) <= height * width + 2
+        and all(type(run) is int and 0 <= run <= height * width for run in runs)
     )
     if not whole or sum(runs) != height * width:
         raise ValueError("run lengths that do not fill the image")

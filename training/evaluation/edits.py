@@ -16,8 +16,11 @@ REFERENCE = 500_000  # so much further on those of the real pictures that distan
 BATCH, BATCH_GPU = 8, 64
 
 
-def known(sheet: SpriteSheet, count: int, seed: int, split: str, drawn: float = 0.0, size: int = 256, bare: bool = False) -> Scenes:
-    """`count` scenes of `size` px, as many near as far as far as chance allows; none of a huge mask, where a crop says little.
+def known(
+    sheet: SpriteSheet, count: int, seed: int, split: str, drawn: float = 0.0, size: int = 256, bare: bool = False
+) -> Scenes:
+    """`count` scenes of `size` px, as many near as far as far as chance allows; none of a huge mask, where a crop says
+    little.
 
     `drawn`: the share with edge drawings. `bare`: scenes that show no other object instead, all in the first style.
     """
@@ -25,7 +28,9 @@ def known(sheet: SpriteSheet, count: int, seed: int, split: str, drawn: float = 
     recipe = replace(recipe, bare=1.0, withheld=0.0) if bare else recipe
     while found < count:
         scenes = compose(sheet, 32, size, torch.Generator().manual_seed(seed), recipe)
-        parts.append(scenes.take(((scenes.mask.mean((1, 2, 3)) < 0.6) & ((scenes.seen == UNKNOWN) == bare)).nonzero().flatten()))
+        parts.append(
+            scenes.take(((scenes.mask.mean((1, 2, 3)) < 0.6) & ((scenes.seen == UNKNOWN) == bare)).nonzero().flatten())
+        )
         found, seed = found + len(parts[-1].label), seed + 1
     return cat(parts).take(slice(0, count))
 
@@ -33,13 +38,16 @@ def known(sheet: SpriteSheet, count: int, seed: int, split: str, drawn: float = 
 def on_photographs(sheet: SpriteSheet, count: int, seed: int, split: str) -> Scenes:
     """Return `count` scenes on the sheet's photographs, as taken; about half of them show no other object.
 
-    Holes of up to 60 % of the canvas. Every object occurs in a style that training showed it in: what is new is the photograph.
+    Holes of up to 60 % of the canvas. Every object occurs in a style that training showed it in: what is new is the
+    photograph.
     """
     recipe = replace(Recipe.held_out(split), withheld=0.0, photographs=1.0, as_taken=True)  # type: ignore[arg-type]
     parts, found = [], 0
     while found < count:
         scenes = compose(sheet, 32, 256, torch.Generator().manual_seed(seed), recipe)
-        told = (scenes.seen != UNKNOWN) | (scenes.style == 0)  # the hole may hide all others: then nothing tells their style
+        told = (scenes.seen != UNKNOWN) | (
+            scenes.style == 0
+        )  # the hole may hide all others: then nothing tells their style
         parts.append(scenes.take(((scenes.mask.mean((1, 2, 3)) < 0.6) & told).nonzero().flatten()))
         found, seed = found + len(parts[-1].label), seed + 1
     return cat(parts).take(slice(0, count))

@@ -1,7 +1,7 @@
 """What an evaluation measures, each figure with its 95 % bootstrap interval: [value, low, high].
 
-Distances between sets of pictures are taken on features of judges trained on this data. These are no Inception network: the figures
-compare methods here, nothing else. Everything here is deterministic.
+Distances between sets of pictures are taken on features of judges trained on this data. These are no Inception network:
+the figures compare methods here, nothing else. Everything here is deterministic.
 """
 
 from __future__ import annotations
@@ -58,11 +58,15 @@ def frechet(features: Tensor, reference: Tensor, draws: int = 50) -> Figure:
     return rounded(value, (found - found.mean() + value).clamp_min(0))
 
 
-def joint(features: Tensor, condition: Tensor, reference: Tensor, reference_condition: Tensor, draws: int = 50) -> Figure:
-    """Frechet joint distance (DeVries et al. 2019, arXiv 1907.08175): that of features [n, F] together with what they had to go with.
+def joint(
+    features: Tensor, condition: Tensor, reference: Tensor, reference_condition: Tensor, draws: int = 50
+) -> Figure:
+    """Frechet joint distance (DeVries et al. 2019, arXiv 1907.08175): that of features [n, F] together with what they
+    had to go with.
 
-    The conditions [n, K] and [m, K] are scaled as there, to the mean length of the reference's features [m, F]. Two sets that show
-    the same things, but not each under its own condition, are at distance zero by `frechet`, and apart here.
+    The conditions [n, K] and [m, K] are scaled as there, to the mean length of the reference's features [m, F]. Two
+    sets that show the same things, but not each under its own condition, are at distance zero by `frechet`, and apart
+    here.
     """
     scale = reference.norm(dim=1).mean() / reference_condition.double().norm(dim=1).mean()
     pairs = (torch.cat([x, scale * y], 1) for x, y in ((features, condition), (reference, reference_condition)))
@@ -81,14 +85,18 @@ def square_root(matrix: Tensor) -> Tensor:
 
 
 def recall(features: Tensor, reference: Tensor, neighbours: int = 3) -> Figure:
-    """Share of reference pictures [m, F] within reach of some generated one [n, F] (Kynkaanniemi et al. 2019): variety."""
+    """Share of reference pictures [m, F] within reach of some generated one [n, F] (Kynkaanniemi et al. 2019):
+    variety.
+    """
     own = torch.cdist(features, features)
     reach = own.kthvalue(min(neighbours + 1, len(own)), 1).values
     return average((torch.cdist(reference, features) <= reach).any(1))
 
 
 def seam(image: Tensor, mask: Tensor) -> Tensor:
-    """Mean step between neighbouring pixels on either side of the mask's edge: [B, 3, H, W] and [B, 1, H, W] -> [B] in 0..1."""
+    """Mean step between neighbouring pixels on either side of the mask's edge: [B, 3, H, W] and [B, 1, H, W] -> [B] in
+    0..1.
+    """
     total, count = torch.zeros(len(image)), torch.zeros(len(image))
     for axis in (2, 3):
         size = image.shape[axis] - 1

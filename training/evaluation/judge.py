@@ -1,4 +1,6 @@
-"""A small convolutional network that names the object in a hole, or its drawing style. `python -m training.classifier` trains both."""
+"""A small convolutional network that names the object in a hole, or its drawing style. `python -m training.classifier`
+trains both.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def style_path(judge: Path) -> Path:
 
 
 @torch.no_grad()
-def accuracy(model: Classifier, image: Tensor, mask: Tensor, label: Tensor, look: Callable[[Tensor, Tensor], Tensor] = crops) -> float:
+def accuracy(
+    model: Classifier, image: Tensor, mask: Tensor, label: Tensor, look: Callable[[Tensor, Tensor], Tensor] = crops
+) -> float:
     return float((predict(model, image, mask, look) == label.cpu()).float().mean())
 
 
@@ -68,7 +72,9 @@ def predict(model: Classifier, image: Tensor, mask: Tensor, look: Callable[[Tens
 
 
 @torch.no_grad()
-def features(model: Classifier, image: Tensor, mask: Tensor, look: Callable[[Tensor, Tensor], Tensor] = crops) -> Tensor:
+def features(
+    model: Classifier, image: Tensor, mask: Tensor, look: Callable[[Tensor, Tensor], Tensor] = crops
+) -> Tensor:
     """What a judge makes of each hole, [B, F] on the CPU, wherever the judge is."""
     device = model.head.weight.device
     parts = zip(image.split(64), mask.split(64), strict=True)

@@ -22,7 +22,9 @@ from .methods import MethodEditor
 
 @dataclass
 class Run:
-    """Edits by one method: `image` as a user gets it (feathered), `raw` with the hole pasted as it is, both [B, 3, H, W]."""
+    """Edits by one method: `image` as a user gets it (feathered), `raw` with the hole pasted as it is, both [B, 3, H,
+    W].
+    """
 
     method: str
     name: str
@@ -40,13 +42,21 @@ class Run:
         vae = editor.editor
         with torch.inference_mode():
             raw = torch.cat([vae.to_image(vae.to_latent(part)) for part in scenes.image.split(BATCH)])
-        return cls("vae", "vae", composite(scenes.empty, raw, threshold(scenes.mask[:, 0]), "feather"), raw, torch.zeros(len(raw)), [0.0])
+        return cls(
+            "vae",
+            "vae",
+            composite(scenes.empty, raw, threshold(scenes.mask[:, 0]), "feather"),
+            raw,
+            torch.zeros(len(raw)),
+            [0.0],
+        )
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What judges make of holes: features of `objects` and of `drawing` [n, F] (None without a judge of styles); `style` [n, K] is the
-    scene's."""
+    """What judges make of holes: features of `objects` and of `drawing` [n, F] (None without a judge of styles);
+    `style` [n, K] is the scene's.
+    """
 
     objects: Tensor
     drawing: Tensor | None
@@ -76,11 +86,17 @@ class Judges:
         objects, styles = features(self.objects, image, scenes.mask), self.styles
         if styles is None:
             return Seen(objects, None, F.one_hot(scenes.style))
-        return Seen(objects, features(styles, image, scenes.mask, style_crops), F.one_hot(scenes.style, styles.head.out_features))
+        return Seen(
+            objects,
+            features(styles, image, scenes.mask, style_crops),
+            F.one_hot(scenes.style, styles.head.out_features),
+        )
 
     def verdicts(self, seen: Seen, scenes: Scenes) -> tuple[Tensor, Tensor | None]:
         """[B] bool: whether each hole shows what was asked for, and in its scene's style."""
-        agree = None if self.styles is None or seen.drawing is None else verdict(self.styles, seen.drawing) == scenes.style
+        agree = (
+            None if self.styles is None or seen.drawing is None else verdict(self.styles, seen.drawing) == scenes.style
+        )
         return verdict(self.objects, seen.objects) == scenes.label, agree
 
     def row(self, run: Run, scenes: Scenes, reference: Seen) -> dict[str, Any]:
@@ -95,7 +111,10 @@ class Judges:
         row["style_agreement_bare"] = None if agree is None else interval(agree[scenes.seen == UNKNOWN])
         row["prompt_accuracy_unseen"] = interval(right[unseen])
         row["style_agreement_unseen"] = None if agree is None else interval(agree[unseen])
-        row["frechet"], row["recall"] = frechet(seen.objects, reference.objects), recall(seen.objects, reference.objects)
+        row["frechet"], row["recall"] = (
+            frechet(seen.objects, reference.objects),
+            recall(seen.objects, reference.objects),
+        )
         row["frechet_joint"] = seen.apart(reference)
         row["seam"] = ratio(seam(run.raw, scenes.mask), seam(scenes.image, scenes.mask))
         row["seam_blended"] = ratio(seam(run.image, scenes.mask), seam(scenes.image, scenes.mask))

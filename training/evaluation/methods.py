@@ -40,14 +40,18 @@ class MethodEditor:
             raise ValueError(f"{path} was trained for '{method}', expected one of {', '.join(METHODS)}.")
         return cls(cast(Method, method), editor, int(checkpoint.metadata.get(SIZE_KEY, 256)))
 
-    def edit(self, image: Tensor, mask: Tensor, prompts: list[str], seed: int, steps: int, cfg: float, blend: Blend = "none") -> Tensor:
+    def edit(
+        self, image: Tensor, mask: Tensor, prompts: list[str], seed: int, steps: int, cfg: float, blend: Blend = "none"
+    ) -> Tensor:
         """Images [B, 3, H, W] in 0..1 under masks [B, 1, H, W] (1 = hole), a prompt for each -> edited images."""
         if self.method == "lazy":
             return self.editor.decode(self.editor.encode(image, mask[:, 0]), prompts, seed, steps, cfg, blend=blend)
         if self.method == "image":
             return self.regenerate(image, mask, prompts, seed, steps, cfg, blend)
         boxes, side = crop_boxes(mask), self.size // 2
-        squares = self.regenerate(cut(image, boxes, side), cut(mask, boxes, side, grow=True), prompts, seed, steps, cfg, "none")
+        squares = self.regenerate(
+            cut(image, boxes, side), cut(mask, boxes, side, grow=True), prompts, seed, steps, cfg, "none"
+        )
         return composite(image, put_back(image, squares, boxes), threshold(mask[:, 0]), blend)
 
     def tokens(self, mask: Tensor) -> Tensor:
@@ -60,7 +64,9 @@ class MethodEditor:
         return torch.full((len(mask),), grid.tokens)
 
     @torch.inference_mode()
-    def regenerate(self, image: Tensor, mask: Tensor, prompts: list[str], seed: int, steps: int, cfg: float, blend: Blend) -> Tensor:
+    def regenerate(
+        self, image: Tensor, mask: Tensor, prompts: list[str], seed: int, steps: int, cfg: float, blend: Blend
+    ) -> Tensor:
         """All tokens are denoised and decoded, the hole's pixels kept."""
         editor, hole = self.editor, threshold(mask[:, 0])
         config, device = editor.model.config, editor.device
@@ -69,8 +75,12 @@ class MethodEditor:
         tokens = everything(hole.new_ones(len(image), grid.tokens))
         coordinates = grid_coordinates(grid, config, device)
         encoder = editor.model.transformer.context_encoder
-        known, _, offset = encoder(latent.to(device), latent_mask(hole, grid).to(device), tokens.to(device), coordinates)
+        known, _, offset = encoder(
+            latent.to(device), latent_mask(hole, grid).to(device), tokens.to(device), coordinates
+        )
         offset = None if offset is None else offset.float().cpu()
-        context = Context(editor.identity, grid, image, hole, latent, tokens, known.float().cpu(), negative_offset=offset)
+        context = Context(
+            editor.identity, grid, image, hole, latent, tokens, known.float().cpu(), negative_offset=offset
+        )
         sample = editor.sampler(context, prompts, steps, cfg)
         return lazy_decode(context, sample, editor.to_latent, editor.to_image, seed, blend=blend)[0]

@@ -10,7 +10,9 @@ from ..scenery.scenes import Scenes
 SIDE, TEXT = 144, 14
 
 
-def grid_picture(scenes: Scenes, results: dict[str, Tensor], prompts: list[str], count: int = 24, columns: int = 3) -> Image.Image:
+def grid_picture(
+    scenes: Scenes, results: dict[str, Tensor], prompts: list[str], count: int = 24, columns: int = 3
+) -> Image.Image:
     """For each edit its canvas (hole grey) and every method's result, named above, the prompt below."""
     count, wide = min(count, len(prompts)), (1 + len(results)) * SIDE + 8
     picture = Image.new("RGB", (columns * wide, TEXT + 2 + -(-count // columns) * (SIDE + TEXT + 4)), "white")
@@ -23,7 +25,11 @@ def grid_picture(scenes: Scenes, results: dict[str, Tensor], prompts: list[str],
         canvas = scenes.empty[i] * (1 - scenes.mask[i]) + 0.5 * scenes.mask[i]
         for j, image in enumerate((canvas, *(result[i] for result in results.values()))):
             picture.paste(to_picture(image).resize((SIDE, SIDE), Image.Resampling.LANCZOS), (x + j * SIDE, y))
-        draw.text((x + 4, y + SIDE + 1), f"{prompts[i]}  ({('style unknown', 'near', 'far')[int(scenes.seen[i])]})", fill="black")
+        draw.text(
+            (x + 4, y + SIDE + 1),
+            f"{prompts[i]}  ({('style unknown', 'near', 'far')[int(scenes.seen[i])]})",
+            fill="black",
+        )
     return picture
 
 

@@ -1,4 +1,6 @@
-"""Training steps as CUDA graphs: a small model's step is thousands of short kernels, and launching them takes longer than running them."""
+"""Training steps as CUDA graphs: a small model's step is thousands of short kernels, and launching them takes longer
+than running them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ Form = tuple[tuple[str, torch.Size], ...]
 
 
 class CapturedSteps:
-    """`step` (forward, backward, optimizers) for examples of few shapes: from its third time on, each shape replays a graph.
+    """`step` (forward, backward, optimizers) for examples of few shapes: from its third time on, each shape replays a
+    graph.
 
     `step` may read nothing from the device and must leave no gradients behind. Losses are overwritten by the next call.
     """
@@ -33,7 +36,9 @@ class CapturedSteps:
         form = tuple((name, value.shape) for name, value in given.items())
         here = torch.cuda.current_stream(self.stream.device)
         self.stream.wait_stream(here)
-        with torch.cuda.stream(self.stream):  # gradients are accumulated on the stream that first saw them: it has to be one
+        with torch.cuda.stream(
+            self.stream
+        ):  # gradients are accumulated on the stream that first saw them: it has to be one
             if form not in self.graphs and self.seen.get(form, 0) < EAGER:
                 self.seen[form] = self.seen.get(form, 0) + 1
                 losses = self.step(examples)
@@ -63,7 +68,9 @@ def copied(examples: Examples) -> Examples:
     def copy(value: object) -> object:
         if isinstance(value, Tensor):
             return value.clone()
-        known = getattr(value, "__dataclass_fields__", None)
-        return value if known is None else replace(value, **{f.name: copy(getattr(value, f.name)) for f in fields(value)})  # type: ignore[type-var, arg-type]
+        if not hasattr(value, "__dataclass_fields__"):
+            return value
+        copies = {f.name: copy(getattr(value, f.name)) for f in fields(value)}  # type: ignore[arg-type]
+        return replace(value, **copies)  # type: ignore[type-var]
 
     return copy(examples)  # type: ignore[return-value]

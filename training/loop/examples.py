@@ -18,8 +18,9 @@ from .pool import Encoded
 class Examples:
     """A process's part of a step: B scenes, their captions, and `draws` noise levels for each.
 
-    `text` are ids [B, L], or embeddings [B, L, T] with `words` [B, L] bool where they are no padding; `sigma` [B draws];
-    `noise` [B draws, K, C p p] on the tokens that are generated: those `kept`, of which `keys` [B, K] bool are no padding (None: all).
+    `text` are ids [B, L], or embeddings [B, L, T] with `words` [B, L] bool where they are no padding; `sigma` [B
+    draws]; `noise` [B draws, K, C p p] on the tokens that are generated: those `kept`, of which `keys` [B, K] bool are
+    no padding (None: all).
     """
 
     scenes: Encoded
@@ -32,7 +33,9 @@ class Examples:
     draws: int
 
     def to(self, device: torch.device) -> Examples:
-        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), (Tensor, HoleTokens))}
+        moved = {
+            f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), (Tensor, HoleTokens))
+        }
         scenes = {f.name: v.to(device) for f in fields(self.scenes) if (v := getattr(self.scenes, f.name)) is not None}
         return replace(self, scenes=Encoded(**scenes), **moved)
 
@@ -44,19 +47,27 @@ class Examples:
 
 
 def draws_for(hole: int, tokens: int, most: int) -> int:
-    """Noise levels per scene: `most` up to holes of a fifth of the canvas, then fewer, so that no step costs much more than others."""
+    """Noise levels per scene: `most` up to holes of a fifth of the canvas, then fewer, so that no step costs much more
+    than others.
+    """
     return max(1, min(most, round(most * tokens / 5 / max(hole, 1))))
 
 
 def noise_levels(scenes: int, draws: int, generator: torch.Generator, prediction: Prediction = "flow_x0") -> Tensor:
-    """Return sigmas [scenes * draws], stratified over a scene's draws, as `Parametrisation.training_sigma` spreads them."""
+    """Return sigmas [scenes * draws], stratified over a scene's draws, as `Parametrisation.training_sigma` spreads
+    them.
+    """
     device = generator.device
-    quantile = (torch.rand(scenes, draws, generator=generator, device=device) + torch.arange(draws, device=device)) / draws
+    quantile = (
+        torch.rand(scenes, draws, generator=generator, device=device) + torch.arange(draws, device=device)
+    ) / draws
     return parametrisation(prediction).training_sigma(quantile).flatten()
 
 
 def noise_for(hole: Tensor, draws: int, width: int, generators: list[torch.Generator]) -> Tensor:
-    """Standard normal noise [B draws, K, width] on the tokens of each hole [B, N], from each sample's own generator; 0 on padding."""
+    """Standard normal noise [B draws, K, width] on the tokens of each hole [B, N], from each sample's own generator; 0
+    on padding.
+    """
     counts = hole.sum(1).tolist()
     noise = torch.zeros(len(counts) * draws, int(max(counts)), width)
     for i, (count, generator) in enumerate(zip(counts, generators, strict=True)):

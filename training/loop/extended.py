@@ -7,14 +7,16 @@ from lazy_core.model import LazyDiffusion, initialise
 
 
 def extended(model: LazyDiffusion, config: LazyConfig) -> LazyDiffusion:
-    """The model with the parts that `config` has beyond its own (edge maps, fill, styles). They start at zero: it computes what it did.
+    """The model with the parts that `config` has beyond its own (edge maps, fill, styles). They start at zero: it
+    computes what it did.
 
-    A reader of styles is different: it takes the place of the head that named them, and starts as a copy of the context encoder.
-    Raises ValueError where the model names another number of styles.
+    A reader of styles is different: it takes the place of the head that named them, and starts as a copy of the context
+    encoder. Raises ValueError where the model names another number of styles.
     """
     if 0 < model.config.styles != config.styles:
         raise ValueError(
-            f"--init knows {model.config.styles} styles, expected {config.styles} as in the data. Choose an --init and --data that agree."
+            f"--init knows {model.config.styles} styles, expected {config.styles} as in the data. Choose an --init and"
+            " --data that agree."
         )
     if config == model.config:
         return model

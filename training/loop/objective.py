@@ -30,7 +30,8 @@ class Objective(nn.Module):
         self.mean_count: Callable[[Tensor], Tensor] = lambda count: count
 
     def forward(self, examples: Examples, coordinates: Tensor) -> dict[str, Tensor]:
-        """`loss` over the tokens that the method generates (`token_loss`), and `naming`: cross-entropy of the scene's style.
+        """`loss` over the tokens that the method generates (`token_loss`), and `naming`: cross-entropy of the scene's
+        style.
 
         The diffusion loss alone teaches the encoder to look for far objects' style very late.
         """
@@ -75,10 +76,10 @@ def token_loss(
 ) -> Tensor:
     """Squared error of tokens [B, K, D], times `weight` [B], averaged over the `valid` ones [B, K].
 
-    `hole` [B, K] tells the hole's tokens from the rest where all are generated (the baselines). Both then count alike, one
-    mean for each: sampling starts from noise everywhere, so the rest must be learned, but being the most and the easiest
-    tokens it would drown the hole. `mean_count` turns this process's number of tokens into the mean over all processes:
-    the mean of their losses is then the whole batch's.
+    `hole` [B, K] tells the hole's tokens from the rest where all are generated (the baselines). Both then count alike,
+    one mean for each: sampling starts from noise everywhere, so the rest must be learned, but being the most and the
+    easiest tokens it would drown the hole. `mean_count` turns this process's number of tokens into the mean over all
+    processes: the mean of their losses is then the whole batch's.
     """
     error = (output[..., : target.shape[-1]].float() - target).square().mean(-1) * weight[:, None]
     parts = (valid,) if hole is None else (valid & hole, valid & ~hole)
@@ -86,8 +87,8 @@ def token_loss(
 
 
 class BatchedMuon(torch.optim.Muon):
-    """Muon without weight decay that orthogonalises all matrices of a shape at once, at a rate that lies on the device: steps can be
-    captured in a CUDA graph.
+    """Muon without weight decay that orthogonalises all matrices of a shape at once, at a rate that lies on the device:
+    steps can be captured in a CUDA graph.
 
     PyTorch's own takes one matrix after the other, some twenty kernels each, and reads the rate as a number.
     """
@@ -114,16 +115,25 @@ class BatchedMuon(torch.optim.Muon):
 
 
 def optimizers(
-    model: nn.Module, kind: str, lr: float, shard: bool = False, block: str = ".blocks.", apart: str = "table", captured: bool = False
+    model: nn.Module,
+    kind: str,
+    lr: float,
+    shard: bool = False,
+    block: str = ".blocks.",
+    apart: str = "table",
+    captured: bool = False,
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices (Jordan et al. 2024), AdamW for everything else; `peak` is what the schedule scales.
+    """Muon for the blocks' matrices (Jordan et al. 2024), AdamW for everything else; `peak` is what the schedule
+    scales.
 
     `block` is in the names of the blocks' parameters, `apart` in those of their matrices that are AdamW's all the same.
     `shard`: each process keeps the state of its share of the parameters only (ZeRO stage 1, Rajbhandari et al. 2020).
     `captured`: their steps are for a CUDA graph, and their rates are tensors.
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    hidden = [p for name, p in trained if kind == "muon" and block in name and p.dim() == 2 and apart not in name.lower()]
+    hidden = [
+        p for name, p in trained if kind == "muon" and block in name and p.dim() == 2 and apart not in name.lower()
+    ]
     chosen = {id(p) for p in hidden}
     rest = [p for _, p in trained if id(p) not in chosen]
 

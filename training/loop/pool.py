@@ -21,8 +21,8 @@ from .precision import mixed_precision
 
 @dataclass(frozen=True)
 class Encoded:
-    """Latents of B scenes with and without the hole's content [B, C, h, w], mask [B, 1, h, w], hole tokens [B, N], labels,
-    looks and styles [B].
+    """Latents of B scenes with and without the hole's content [B, C, h, w], mask [B, 1, h, w], hole tokens [B, N],
+    labels, looks and styles [B].
 
     `lines` [B, 1, H, W] in 0..255: edges to follow, as strong as they are exact; all 0 where none are drawn.
     """
@@ -37,7 +37,8 @@ class Encoded:
     lines: Tensor | None = None
 
     def take(self, index: Tensor) -> Encoded:
-        return Encoded(*(None if (value := getattr(self, name)) is None else value[index] for name in self.__dataclass_fields__))  # type: ignore[arg-type]
+        values = (getattr(self, name) for name in self.__dataclass_fields__)
+        return Encoded(*(None if value is None else value[index] for value in values))  # type: ignore[arg-type]
 
     def put(self, index: Tensor, other: Encoded) -> None:
         for name in self.__dataclass_fields__:
@@ -74,7 +75,14 @@ def encode_scenes(
     target, canvas = to_latent(vae, torch.cat([image, prefill(image, hole)])).half().chunk(2)
     lines = (lines * 255).round().byte()
     return Encoded(
-        target, canvas, latent_mask(hole, grid).half(), hole_token_mask(hole, grid), scenes.label, scenes.look, scenes.style, lines
+        target,
+        canvas,
+        latent_mask(hole, grid).half(),
+        hole_token_mask(hole, grid),
+        scenes.label,
+        scenes.look,
+        scenes.style,
+        lines,
     )
 
 
@@ -87,7 +95,8 @@ def to_latent(vae: TinyVAE | None, image: Tensor) -> Tensor:
 
 
 def bucketed(hole_sizes: Tensor, batch: int, window: int, generator: torch.Generator) -> list[tuple[Tensor, int]]:
-    """`window` batches of indices, and each one's largest hole; samples of similar hole size share a batch: padding costs what tokens do.
+    """`window` batches of indices, and each one's largest hole; samples of similar hole size share a batch: padding
+    costs what tokens do.
 
     Reads the device once.
     """

@@ -1,7 +1,8 @@
 """bfloat16 where the processor multiplies in it, float32 elsewhere.
 
-PyTorch 2.11 emulates bfloat16 on CPUs without AVX-512: a matrix product of a training's size then takes over a hundred times as long as
-in float32 (1 against 134 GFLOP/s on two cores of an AMD EPYC with AVX2), and Muon, which orthogonalises in bfloat16, 30 seconds a step.
+PyTorch 2.11 emulates bfloat16 on CPUs without AVX-512: a matrix product of a training's size then takes over a hundred
+times as long as in float32 (1 against 134 GFLOP/s on two cores of an AMD EPYC with AVX2), and Muon, which
+orthogonalises in bfloat16, 30 seconds a step.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ def mixed_precision(device: torch.device, wanted: bool = True) -> torch.autocast
 
 
 def optimizer_for(device: torch.device) -> str:
-    """Muon, or AdamW where Muon's bfloat16 would take most of a training's time; both take the same rates (`objective.optimizers`)."""
+    """Muon, or AdamW where Muon's bfloat16 would take most of a training's time; both take the same rates
+    (`objective.optimizers`).
+    """
     return "muon" if bfloat16_pays(device) else "adamw"
 
 

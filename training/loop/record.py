@@ -39,10 +39,14 @@ class Record:
         if path.exists():
             self.values = json.loads(path.read_text())
             self.start -= self.values["seconds"]
-            for points in self.values["curves"].values():  # a run that was stopped repeats the steps after its last saved state
+            for points in self.values[
+                "curves"
+            ].values():  # a run that was stopped repeats the steps after its last saved state
                 points[:] = [point for point in points if point[0] <= step]
             return
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+        device = (
+            torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+        )
         self.values = {
             "settings": dict(settings),
             "machine": {"device": device, "python": platform.python_version(), "torch": torch.__version__},

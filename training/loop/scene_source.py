@@ -1,4 +1,6 @@
-"""An endless source of examples: a pool of encoded scenes, used several times with fresh noise; a few are replaced all the time."""
+"""An endless source of examples: a pool of encoded scenes, used several times with fresh noise; a few are replaced all
+the time.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from .pool import Encoded, bucketed, cat, encode_scenes
 class PoolSettings:
     """Canvas in px, scenes a step, noise levels for each, scenes held in memory, and how many of them a step replaces.
 
-    `few_shapes`: holes are padded to one of a few sizes, so that steps can be captured. `recipe`: what is composed, None as ever.
+    `few_shapes`: holes are padded to one of a few sizes, so that steps can be captured. `recipe`: what is composed,
+    None as ever.
     """
 
     size: int
@@ -45,13 +48,26 @@ class ScenePool:
     """An endless source of `Examples`, made on the training device as they are needed."""
 
     def __init__(
-        self, sheet: SpriteSheet, model: LazyDiffusion, captions: CaptionTable, settings: PoolSettings, generator: torch.Generator
+        self,
+        sheet: SpriteSheet,
+        model: LazyDiffusion,
+        captions: CaptionTable,
+        settings: PoolSettings,
+        generator: torch.Generator,
     ):
-        self.sheet, self.model, self.captions, self.settings, self.generator = sheet, model, captions, settings, generator
+        self.sheet, self.model, self.captions, self.settings, self.generator = (
+            sheet,
+            model,
+            captions,
+            settings,
+            generator,
+        )
 
     def encode(self, count: int) -> Encoded:
         model, settings = self.model, self.settings
-        return encode_scenes(self.sheet, model.vae, model.config, count, settings.size, self.generator, settings.method, settings.recipe)
+        return encode_scenes(
+            self.sheet, model.vae, model.config, count, settings.size, self.generator, settings.method, settings.recipe
+        )
 
     def batches(self) -> Iterator[tuple[Encoded, int]]:
         """Scenes, and the tokens of the largest hole among them."""
@@ -66,7 +82,10 @@ class ScenePool:
             if settings.fresh:
                 for _ in range(max(16 * settings.fresh // chunk, 1)):
                     slots = torch.randint(
-                        len(sizes), (min(chunk, 16 * settings.fresh),), generator=self.generator, device=self.generator.device
+                        len(sizes),
+                        (min(chunk, 16 * settings.fresh),),
+                        generator=self.generator,
+                        device=self.generator.device,
                     )
                     pool.put(slots, self.encode(len(slots)))
                 sizes = pool.hole.sum(1)
@@ -83,5 +102,7 @@ class ScenePool:
             lazy = settings.method == "lazy"
             kept = HoleTokens.of(batch.hole, largest) if lazy else everything(batch.hole)
             keys = None if not lazy else kept.valid if settings.few_shapes else kept.token_mask
-            noise = torch.randn(len(text) * draws, kept.count, width, generator=self.generator, device=self.generator.device)
+            noise = torch.randn(
+                len(text) * draws, kept.count, width, generator=self.generator, device=self.generator.device
+            )
             yield Examples(batch, text, None, sigma, noise, kept, keys, draws)

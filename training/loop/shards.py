@@ -1,7 +1,7 @@
 """Reading what `training.precompute` wrote: any step's part of the batch, for any number of processes.
 
-Which samples a step takes, and their noise, follow from the seed, the step and the sample alone. One process or eight, started
-once or resumed: the numbers are the same.
+Which samples a step takes, and their noise, follow from the seed, the step and the sample alone. One process or eight,
+started once or resumed: the numbers are the same.
 """
 
 from __future__ import annotations
@@ -49,9 +49,15 @@ class Shards:
             raise ValueError(f"{folder} has no manifest-*.json: make one with `python -m training.precompute`.")
         kinds = {json.dumps([m["format"], m["latent"], m["text"], m["vae"], m["parts"]]) for m in manifests}
         if len(kinds) > 1 or manifests[0]["format"] != FORMAT:
-            raise ValueError(f"{folder} holds parts of different kinds ({', '.join(sorted(kinds))}), expected one of format {FORMAT}.")
+            raise ValueError(
+                f"{folder} holds parts of different kinds ({', '.join(sorted(kinds))}), expected one of format"
+                f" {FORMAT}."
+            )
         if len(manifests) != manifests[0]["parts"]:
-            raise ValueError(f"{folder} holds {len(manifests)} of {manifests[0]['parts']} parts. Run training.precompute for the others.")
+            raise ValueError(
+                f"{folder} holds {len(manifests)} of {manifests[0]['parts']} parts. Run training.precompute for the"
+                " others."
+            )
         if not any(m["shards"] for m in manifests):
             raise ValueError(f"{folder} holds no sample: all were skipped. Its manifest says why.")
         shards = [shard for m in manifests for shard in m["shards"]]
@@ -59,7 +65,9 @@ class Shards:
         holes = torch.tensor([hole for m in manifests for hole in m["holes"]])
         file = torch.repeat_interleave(torch.arange(len(shards)), torch.tensor(counts))
         row = torch.cat([torch.arange(count) for count in counts])
-        return cls(folder, manifests[0]["latent"], manifests[0]["text"], [shard["file"] for shard in shards], file, row, holes)
+        return cls(
+            folder, manifests[0]["latent"], manifests[0]["text"], [shard["file"] for shard in shards], file, row, holes
+        )
 
     def __len__(self) -> int:
         return len(self.holes)
@@ -72,20 +80,33 @@ class Shards:
         expected = {"channels": config.latent_channels, "scale": config.latent_scale, "patch": config.patch_size}
         got = {key: self.latent[key] for key in expected}
         if got != expected:
-            raise ValueError(f"{self.folder} holds latents of {got}, expected {expected}. Precompute them with the model's own VAE.")
+            raise ValueError(
+                f"{self.folder} holds latents of {got}, expected {expected}. Precompute them with the model's own VAE."
+            )
         if (self.text == "t5") != (config.text is None):
-            wanted = "T5 embeddings (precompute with --t5)" if config.text is None else "words (precompute without --t5)"
-            raise ValueError(f"{self.folder} holds captions as {self.text}, expected {wanted} for preset {config.preset}.")
+            wanted = (
+                "T5 embeddings (precompute with --t5)" if config.text is None else "words (precompute without --t5)"
+            )
+            raise ValueError(
+                f"{self.folder} holds captions as {self.text}, expected {wanted} for preset {config.preset}."
+            )
         if self.text == "t5" and (width := load_empty(self.folder)[0].shape[-1]) != config.caption_width:
-            raise ValueError(f"{self.folder} holds captions {width} wide, expected {config.caption_width}. Precompute with the model's T5.")
+            raise ValueError(
+                f"{self.folder} holds captions {width} wide, expected {config.caption_width}. Precompute with the"
+                " model's T5."
+            )
 
     def steps_per_epoch(self, batch: int) -> int:
         if len(self) < batch:
-            raise ValueError(f"{self.folder} holds {len(self)} samples, expected at least a batch of {batch}. Make --batch smaller.")
+            raise ValueError(
+                f"{self.folder} holds {len(self)} samples, expected at least a batch of {batch}. Make --batch smaller."
+            )
         return len(self) // batch
 
     def plan(self, epoch: int, batch: int, seed: int) -> Tensor:
-        """Samples [steps, batch] of an epoch: all in random order, those of similar holes together, what is left over waits."""
+        """Samples [steps, batch] of an epoch: all in random order, those of similar holes together, what is left over
+        waits.
+        """
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         steps = self.steps_per_epoch(batch)
         order = torch.randperm(len(self), generator=generator)[: steps * batch]
@@ -98,7 +119,9 @@ class Shards:
 
 @dataclass(frozen=True)
 class Share:
-    """A batch of all processes together, `draws` noise levels a sample, the run's seed, and which of how many processes this is."""
+    """A batch of all processes together, `draws` noise levels a sample, the run's seed, and which of how many processes
+    this is.
+    """
 
     batch: int
     draws: int
@@ -108,12 +131,22 @@ class Share:
 
 
 class Steps(Dataset):
-    """Item s: step s's `Examples` for one process, with noise on the hole's tokens or on `everything`. Works in DataLoader's workers."""
+    """Item s: step s's `Examples` for one process, with noise on the hole's tokens or on `everything`. Works in
+    DataLoader's workers.
+    """
 
-    def __init__(self, shards: Shards, config: LazyConfig, tokenizer: Tokenizer | None, share: Share, everything: bool = False):
+    def __init__(
+        self, shards: Shards, config: LazyConfig, tokenizer: Tokenizer | None, share: Share, everything: bool = False
+    ):
         if share.batch % share.size:
             raise ValueError(f"--batch is {share.batch}, expected a multiple of the {share.size} processes.")
-        self.shards, self.config, self.tokenizer, self.share, self.everything = shards, config, tokenizer, share, everything
+        self.shards, self.config, self.tokenizer, self.share, self.everything = (
+            shards,
+            config,
+            tokenizer,
+            share,
+            everything,
+        )
         self.per_epoch = shards.steps_per_epoch(share.batch)
         self.known: tuple[int, Tensor] | None = None
         self.empty = load_empty(shards.folder) if shards.text == "t5" else None
@@ -132,7 +165,9 @@ class Steps(Dataset):
         encoded, rows = self.read(own)
         draws = draws_for(int(self.shards.holes[together].max()), encoded.hole.shape[1], share.draws)
         generators = [torch.Generator().manual_seed(hash((share.seed, step, int(i))) % (1 << 63)) for i in own]
-        dropped = torch.tensor([float(torch.rand((), generator=g)) < 0.1 for g in generators])  # for classifier-free guidance
+        dropped = torch.tensor(
+            [float(torch.rand((), generator=g)) < 0.1 for g in generators]
+        )  # for classifier-free guidance
         sigma = torch.cat([noise_levels(1, draws, g, self.config.prediction) for g in generators])
         generated = torch.ones_like(encoded.hole) if self.everything else encoded.hole
         noise = noise_for(generated, draws, encoded.target.shape[1] * self.config.patch_size**2, generators)
@@ -164,8 +199,12 @@ class Steps(Dataset):
             texts = ["" if drop else row["caption"] for row, drop in zip(rows, dropped.tolist(), strict=True)]
             return torch.tensor([self.tokenizer.ids(text) for text in texts]), None
         assert self.empty is not None
-        text = torch.stack([self.empty[0] if drop else row["text"] for row, drop in zip(rows, dropped.tolist(), strict=True)])
-        lengths = torch.stack([self.empty[1] if drop else row["words"] for row, drop in zip(rows, dropped.tolist(), strict=True)])
+        text = torch.stack(
+            [self.empty[0] if drop else row["text"] for row, drop in zip(rows, dropped.tolist(), strict=True)]
+        )
+        lengths = torch.stack(
+            [self.empty[1] if drop else row["words"] for row, drop in zip(rows, dropped.tolist(), strict=True)]
+        )
         words = torch.arange(text.shape[1])[None] < lengths[:, None]
         most = int(lengths.max())
         return text[:, :most].float(), words[:, :most]

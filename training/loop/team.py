@@ -1,4 +1,6 @@
-"""One process, or many that train together: Hugging Face Accelerate under torchrun, left out where a process is alone."""
+"""One process, or many that train together: Hugging Face Accelerate under torchrun, left out where a process is
+alone.
+"""
 
 from __future__ import annotations
 

@@ -30,14 +30,20 @@ def user_masks(draw: Draw, alpha: Tensor, box: Tensor, everything: float = 0.02)
     blob = F.interpolate(draw.uniform(count, 1, 6, 6), size=(size, size), mode="bicubic", align_corners=True)
     loose = torch.maximum(ellipse, (blob > 0.75).float() * (dx**2 + dy**2 < 4).float()[:, None])
     choice = draw.uniform(count, 1, 1, 1)
-    mask = torch.where(choice < 0.45, grown, torch.where(choice < 0.68, square, torch.where(choice < 0.9, ellipse, loose)))
+    mask = torch.where(
+        choice < 0.45, grown, torch.where(choice < 0.68, square, torch.where(choice < 0.9, ellipse, loose))
+    )
     whole = draw.uniform(count, 1, 1, 1) < everything
     return torch.where(whole, torch.ones_like(mask), torch.maximum(mask, solid))
 
 
 def edge_masks(draw: Draw, count: int, size: int) -> Tensor:
-    """Return masks [B, 1, size, size] of strips along the canvas's sides: one side, a corner's two, opposite ones, or a whole frame."""
-    sides = torch.tensor([[1, 0, 0, 0], [1, 0, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]], device=draw.device)  # left, right, top, bottom
+    """Return masks [B, 1, size, size] of strips along the canvas's sides: one side, a corner's two, opposite ones, or a
+    whole frame.
+    """
+    sides = torch.tensor(
+        [[1, 0, 0, 0], [1, 0, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]], device=draw.device
+    )  # left, right, top, bottom
     kind = torch.where(draw.uniform(count) < 0.6, 0, 1 + draw.integers(count, high=3))
     chosen = sides[kind]
     turn = (torch.arange(4, device=draw.device)[None] + draw.integers(count, 1, high=4)) % 4

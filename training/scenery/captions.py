@@ -1,4 +1,6 @@
-"""Prompts for an object's names, what can be seen of it, and removals; and the tokenizer that reads them. Style is never named."""
+"""Prompts for an object's names, what can be seen of it, and removals; and the tokenizer that reads them. Style is
+never named.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +23,38 @@ LOOKS: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {
     TWO: (("two {s}", "2 {s}", "a pair of {s}", "two {s} here"), ("两个{}", "两只{}", "2个{}", "一对{}")),
 }
 NOTHING = {
-    "en": ("empty background", "background", "nothing", "empty", "remove it", "remove the object", "clear this", "no object"),
+    "en": (
+        "empty background",
+        "background",
+        "nothing",
+        "empty",
+        "remove it",
+        "remove the object",
+        "clear this",
+        "no object",
+    ),
     "zh": ("空白背景", "背景", "空白", "什么都没有", "移除", "删除物体", "清除", "去掉这个"),
 }
-IRREGULAR = {"leaf": "leaves", "cactus": "cacti", "fish": "fish", "octopus": "octopuses", "bus": "buses", "broccoli": "broccoli"}
-IRREGULAR |= {"snowman": "snowmen", "snowman without snow": "snowmen without snow", "ear of corn": "ears of corn", "soccer": "soccer balls"}
+IRREGULAR = {
+    "leaf": "leaves",
+    "cactus": "cacti",
+    "fish": "fish",
+    "octopus": "octopuses",
+    "bus": "buses",
+    "broccoli": "broccoli",
+}
+IRREGULAR |= {
+    "snowman": "snowmen",
+    "snowman without snow": "snowmen without snow",
+    "ear of corn": "ears of corn",
+    "soccer": "soccer balls",
+}
 
 
 def captions_of(names: dict, look: int = PLAIN) -> list[str]:
-    """All prompts of one object, English and Chinese. A size may be said where it can be seen; two are always called two."""
+    """All prompts of one object, English and Chinese. A size may be said where it can be seen; two are always called
+    two.
+    """
     english, chinese = LOOKS.get(look, ((), ()))
     if look != TWO:
         english, chinese = ENGLISH + english, CHINESE + chinese
@@ -52,7 +77,10 @@ def plural(name: str) -> str:
 
 def all_captions(names: list[dict]) -> list[str]:
     """Every caption that training may draw."""
-    return [c for entry in names for look in (PLAIN, *LOOKS) for c in captions_of(entry, look)] + [*NOTHING["en"], *NOTHING["zh"]]
+    return [c for entry in names for look in (PLAIN, *LOOKS) for c in captions_of(entry, look)] + [
+        *NOTHING["en"],
+        *NOTHING["zh"],
+    ]
 
 
 def tokenizer_for(names: list[dict], length: int, known: Tokenizer | None = None) -> Tokenizer:
@@ -61,7 +89,9 @@ def tokenizer_for(names: list[dict], length: int, known: Tokenizer | None = None
 
 
 def tokenizer_of(captions: list[str], length: int, known: Tokenizer | None = None) -> Tokenizer:
-    """Every word of the captions. `known` keeps its words and their ids; new ones follow, so its embedding's rows stay valid."""
+    """Every word of the captions. `known` keeps its words and their ids; new ones follow, so its embedding's rows stay
+    valid.
+    """
     words = words_of(captions)
     if known is None:
         return build_tokenizer(words, length)
@@ -91,15 +121,21 @@ class CaptionTable:
     def __init__(self, names: list[dict], tokenizer: Tokenizer | None, device: torch.device):
         if tokenizer is None:
             raise ValueError("the checkpoint has no words, expected one whose own text encoder reads captions.")
-        texts = [captions_of(entry, look) for entry in names for look in range(4)] + [[*NOTHING["en"], *NOTHING["zh"]]] * 4
+        texts = [captions_of(entry, look) for entry in names for look in range(4)] + [
+            [*NOTHING["en"], *NOTHING["zh"]]
+        ] * 4
         lists = [[tokenizer.ids(caption) for caption in captions] for captions in texts]
         self.counts = torch.tensor([len(entry) for entry in lists], device=device)
         most = int(self.counts.max())
         self.ids = torch.tensor([entry + [entry[0]] * (most - len(entry)) for entry in lists], device=device)
         self.empty = torch.tensor(tokenizer.ids(""), device=device)
 
-    def draw(self, labels: torch.Tensor, generator: torch.Generator, drop: float = 0.1, look: torch.Tensor | int = PLAIN) -> torch.Tensor:
-        """Labels and looks [B] -> token ids [B, L]; a share `drop` becomes the empty prompt (classifier-free guidance)."""
+    def draw(
+        self, labels: torch.Tensor, generator: torch.Generator, drop: float = 0.1, look: torch.Tensor | int = PLAIN
+    ) -> torch.Tensor:
+        """Labels and looks [B] -> token ids [B, L]; a share `drop` becomes the empty prompt (classifier-free
+        guidance).
+        """
         row = labels * 4 + look
         pick = (torch.rand(len(labels), generator=generator, device=labels.device) * self.counts[row]).long()
         dropped = torch.rand(len(labels), generator=generator, device=labels.device) < drop

@@ -35,7 +35,9 @@ def bounds(mask: Tensor) -> Tensor:
 
 
 def crop_boxes(mask: Tensor) -> CropBox:
-    """The tight square around each mask [B, 1, H, W], CONTEXT times its box's longer side, moved and cut to fit the canvas."""
+    """The tight square around each mask [B, 1, H, W], CONTEXT times its box's longer side, moved and cut to fit the
+    canvas.
+    """
     height, width = mask.shape[-2:]
     least = round(LEAST * min(height, width))
     left, top, right, bottom = bounds(mask).unbind(1)
@@ -49,12 +51,16 @@ def crop_boxes(mask: Tensor) -> CropBox:
 def inside(crop: CropBox, size: int) -> Tensor:
     """[B, 1, size, size]: 1 within each crop."""
     place = torch.arange(size, device=crop.side.device)
-    column, row = ((place >= start[:, None]) & (place < (start + crop.side)[:, None]) for start in (crop.left, crop.top))
+    column, row = (
+        (place >= start[:, None]) & (place < (start + crop.side)[:, None]) for start in (crop.left, crop.top)
+    )
     return (row[:, :, None] & column[:, None, :]).float()[:, None]
 
 
 def cut(image: Tensor, boxes: CropBox, side: int, grow: bool = False) -> Tensor:
-    """Squares of [B, C, H, W] resized to [B, C, side, side]; `grow`: every pixel that a mask touches at all becomes 1."""
+    """Squares of [B, C, H, W] resized to [B, C, side, side]; `grow`: every pixel that a mask touches at all becomes
+    1.
+    """
     parts = []
     for picture, x, y, width in zip(image, boxes.left.tolist(), boxes.top.tolist(), boxes.side.tolist(), strict=True):
         part = picture[None, :, y : y + width, x : x + width]

@@ -21,7 +21,9 @@ class Draw:
 
 
 def backgrounds(draw: Draw, count: int, size: int) -> Tensor:
-    """Plain colours, gradients, horizons, tables of planks, tiles, soft patterns and clouds, [B, 3, size, size] in 0..1."""
+    """Plain colours, gradients, horizons, tables of planks, tiles, soft patterns and clouds, [B, 3, size, size] in
+    0..1.
+    """
     device = draw.device
     y, x = torch.meshgrid(*[torch.linspace(0, 1, size, device=device)] * 2, indexing="ij")
     a, b, c = (draw.uniform(count, 3, 1, 1, low=0.1) * 0.65 + draw.uniform(count, 1, 1, 1, high=0.33) for _ in range(3))
@@ -37,14 +39,18 @@ def backgrounds(draw: Draw, count: int, size: int) -> Tensor:
     strength = draw.uniform(count, 1, 1, 1, low=0.02, high=0.08)
     kind = draw.integers(count, 1, 1, 1, high=9)
     pattern = torch.where(kind == 5, stripes, torch.where(kind == 6, checks, torch.where(kind == 7, dots, 0.0)))
-    clouds = F.interpolate(draw.uniform(count, 3, 5, 5, low=-0.15, high=0.15), size=(size, size), mode="bicubic", align_corners=True)
+    clouds = F.interpolate(
+        draw.uniform(count, 3, 5, 5, low=-0.15, high=0.15), size=(size, size), mode="bicubic", align_corners=True
+    )
     image = torch.where(kind == 0, a, gradient + pattern * strength + clouds * (kind == 8))
     floor = torch.where(kind == 2, c * (0.75 + 0.35 * (y - where)), planks(draw, count, size, y, where, c))
     return torch.where((kind >= 2) & (kind <= 4) & (y > where), floor, image).clamp(0, 1)
 
 
 def planks(draw: Draw, count: int, size: int, y: Tensor, edge: Tensor, colour: Tensor) -> Tensor:
-    """A table's top [B, 3, size, size] below `edge` [B, 1, 1, 1]: boards in perspective, warmer than `colour` [B, 3, 1, 1]."""
+    """A table's top [B, 3, size, size] below `edge` [B, 1, 1, 1]: boards in perspective, warmer than `colour` [B, 3, 1,
+    1].
+    """
     warm = colour * torch.tensor([1.0, 0.78, 0.55], device=draw.device).view(3, 1, 1) + 0.08
     depth = ((y - edge) / (1 - edge)).clamp(0, 1)
     board = (depth.sqrt() * draw.uniform(count, 1, 1, 1, low=2, high=6)) % 8  # nearer boards look broader

@@ -1,7 +1,8 @@
 """The same objects in several drawing styles: pinned packages, how each is read, and how its pictures become sprites.
 
-All styles are Microsoft's Fluent emoji (MIT), whose styles share their outlines: an object never seen in a style can then be
-told from its other drawings. Noto's and Twemoji's drawings differ in shape as well, which no context could tell.
+All styles are Microsoft's Fluent emoji (MIT), whose styles share their outlines: an object never seen in a style can
+then be told from its other drawings. Noto's and Twemoji's drawings differ in shape as well, which no context could
+tell.
 """
 
 from __future__ import annotations
@@ -100,9 +101,22 @@ def iconify(icons: dict[str, Any], names: dict[str, str], code: str) -> str:
 
 
 def render(svg: str, tools: Path) -> Image.Image:
-    """SVG -> RGBA of twice the sprite's size, by resvg; its wheel is unpacked into `tools`, not into the environment."""
+    """SVG -> RGBA of twice the sprite's size, by resvg; its wheel is unpacked into `tools`, not into the
+    environment.
+    """
     if not (tools / "resvg_py").exists():
-        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--only-binary=:all:", "--target", str(tools), RENDERER]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--target",
+            str(tools),
+            RENDERER,
+        ]
         if subprocess.run(command).returncode:
             raise SystemExit(f"cannot fetch {RENDERER}. Go online, or run: {' '.join(command)}")
     if str(tools) not in sys.path:

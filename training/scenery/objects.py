@@ -1,6 +1,8 @@
-"""The objects that the shipped model can draw: Fluent 3D emoji by code point, named by the `emoji` package at prepare time.
+"""The objects that the shipped model can draw: Fluent 3D emoji by code point, named by the `emoji` package at prepare
+time.
 
-Chosen for distinct shapes and colours: 64 objects that come out crisp serve a first edit better than hundreds of smudges.
+Chosen for distinct shapes and colours: 64 objects that come out crisp serve a first edit better than hundreds of
+smudges.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Photographs as canvases: which packages they come from, under which licence, and crops of them as people bring pictures.
+"""Photographs as canvases: which packages they come from, under which licence, and crops of them as people bring
+pictures.
 
-Training and validation see photographs that are in the public domain, CC0 or CC-BY alone; the test split is photographs of other
-licences (CC-BY-SA, GPL), which no weights are made from. Each is of one split as a whole: no crop of a test photograph is
-trained on.
+Training and validation see photographs that are in the public domain, CC0 or CC-BY alone; the test split is photographs
+of other licences (CC-BY-SA, GPL), which no weights are made from. Each is of one split as a whole: no crop of a test
+photograph is trained on.
 """
 
 from __future__ import annotations
@@ -84,7 +85,14 @@ SKLEARN = Package(
 PACKAGES = (GCOMPRIS, LOMIRI, MATE, SKIMAGE, SKLEARN)
 
 # Activities of GCompris whose pictures are photographs (others are drawings, paintings and puzzles).
-ACTIVITIES = ("categorization", "erase", "explore_farm_animals", "explore_monuments", "explore_world_animals", "explore_world_music")
+ACTIVITIES = (
+    "categorization",
+    "erase",
+    "explore_farm_animals",
+    "explore_monuments",
+    "explore_world_animals",
+    "explore_world_music",
+)
 NOT_PHOTOGRAPHS = ("alphabets", "numbers", "spray")
 # scikit-image says in its data's documentation which of its pictures are public domain or CC0.
 SKIMAGE_FREE = {
@@ -136,7 +144,9 @@ def read_package(package: Package, path: Path) -> Iterator[Photograph]:
                 yield Photograph(stem, pixels, package.name, licence, author)
 
 
-def _of_table(package: Package, files: Iterator[tuple[str, bytes]], folder: str, table: dict[str, tuple[str, str]]) -> Iterator[Photograph]:
+def _of_table(
+    package: Package, files: Iterator[tuple[str, bytes]], folder: str, table: dict[str, tuple[str, str]]
+) -> Iterator[Photograph]:
     for name, content in files:
         stem = Path(name).stem
         if name.startswith(folder) and stem in table and name.endswith((".png", ".jpg")):
@@ -157,14 +167,18 @@ def _pictures(package: Package, files: dict[str, bytes]) -> Iterator[tuple[str, 
 
 
 def _licences(copyright_file: str) -> list[tuple[str, str, str]]:
-    """Return (pattern of files without extension, licence, holder) of a machine-readable copyright file, in its order (DEP 5)."""
+    """Return (pattern of files without extension, licence, holder) of a machine-readable copyright file, in its order
+    (DEP 5).
+    """
     rules = []
     for paragraph in copyright_file.split("\n\n"):
         fields = dict(re.findall(r"^(Files|License|Copyright): *((?:.*)(?:\n[ \t].*)*)", paragraph, re.M))
         if {"Files", "License"} <= fields.keys():
             holder = " ".join(fields.get("Copyright", "").split())
             licence = fields["License"].split("\n")[0].strip()
-            rules += [(re.sub(r"\.(jpe?g|png|webp)$", "", pattern), licence, holder) for pattern in fields["Files"].split()]
+            rules += [
+                (re.sub(r"\.(jpe?g|png|webp)$", "", pattern), licence, holder) for pattern in fields["Files"].split()
+            ]
     return rules
 
 
@@ -182,13 +196,18 @@ def _pixels(content: bytes) -> Tensor:
     picture = Image.open(io.BytesIO(content)).convert("RGB")
     share = SHORT_SIDE / min(picture.size)
     if share < 1:
-        picture = picture.resize((round(picture.width * share), round(picture.height * share)), Image.Resampling.LANCZOS)
+        picture = picture.resize(
+            (round(picture.width * share), round(picture.height * share)), Image.Resampling.LANCZOS
+        )
     return torch.from_numpy(np.array(picture)).movedim(-1, 0).contiguous()
 
 
 def save(path: Path, photographs: list[Photograph]) -> None:
     """Write all photographs with their splits, licences and authors."""
-    about = [{"name": p.name, "package": p.package, "licence": p.licence, "author": p.author, "split": p.split} for p in photographs]
+    about = [
+        {"name": p.name, "package": p.package, "licence": p.licence, "author": p.author, "split": p.split}
+        for p in photographs
+    ]
     tensors = {f"{index:04d}": photograph.pixels for index, photograph in enumerate(photographs)}
     save_file(tensors, path, metadata={"photographs": json.dumps(about, ensure_ascii=False)})
 
@@ -204,29 +223,38 @@ class PhotographSheet:
     def load(cls, path: Path, split: PhotographSplit, device: torch.device | str = "cpu") -> PhotographSheet:
         """Raises SystemExit with the command that makes the file."""
         if not path.exists():
-            raise SystemExit(f"{path} is not there. Make it with: python dev.py run -- python -m training.prepare --photographs")
+            raise SystemExit(
+                f"{path} is not there. Make it with: python dev.py run -- python -m training.prepare --photographs"
+            )
         with safe_open(str(path), "pt", device=str(device)) as file:
             about = json.loads((file.metadata() or {})["photographs"])
             chosen = [index for index, one in enumerate(about) if one["split"] == split]
-            return cls(tuple(file.get_tensor(f"{index:04d}") for index in chosen), tuple(about[index] for index in chosen))
+            return cls(
+                tuple(file.get_tensor(f"{index:04d}") for index in chosen), tuple(about[index] for index in chosen)
+            )
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     @property
     def attribution(self) -> str:
-        """Return who took the photographs and under which licences, by package: for the metadata of weights made from them."""
+        """Return who took the photographs and under which licences, by package: for the metadata of weights made from
+        them.
+        """
         found: dict[tuple[str, str], set[str]] = {}
         for one in self.about:
             found.setdefault((one["package"], one["licence"]), set()).add(one["author"])
-        parts = [f"{package} ({licence}): {', '.join(sorted(authors))}" for (package, licence), authors in sorted(found.items())]
+        parts = [
+            f"{package} ({licence}): {', '.join(sorted(authors))}"
+            for (package, licence), authors in sorted(found.items())
+        ]
         return f"{len(self)} photographs from " + "; ".join(parts)
 
     def crops(self, draw: Draw, count: int, size: int, changed: bool = True) -> tuple[Tensor, Tensor]:
         """Return crops [B, 3, size, size] in 0..1 and which photograph each is of [B].
 
-        From the whole shorter side of a photograph down to a crop of 0.6 `size` px that is enlarged. `changed`: mirrored,
-        and their exposure, contrast and colours vary, some with grain or JPEG's blocks.
+        From the whole shorter side of a photograph down to a crop of 0.6 `size` px that is enlarged. `changed`:
+        mirrored, and their exposure, contrast and colours vary, some with grain or JPEG's blocks.
         """
         which = draw.integers(count, high=len(self))
         zoom, at = draw.uniform(count), draw.uniform(count, 2)
@@ -235,7 +263,9 @@ class PhotographSheet:
         return (as_cameras_do(draw, image) if changed else image), which
 
     def crop(self, index: int, zoom: float, at: list[float], size: int) -> Tensor:
-        """Return one crop [3, size, size] in 0..1: the whole shorter side at zoom 1, 0.6 `size` px at 0; `at` [down, across] in 0..1."""
+        """Return one crop [3, size, size] in 0..1: the whole shorter side at zoom 1, 0.6 `size` px at 0; `at` [down,
+        across] in 0..1.
+        """
         pixels = self.pixels[index]
         height, width = pixels.shape[-2:]
         largest = min(height, width)
@@ -247,7 +277,9 @@ class PhotographSheet:
 
 
 def as_cameras_do(draw: Draw, image: Tensor) -> Tensor:
-    """Return [B, 3, H, W] mirrored or not, with other exposure, contrast and white balance, some with grain, some with JPEG's blocks."""
+    """Return [B, 3, H, W] mirrored or not, with other exposure, contrast and white balance, some with grain, some with
+    JPEG's blocks.
+    """
     count = len(image)
     image = torch.where(draw.uniform(count, 1, 1, 1) < 0.5, image.flip(-1), image)
     gamma = 2 ** draw.uniform(count, 1, 1, 1, low=-0.7, high=0.7)
@@ -255,13 +287,17 @@ def as_cameras_do(draw: Draw, image: Tensor) -> Tensor:
     grey = image.mean(1, keepdim=True)
     saturation = torch.where(draw.uniform(count, 1, 1, 1) < 0.08, 0.0, draw.uniform(count, 1, 1, 1, low=0.6, high=1.3))
     image = ((grey + (image - grey) * saturation).clamp(0, 1) ** gamma * balance).clamp(0, 1)
-    grain = torch.randn(image.shape, generator=draw.generator, device=draw.device) * draw.uniform(count, 1, 1, 1, high=0.04)
+    grain = torch.randn(image.shape, generator=draw.generator, device=draw.device) * draw.uniform(
+        count, 1, 1, 1, high=0.04
+    )
     image = torch.where(draw.uniform(count, 1, 1, 1) < 0.25, image + grain, image).clamp(0, 1)
     return torch.where(draw.uniform(count, 1, 1, 1) < 0.25, in_jpeg_blocks(draw, image), image)
 
 
 def in_jpeg_blocks(draw: Draw, image: Tensor) -> Tensor:
-    """Return [B, 3, H, W] with the coefficients of 8 x 8 px blocks rounded, finer frequencies more coarsely, as JPEG does."""
+    """Return [B, 3, H, W] with the coefficients of 8 x 8 px blocks rounded, finer frequencies more coarsely, as JPEG
+    does.
+    """
     position = torch.arange(8, device=image.device)
     basis = torch.cos((position[None] + 0.5) * position[:, None] * torch.pi / 8) * 0.5
     basis[0] *= 0.5**0.5  # orthonormal cosines [frequency, position]

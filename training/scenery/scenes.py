@@ -1,8 +1,9 @@
 """Scenes composed of sprites, in batches and on any device: the paper's training triple (canvas, entity mask, caption).
 
-A scene is a background, up to four other objects with shadows, and one target object in front of them. Drawing style, light,
-tint and scale are the scene's own: every object follows them and no caption says them, so the hole's must be read from the
-context. Half of the scenes keep the others out of the square crop around the mask ("far"): only the rest of the canvas tells.
+A scene is a background, up to four other objects with shadows, and one target object in front of them. Drawing style,
+light, tint and scale are the scene's own: every object follows them and no caption says them, so the hole's must be
+read from the context. Half of the scenes keep the others out of the square crop around the mask ("far"): only the rest
+of the canvas tells.
 """
 
 from __future__ import annotations
@@ -33,13 +34,14 @@ Split = Literal["train", "validation", "test", "all"]
 
 @dataclass(frozen=True)
 class Scenes:
-    """B scenes: `image` [B, 3, H, W] in 0..1 with the target object and `empty` without it, equal outside `mask` [B, 1, H, W] (1 = hole).
+    """B scenes: `image` [B, 3, H, W] in 0..1 with the target object and `empty` without it, equal outside `mask` [B, 1,
+    H, W] (1 = hole).
 
-    `label` [B] names the object; S (one past the last) where nothing is put back. `style` [B]; `look` [B] is PLAIN, SMALL, BIG or TWO.
-    `seen` [B]: NEAR where another object is visible in the crop around the mask (`brushes.crop_boxes`), FAR where one is
-    visible on the canvas but none of its pixels in that crop, else UNKNOWN. `unseen` [B]: a pair that never occurs in training.
-    `lines` [B, 1, H, W], 1 on a line: the target as somebody might draw its edges, the less exactly the lower `binding` [B] in
-    0..1; 0: not drawn.
+    `label` [B] names the object; S (one past the last) where nothing is put back. `style` [B]; `look` [B] is PLAIN,
+    SMALL, BIG or TWO. `seen` [B]: NEAR where another object is visible in the crop around the mask
+    (`brushes.crop_boxes`), FAR where one is visible on the canvas but none of its pixels in that crop, else UNKNOWN.
+    `unseen` [B]: a pair that never occurs in training. `lines` [B, 1, H, W], 1 on a line: the target as somebody might
+    draw its edges, the less exactly the lower `binding` [B] in 0..1; 0: not drawn.
     """
 
     image: Tensor
@@ -72,7 +74,9 @@ class SpriteSheet:
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> SpriteSheet:
-        """Files of one style hold [S, 4, s, s], as the first model's did. Ends the command where there is no file, saying what makes it."""
+        """Files of one style hold [S, 4, s, s], as the first model's did. Ends the command where there is no file,
+        saying what makes it.
+        """
         if not path.is_file():
             raise SystemExit(f"There is no {path}. Make it with: python dev.py run -- python -m training.prepare")
         with safe_open(str(path), "pt", device=str(device)) as file:
@@ -94,7 +98,11 @@ class SpriteSheet:
     def pairs(self, split: Split) -> Tensor:
         """[Y, S] bool: which objects occur in which style, see `pair_split`; "all" is every pair."""
         kinds = pair_split(len(self.styles), len(self)).to(self.sprites.device)
-        return torch.ones_like(kinds, dtype=torch.bool) if split == "all" else kinds == ("train", "validation", "test").index(split)
+        return (
+            torch.ones_like(kinds, dtype=torch.bool)
+            if split == "all"
+            else kinds == ("train", "validation", "test").index(split)
+        )
 
 
 def pair_split(styles: int, objects: int) -> Tensor:
@@ -110,13 +118,14 @@ def pair_split(styles: int, objects: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to compose: whose (object, style) pairs, the shares of removals, twos, far scenes, withheld pairs, drawn edges.
+    """What to compose: whose (object, style) pairs, the shares of removals, twos, far scenes, withheld pairs, drawn
+    edges.
 
-    `bare`: the share with no other object, all of them in the first style. `photographs`: the share on photographs and on
-    surfaces as they occur in pictures; half of these show no other object, and a quarter are removals. `as_taken`: photographs
-    alone, unchanged. `outward`: the share of those on photographs whose hole lies along the canvas's sides, most of them with
-    nothing in it (outpainting). `read_nothing`: where nothing of any object is to be seen the style is the first one, whatever was
-    drawn in the hole: for who learns to read styles.
+    `bare`: the share with no other object, all of them in the first style. `photographs`: the share on photographs and
+    on surfaces as they occur in pictures; half of these show no other object, and a quarter are removals. `as_taken`:
+    photographs alone, unchanged. `outward`: the share of those on photographs whose hole lies along the canvas's sides,
+    most of them with nothing in it (outpainting). `read_nothing`: where nothing of any object is to be seen the style
+    is the first one, whatever was drawn in the hole: for who learns to read styles.
     """
 
     split: Split = "train"
@@ -141,10 +150,14 @@ class Recipe:
 OBJECTS = Recipe("all", removals=0.0, twos=0.0, everything=0.0)  # for judges: every object in every style
 
 
-def compose(sheet: SpriteSheet, count: int, size: int, generator: torch.Generator, recipe: Recipe | None = None) -> Scenes:
+def compose(
+    sheet: SpriteSheet, count: int, size: int, generator: torch.Generator, recipe: Recipe | None = None
+) -> Scenes:
     """Draw `count` scenes of `size` x `size` px. The generator's device is the sheet's."""
     recipe, draw = recipe or Recipe(), Draw(generator)
-    bare = draw.uniform(count) < recipe.bare if recipe.bare else torch.zeros(count, dtype=torch.bool, device=draw.device)
+    bare = (
+        draw.uniform(count) < recipe.bare if recipe.bare else torch.zeros(count, dtype=torch.bool, device=draw.device)
+    )
     onto = draw.uniform(count) < recipe.photographs if recipe.photographs else torch.zeros_like(bare)
     bare = bare | (onto & (draw.uniform(count) < PHOTOGRAPHS_BARE)) if recipe.photographs else bare
     style, objects, unseen = cast_of(sheet, draw, count, recipe, bare)
@@ -157,7 +170,9 @@ def compose(sheet: SpriteSheet, count: int, size: int, generator: torch.Generato
     emptied = outward & (draw.uniform(count) < 0.7) if recipe.outward else outward
     if recipe.outward:
         strips = edge_masks(draw, count, size)
-        mask = torch.where(emptied.view(-1, 1, 1, 1), strips, torch.where(outward.view(-1, 1, 1, 1), torch.maximum(mask, strips), mask))
+        mask = torch.where(
+            emptied.view(-1, 1, 1, 1), strips, torch.where(outward.view(-1, 1, 1, 1), torch.maximum(mask, strips), mask)
+        )
     crop = crop_boxes(mask)
     light, length = lights(draw, count), scale * draw.uniform(count, 1, low=0.1, high=0.24)
     image, others = backgrounds(draw, count, size), torch.zeros_like(mask)
@@ -181,25 +196,37 @@ def compose(sheet: SpriteSheet, count: int, size: int, generator: torch.Generato
 
 
 def as_people_bring(photographs: PhotographSheet | None, draw: Draw, count: int, size: int, as_taken: bool) -> Tensor:
-    """Return canvases [B, 3, size, size] in 0..1: crops of photographs, in a quarter surfaces. Raises ValueError without photographs."""
+    """Return canvases [B, 3, size, size] in 0..1: crops of photographs, in a quarter surfaces. Raises ValueError
+    without photographs.
+    """
     if not count:
         return torch.zeros(0, 3, size, size, device=draw.device)
     if photographs is None:
-        raise ValueError("a recipe with photographs needs a sheet with photographs, see `SpriteSheet.with_photographs`.")
+        raise ValueError(
+            "a recipe with photographs needs a sheet with photographs, see `SpriteSheet.with_photographs`."
+        )
     if as_taken:
         return photographs.crops(draw, count, size, changed=False)[0]
     made = draw.uniform(count, 1, 1, 1) < PHOTOGRAPHS_MADE
     return torch.where(made, surfaces(draw, count, size), photographs.crops(draw, count, size)[0])
 
 
-def cast_of(sheet: SpriteSheet, draw: Draw, count: int, recipe: Recipe, bare: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """-> style [B], objects [B, 1 + OTHERS] all different where the sheet has enough, target first, and `unseen` [B] bool."""
+def cast_of(
+    sheet: SpriteSheet, draw: Draw, count: int, recipe: Recipe, bare: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """-> style [B], objects [B, 1 + OTHERS] all different where the sheet has enough, target first, and `unseen` [B]
+    bool.
+    """
     common = sheet.pairs("all" if recipe.split == "all" else "train").float()
     style = draw.integers(count, high=len(sheet.styles))
     style = style if bare is None else torch.where(bare, 0, style)
     rare = sheet.pairs(recipe.split).nonzero()
     withheld = draw.uniform(count) < (recipe.withheld if recipe.split in ("validation", "test") and len(rare) else 0.0)
-    pick = rare[draw.integers(count, high=max(len(rare), 1))] if len(rare) else torch.zeros(count, 2, dtype=torch.int64, device=draw.device)
+    pick = (
+        rare[draw.integers(count, high=max(len(rare), 1))]
+        if len(rare)
+        else torch.zeros(count, 2, dtype=torch.int64, device=draw.device)
+    )
     style = torch.where(withheld, pick[:, 0], style)
     few = int((common > 0).sum(1).min()) < 1 + OTHERS
     objects = torch.multinomial(common[style], 1 + OTHERS, few, generator=draw.generator)
@@ -208,13 +235,17 @@ def cast_of(sheet: SpriteSheet, draw: Draw, count: int, recipe: Recipe, bare: Te
 
 
 def scales(draw: Draw, count: int) -> Tensor:
-    """The side [B, 1] of a scene's objects as a share of the canvas: mostly a fifth to a half, now and then 0.12 to 0.7."""
+    """The side [B, 1] of a scene's objects as a share of the canvas: mostly a fifth to a half, now and then 0.12 to
+    0.7.
+    """
     usual, wide = draw.uniform(count, 1, low=0.2, high=0.42), 0.12 * 5.8 ** draw.uniform(count, 1)
     return torch.where(draw.uniform(count, 1) < 0.15, wide, usual)
 
 
 def target_sprite(sprite: Tensor, scale: Tensor, draw: Draw, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """-> the sprites [B, 4, s, s], now and then two of them in the place of one, and what a caption may say: `look` [B]."""
+    """-> the sprites [B, 4, s, s], now and then two of them in the place of one, and what a caption may say: `look`
+    [B].
+    """
     two = (draw.uniform(len(sprite)) < recipe.twos) & (scale[:, 0] > 0.25)
     side = sprite.shape[-1] * 5 // 8
     small, rest = F.interpolate(sprite, (side, side), mode="bilinear", antialias=True), sprite.shape[-1] - side
@@ -229,8 +260,11 @@ def placements(draw: Draw, side: Tensor) -> Tensor:
     return torch.cat([side / 2 + draw.uniform(len(side), 2) * (1 - side), side], 1)
 
 
-def neighbours(draw: Draw, scale: Tensor, box: Tensor, crop: CropBox, size: int, recipe: Recipe) -> list[tuple[int, Tensor, Tensor]]:
-    """Up to OTHERS objects of about the scene's scale: (number, box [B, 3], shown [B] bool), apart from each other and from the target.
+def neighbours(
+    draw: Draw, scale: Tensor, box: Tensor, crop: CropBox, size: int, recipe: Recipe
+) -> list[tuple[int, Tensor, Tensor]]:
+    """Up to OTHERS objects of about the scene's scale: (number, box [B, 3], shown [B] bool), apart from each other and
+    from the target.
 
     In far scenes none touches the crop around the mask, in the rest the first one does.
     """
@@ -245,14 +279,19 @@ def neighbours(draw: Draw, scale: Tensor, box: Tensor, crop: CropBox, size: int,
         sides = side[:, None].expand(-1, CANDIDATES, -1)
         centres = sides / 2 + draw.uniform(count, CANDIDATES, 2) * (1 - sides)
         boxes = torch.cat([centres, sides], 2)  # [B, CANDIDATES, 3]
-        crowded = sum((overlap(boxes, other_box[:, None], 0.85) for other_box in placed), torch.zeros(boxes.shape[:2], device=device))
+        crowded = sum(
+            (overlap(boxes, other_box[:, None], 0.85) for other_box in placed),
+            torch.zeros(boxes.shape[:2], device=device),
+        )
         touching = overlap(boxes, square[:, None], 1.0) > 0
         wanted = torch.where(far[:, None], ~touching, touching) if other == 1 else ~touching | ~far[:, None]
         best = (2.0 * wanted - crowded).argmax(1)
         row = torch.arange(count, device=device)
         shown = (other <= number) & (~far | ~touching[row, best]) & (crowded[row, best] < 0.5)
         result.append((other, boxes[row, best], shown))
-        placed.append(boxes[row, best] * shown[:, None] + torch.tensor([-9.0, -9.0, 0.1], device=device) * ~shown[:, None])
+        placed.append(
+            boxes[row, best] * shown[:, None] + torch.tensor([-9.0, -9.0, 0.1], device=device) * ~shown[:, None]
+        )
     return result
 
 
@@ -300,10 +339,11 @@ def bindings(draw: Draw, count: int, recipe: Recipe) -> Tensor:
 
 
 def edge_drawing(draw: Draw, sprite: Tensor, box: Tensor, mask: Tensor, binding: Tensor) -> Tensor:
-    """Lines [B, 1, H, W] in 0..1 along the edges of `sprite` in `box`, within the mask; the less `binding`, the shakier.
+    """Lines [B, 1, H, W] in 0..1 along the edges of `sprite` in `box`, within the mask; the less `binding`, the
+    shakier.
 
-    They are out of place by up to (1 - binding) / 8 of the box's side. Some drawings show the outline alone, some what is
-    inside as well; pens differ in width.
+    They are out of place by up to (1 - binding) / 8 of the box's side. Some drawings show the outline alone, some what
+    is inside as well; pens differ in width.
     """
     count, size = len(sprite), mask.shape[-1]
     loose = (1 - binding)[:, None]
@@ -316,10 +356,16 @@ def edge_drawing(draw: Draw, sprite: Tensor, box: Tensor, mask: Tensor, binding:
     lines = (outline | within).float()
     broad = F.max_pool2d(lines, 3, 1, 1)
     lines = torch.where(draw.uniform(count, 1, 1, 1) < 0.5, lines, broad)
-    shake = F.interpolate(draw.uniform(count, 2, 9, 9, low=-1, high=1), size=(size, size), mode="bicubic", align_corners=True)
+    shake = F.interpolate(
+        draw.uniform(count, 2, 9, 9, low=-1, high=1), size=(size, size), mode="bicubic", align_corners=True
+    )
     shake = shake * (box[:, 2:] * (0.02 + loose / 16))[:, :, None, None]
-    even = F.affine_grid(torch.eye(2, 3, device=mask.device).repeat(count, 1, 1), [count, 1, size, size], align_corners=False)
-    lines = F.grid_sample(lines, even + shake.movedim(1, -1), mode="bilinear", padding_mode="zeros", align_corners=False)
+    even = F.affine_grid(
+        torch.eye(2, 3, device=mask.device).repeat(count, 1, 1), [count, 1, size, size], align_corners=False
+    )
+    lines = F.grid_sample(
+        lines, even + shake.movedim(1, -1), mode="bilinear", padding_mode="zeros", align_corners=False
+    )
     return lines * (mask > 0.5) * (binding > 0).view(-1, 1, 1, 1)
 
 
@@ -331,7 +377,9 @@ def steps_of(layer: Tensor) -> Tensor:
 
 
 def fade(mask: Tensor) -> Tensor:
-    """[B, 1, H / 4, W / 4]: 0 outside the mask [B, 1, H, W] and at its edge, 1 well inside: a put-back object's shadow ends in its hole."""
+    """[B, 1, H / 4, W / 4]: 0 outside the mask [B, 1, H, W] and at its edge, 1 well inside: a put-back object's shadow
+    ends in its hole.
+    """
     inner = -F.max_pool2d(-mask, 4)
     for _ in range(2):
         inner = torch.minimum(F.avg_pool2d(inner, 5, 1, 2, count_include_pad=False), inner)
@@ -339,7 +387,9 @@ def fade(mask: Tensor) -> Tensor:
 
 
 def paint(image: Tensor, layer: Tensor, shift: Tensor, where: Tensor | None = None) -> Tensor:
-    """Premultiplied `layer` over `image` with a soft shadow `shift` [B, 2] away (canvas = 2), only `where` [B, 1, H/4, W/4]."""
+    """Premultiplied `layer` over `image` with a soft shadow `shift` [B, 2] away (canvas = 2), only `where` [B, 1, H/4,
+    W/4].
+    """
     size = image.shape[-1]
     coarse = F.avg_pool2d(layer[:, 3:], 4)
     for _ in range(2):
@@ -348,6 +398,8 @@ def paint(image: Tensor, layer: Tensor, shift: Tensor, where: Tensor | None = No
     theta[:, :, 2] = -shift
     grid = F.affine_grid(theta, [len(image), 1, *coarse.shape[-2:]], align_corners=False)
     shadow = F.grid_sample(coarse, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    shadow = F.interpolate(shadow if where is None else shadow * where, size=(size, size), mode="bilinear", align_corners=False)
+    shadow = F.interpolate(
+        shadow if where is None else shadow * where, size=(size, size), mode="bilinear", align_corners=False
+    )
     image = image * (1 - 0.45 * shadow)
     return (image * (1 - layer[:, 3:]) + layer[:, :3]).clamp(0, 1)

@@ -22,7 +22,9 @@ def surfaces(draw: Draw, count: int, size: int) -> Tensor:
     kind = draw.integers(count, 1, 1, 1, high=4)
     image = torch.where(kind == 0, flat, torch.where(kind == 1, flat + bokeh(draw, count, size), image))
     image = torch.where(kind == 2, image * lines(draw, count, size), image)
-    grain = torch.randn(image.shape, generator=draw.generator, device=draw.device) * draw.uniform(count, 1, 1, 1, high=0.06)
+    grain = torch.randn(image.shape, generator=draw.generator, device=draw.device) * draw.uniform(
+        count, 1, 1, 1, high=0.06
+    )
     return (image + grain * (draw.uniform(count, 1, 1, 1) < 0.6)).clamp(0, 1)
 
 
@@ -50,7 +52,9 @@ def through(colours: Tensor, height: Tensor) -> Tensor:
     """Return the colours [B, S, 3] that heights [B, 1, H, W] in 0..1 lie between, [B, 3, H, W]."""
     place = height * (colours.shape[1] - 1)
     weights = [(1 - (place - index).abs()).clamp_min(0) for index in range(colours.shape[1])]
-    return sum((weight * colours[:, index, :, None, None] for index, weight in enumerate(weights)), torch.zeros_like(height))
+    return sum(
+        (weight * colours[:, index, :, None, None] for index, weight in enumerate(weights)), torch.zeros_like(height)
+    )
 
 
 def bokeh(draw: Draw, count: int, size: int) -> Tensor:
@@ -65,7 +69,9 @@ def bokeh(draw: Draw, count: int, size: int) -> Tensor:
 
 
 def lines(draw: Draw, count: int, size: int) -> Tensor:
-    """Return [B, 1, size, size] in 0..1 to multiply with: rows of dashes like print, and rules like joints and seams."""
+    """Return [B, 1, size, size] in 0..1 to multiply with: rows of dashes like print, and rules like joints and
+    seams.
+    """
     y, x = torch.meshgrid(*[torch.arange(size, device=draw.device)] * 2, indexing="ij")
     pitch = draw.integers(count, 1, 1, high=14) + 7
     row = y // pitch

@@ -16,7 +16,9 @@ class UnexpectedShapeError(RuntimeError):
 
 @dataclass(frozen=True)
 class Atlas:
-    """Pieces of a canvas side by side in one map: `pieces` in latents of the canvas, `slots` in px of the map, `scale` px a latent."""
+    """Pieces of a canvas side by side in one map: `pieces` in latents of the canvas, `slots` in px of the map, `scale`
+    px a latent.
+    """
 
     pieces: tuple[Box, ...]
     slots: tuple[Box, ...]
@@ -27,7 +29,9 @@ class Atlas:
         """Pack the pieces into columns, one px apart; their height is what makes the map smallest."""
         tallest, smallest = (pick(box.height for box in pieces) * scale for pick in (max, min))
         heights = range(tallest, tallest + smallest + 1, scale)
-        return min((cls.in_columns(pieces, scale, height) for height in heights), key=lambda atlas: math.prod(atlas.size))
+        return min(
+            (cls.in_columns(pieces, scale, height) for height in heights), key=lambda atlas: math.prod(atlas.size)
+        )
 
     @classmethod
     def in_columns(cls, pieces: list[Box], scale: int, tall: int) -> Atlas:
@@ -55,7 +59,9 @@ class Atlas:
         height, width = self.size
         scale = x.shape[-2] // height
         if x.shape[0] != 1 or (height * scale, width * scale) != tuple(x.shape[-2:]):
-            raise UnexpectedShapeError(f"a layer was given {tuple(x.shape)}, expected one atlas of {(height, width)} or a multiple")
+            raise UnexpectedShapeError(
+                f"a layer was given {tuple(x.shape)}, expected one atlas of {(height, width)} or a multiple"
+            )
         return self.times(scale)
 
     def blank(self, like: Tensor) -> Tensor:
@@ -65,7 +71,10 @@ class Atlas:
     def inside(self, parts: list[Box]) -> list[Box]:
         """Where `parts` of the first pieces, one of each, in latents of the canvas, lie in the map."""
         shifts = zip(parts, self.pieces, self.slots, strict=False)
-        return [part.moved(-piece.top, -piece.left).times(self.scale).moved(slot.top, slot.left) for part, piece, slot in shifts]
+        return [
+            part.moved(-piece.top, -piece.left).times(self.scale).moved(slot.top, slot.left)
+            for part, piece, slot in shifts
+        ]
 
     def covered(self, like: Tensor) -> Tensor:
         """[H, W], 1 on the pieces and 0 between them."""

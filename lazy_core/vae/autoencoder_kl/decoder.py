@@ -17,13 +17,23 @@ from .hole_pass import HOLE_HALOS, FarError, HolePass, decode_holes, with_probes
 from .probes import BLOCK
 from .record import Parts, Record, decode_and_record
 
-RECOMPUTE_ABOVE = 0.25  # of the latents' variance: a latent that moved further shows something else, and is computed like a hole
-MIN_KNOWN_PROBES = 0.25  # of a canvas's probes: with fewer that are known and untouched, nothing tells how the rest moved
+RECOMPUTE_ABOVE = (
+    0.25  # of the latents' variance: a latent that moved further shows something else, and is computed like a hole
+)
+MIN_KNOWN_PROBES = (
+    0.25  # of a canvas's probes: with fewer that are known and untouched, nothing tells how the rest moved
+)
 MAX_EDITS = 10  # one after the other on one record: errors add up
 MAX_MEAN_DRIFT = 0.02  # on average over all others: more, and it is another canvas
 
 BACKOFF = 20  # decodes in full after one that failed
-FAILURES = (RuntimeError, ValueError, LookupError, TypeError, AttributeError)  # not what a host raises when a user cancels
+FAILURES = (
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)  # not what a host raises when a user cancels
 
 Nearest = tuple[str, Record, list[Box]]  # its key, and what is computed of it
 
@@ -31,24 +41,33 @@ Nearest = tuple[str, Record, list[Box]]  # its key, and what is computed of it
 class Records:
     """Up to `limit` bytes of records, `free` tells what the machine has left (`lazy_core.cache`).
 
-    The first decode of a canvas is a full one; it leaves the record that later ones take, which leave theirs. Whatever fails
-    (tiles, memory, a decoder that others have changed) ends in a full decode.
+    The first decode of a canvas is a full one; it leaves the record that later ones take, which leave theirs. Whatever
+    fails (tiles, memory, a decoder that others have changed) ends in a full decode.
     """
 
     def __init__(self, limit: int, free: Callable[[], int] | None = None):
         self.cache: ContentCache[Record] = ContentCache(limit, free)
         self.backoff: dict[str, int] = {}  # decodes until a VAE at a size is tried again
 
-    def decode(self, vae: str, parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor, cells: Tensor) -> Tensor:
+    def decode(
+        self, vae: str, parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor, cells: Tensor
+    ) -> Tensor:
         """A `lazy_core.pipeline.DecodeHole`, for the VAE that `vae` names and that has these `parts`.
 
-        Latent [B, C, h, w] of the edited canvas [B, 3, H, W], `cells` [B, h, w] bool the latents that a hole touches -> [B, 3, H, W].
+        Latent [B, C, h, w] of the edited canvas [B, 3, H, W], `cells` [B, h, w] bool the latents that a hole touches ->
+        [B, 3, H, W].
         """
         given = zip(latent.split(1), canvas, cells, strict=True)
-        return torch.stack([self.decode_image(vae, parts, decode, part, image, hole).to(canvas) for part, image, hole in given])
+        return torch.stack(
+            [self.decode_image(vae, parts, decode, part, image, hole).to(canvas) for part, image, hole in given]
+        )
 
-    def decode_image(self, vae: str, parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor, cells: Tensor) -> Tensor:
-        """Decode one image with the nearest record, or in full and recorded, or in full: [1, C, h, w], [3, H, W], [h, w] -> [3, H, W]."""
+    def decode_image(
+        self, vae: str, parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor, cells: Tensor
+    ) -> Tensor:
+        """Decode one image with the nearest record, or in full and recorded, or in full: [1, C, h, w], [3, H, W], [h,
+        w] -> [3, H, W].
+        """
         if not bool(cells.any()):
             return canvas
         prefix = f"{vae}/{tuple(latent.shape)}/"
@@ -90,7 +109,9 @@ class Records:
             self.cache.put(prefix + content_key(latent), record)
         return pictures[0]
 
-    def with_record(self, nearest: Nearest | None, parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor) -> Tensor | None:
+    def with_record(
+        self, nearest: Nearest | None, parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor
+    ) -> Tensor | None:
         """Decode the holes with the nearest record -> [3, H, W]; None where there is none."""
         if nearest is None:
             return None
@@ -102,7 +123,9 @@ class Records:
         return picture
 
     def nearest(self, prefix: str, latent: Tensor, cells: Tensor) -> Nearest | None:
-        """The record with the least to compute, and the boxes that are; of several the one with the fewest edits behind it."""
+        """The record with the least to compute, and the boxes that are; of several the one with the fewest edits behind
+        it.
+        """
         found = []
         for key, record in self.cache.under(prefix):
             if record.edits < MAX_EDITS and (boxes := changed(record, latent, cells)) is not None:
@@ -111,7 +134,9 @@ class Records:
 
 
 def changed(record: Record, latent: Tensor, cells: Tensor) -> list[Box] | None:
-    """Boxes of latents that hold a hole's `cells` and whatever else is not what was recorded; None where a full decode is better."""
+    """Boxes of latents that hold a hole's `cells` and whatever else is not what was recorded; None where a full decode
+    is better.
+    """
     moved = record.moved(latent)
     fresh = (moved > RECOMPUTE_ABOVE) | cells.cpu()
     if float(torch.where(fresh, 0, moved).mean()) > MAX_MEAN_DRIFT:

@@ -2,10 +2,10 @@
 
 What a hole's window lacks comes from a record.
 
-Its GroupNorms want the mean and variance of the whole picture, its attention the keys and values of all latents. A full pass
-leaves both behind; later passes compute the holes and take the rest from there (the idea of SIGE, Li et al. 2022, arXiv
-2211.02048). As a hole's content moves the statistics, and they in turn everything outside it, probes all over the canvas
-are computed along (`probes`): they tell how far the record has moved.
+Its GroupNorms want the mean and variance of the whole picture, its attention the keys and values of all latents. A full
+pass leaves both behind; later passes compute the holes and take the rest from there (the idea of SIGE, Li et al. 2022,
+arXiv 2211.02048). As a hole's content moves the statistics, and they in turn everything outside it, probes all over the
+canvas are computed along (`probes`): they tell how far the record has moved.
 """
 
 from __future__ import annotations
@@ -22,13 +22,29 @@ from ...geometry import Box
 from ..windows import DecodeImage
 from . import probes
 from .atlas import Atlas, UnexpectedShapeError
-from .moments import ChannelAffine, Moments, MomentShift, block_moments, groupnorm_affine, normalised, pooled_parts, probe_moments
+from .moments import (
+    ChannelAffine,
+    Moments,
+    MomentShift,
+    block_moments,
+    groupnorm_affine,
+    normalised,
+    pooled_parts,
+    probe_moments,
+)
 from .probes import BLOCK
-from .record import Parts, Record, check_all_ran, norm_of, replaced
+from .record import Parts, Record, check_all_ran, norm_of, put, replaced
 
-HOLE_HALOS = (8, 4, 3, 2)  # latents around a hole, at each resolution from the latents' to the pixels': what its convolutions still see
+HOLE_HALOS = (
+    8,
+    4,
+    3,
+    2,
+)  # latents around a hole, at each resolution from the latents' to the pixels': what its convolutions still see
 COSTS = (0.08, 0.22, 0.35, 0.35)  # of a full decode's operations at each resolution, in SD, SDXL and Flux
-MAX_VARIANCE_SHIFT = 0.2  # that variances may have moved since the full pass: of their logarithm, on average over a norm's groups
+MAX_VARIANCE_SHIFT = (
+    0.2  # that variances may have moved since the full pass: of their logarithm, on average over a norm's groups
+)
 MAX_STANDARD_ERROR = 0.02  # that probes may disagree on it: the standard error of that
 CONTENT_REACH = 2  # latents around a hole that count as computed, not as recorded: content reaches so far
 
@@ -39,7 +55,9 @@ class FarError(RuntimeError):
 
 @dataclass
 class HolePass:
-    """One pass over the holes of a canvas, and the probes that go with it: `probe_ids` are their numbers in `probes.spread`."""
+    """One pass over the holes of a canvas, and the probes that go with it: `probe_ids` are their numbers in
+    `probes.spread`.
+    """
 
     record: Record
     boxes: list[Box]  # of the holes
@@ -79,11 +97,15 @@ class HolePass:
         numbers = torch.tensor(self.probe_ids)[self.known]
         recorded = {name: value[..., numbers] for name, value in self.record.probe_moments.items()}
         left = int(self.outside.sum())
-        wholes = {name: Moments.of(value[:, :, self.outside]).pooled(1 / left) for name, value in self.record.moments.items()}
+        wholes = {
+            name: Moments.of(value[:, :, self.outside]).pooled(1 / left) for name, value in self.record.moments.items()
+        }
         return probes.shares(probes.areas(self.record.canvas)[numbers], recorded, wholes)
 
     def decode(self, parts: Parts, decode: DecodeImage, latent: Tensor) -> Tensor:
-        """Decode the canvas's pieces in one map -> its pixels [1, 3, h, w]. Raises UnexpectedShapeError and FarError."""
+        """Decode the canvas's pieces in one map -> its pixels [1, 3, h, w]. Raises UnexpectedShapeError and
+        FarError.
+        """
         with replaced(parts, self.norm, self.attend, self.upsample, self.first):
             pixels = decode(self.gathered(latent))
         check_all_ran(parts, self.moments)
@@ -98,7 +120,9 @@ class HolePass:
         return sum(area * cost for area, cost in zip(areas, COSTS, strict=True)) / self.record.canvas.area
 
     def pieces(self, level: int) -> list[Box]:
-        """Return the parts of the canvas to compute at a resolution (`level` 0 is the latents'): holes, then probes, each with its halo."""
+        """Return the parts of the canvas to compute at a resolution (`level` 0 is the latents'): holes, then probes,
+        each with its halo.
+        """
         halo, small = (halos[min(level, len(halos) - 1)] for halos in (HOLE_HALOS, probes.PROBE_HALOS))
         around = [box.grown(halo).union(live) for box, live in zip(self.boxes, self.computed, strict=True)]
         around += [box.grown(small) for box in self.probes]
@@ -112,7 +136,9 @@ class HolePass:
         return pieces
 
     def first(self, name: str, module: nn.Module, original: Any, x: Tensor) -> Tensor:
-        """Zero between the pieces, as convolutions pad with it; what comes before may have made something of the nothing."""
+        """Zero between the pieces, as convolutions pad with it; what comes before may have made something of the
+        nothing.
+        """
         return original(x * self.atlas.at(x).covered(x))
 
     def upsample(self, name: str, module: nn.Module, original: Any, x: Tensor) -> Tensor:
@@ -129,7 +155,9 @@ class HolePass:
     def attend(self, name: str, module: Any, original: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The atlas's queries against the canvas's keys and values."""
         whole = self.attended.pop(norm_of(name))
-        rows = [x.flatten(2).transpose(1, 2).contiguous() for x in (q, module.k(whole), module.v(whole))]  # strided, the CPU is slower
+        rows = [
+            x.flatten(2).transpose(1, 2).contiguous() for x in (q, module.k(whole), module.v(whole))
+        ]  # strided, the CPU is slower
         return sdpa(rows[0], rows[1], rows[2], 1).transpose(1, 2).reshape(q.shape)
 
     def norm(self, name: str, module: nn.GroupNorm, original: Any, x: Tensor) -> Tensor:
@@ -143,8 +171,12 @@ class HolePass:
             self.attended[name] = normalised(self.everywhere(name, x, live, small), found, weight, bias, module.eps)
         return normalised(x, found, weight, bias, module.eps).mul_(atlas.covered(x))
 
-    def statistics(self, name: str, module: nn.GroupNorm, x: Tensor, side: int, live: list[Box], small: list[Box]) -> Moments:
-        """-> mean and variance of each group [G]: of the holes as they are, of the rest as recorded and moved like its probes."""
+    def statistics(
+        self, name: str, module: nn.GroupNorm, x: Tensor, side: int, live: list[Box], small: list[Box]
+    ) -> Moments:
+        """-> mean and variance of each group [G]: of the holes as they are, of the rest as recorded and moved like its
+        probes.
+        """
         recorded = Moments.of(self.record.moments[name].to(x.device))
         centre = recorded.mean.mean((1, 2))
         shift = self.shift(name, probe_moments(x, small, module.num_groups), module.eps) if small else None
@@ -175,7 +207,9 @@ class HolePass:
         return shift
 
     def everywhere(self, name: str, x: Tensor, live: list[Box], small: list[Box]) -> Tensor:
-        """An attention's input all over the canvas [1, C, h, w]: of the holes as it is, of the rest recorded and moved like its probes."""
+        """An attention's input all over the canvas [1, C, h, w]: of the holes as it is, of the rest recorded and moved
+        like its probes.
+        """
         kept = self.record.inputs[name].to(x, copy=True)
         line = self.line(name, torch.stack([slot.cut(x)[0].flatten(1) for slot in small], 1).float()) if small else None
         if line:
@@ -199,32 +233,32 @@ class HolePass:
         return line
 
     def updated(self, latent: Tensor) -> Record:
-        """The record with this pass's holes in it, as they would have been in the full pass; probes that they touched are unknown."""
+        """The record with this pass's holes in it, as they would have been in the full pass; probes that they touched
+        are unknown.
+        """
         record = self.record
         blocks = [box.divided(BLOCK) for box in self.computed]
         moments = {name: put(value, blocks, self.moments[name]) for name, value in record.moments.items()}
         inputs = {name: put(value, self.scaled(value), self.inputs[name]) for name, value in record.inputs.items()}
         seen = put(record.latent, self.computed, [box.cut(latent) for box in self.computed])
         known = {
-            "probe_moments": {name: self.renewed(value, self.probe_moments[name], 2) for name, value in record.probe_moments.items()},
-            "probe_inputs": {name: self.renewed(value, self.probe_inputs[name], 1) for name, value in record.probe_inputs.items()},
+            "probe_moments": {
+                name: self.renewed(value, self.probe_moments[name], 2) for name, value in record.probe_moments.items()
+            },
+            "probe_inputs": {
+                name: self.renewed(value, self.probe_inputs[name], 1) for name, value in record.probe_inputs.items()
+            },
         }
         return Record(seen, moments, inputs, **known, edits=record.edits + 1)
 
     def renewed(self, recorded: Tensor, now: Tensor, axis: int) -> Tensor:
-        """What is recorded of the probes, numbered along an axis: what was, where it was known, and what is now where it was not."""
+        """What is recorded of the probes, numbered along an axis: what was, where it was known, and what is now where
+        it was not.
+        """
         numbers = torch.tensor(self.probe_ids, dtype=torch.long)
         fresh = numbers[~self.known]
         result = torch.full_like(recorded, torch.nan).index_copy_(axis, numbers, recorded.index_select(axis, numbers))
         return result.index_copy_(axis, fresh, now.index_select(axis, (~self.known).nonzero().flatten()))
-
-
-def put(whole: Tensor, boxes: list[Box], news: list[Tensor]) -> Tensor:
-    """A copy with new content in the boxes."""
-    result = whole.clone()
-    for box, new in zip(boxes, news, strict=True):
-        box.cut(result).copy_(new)
-    return result
 
 
 def with_probes(parts: Parts, decode: DecodeImage, record: Record) -> Record:
@@ -240,7 +274,8 @@ def with_probes(parts: Parts, decode: DecodeImage, record: Record) -> Record:
 def decode_holes(
     parts: Parts, decode: DecodeImage, latent: Tensor, canvas: Tensor, boxes: list[Box], record: Record
 ) -> tuple[Tensor, Record]:
-    """Latent [1, C, h, w] of the edited canvas [3, H, W], `boxes` of latents to compute, the record `with_probes` of nearly the same.
+    """Latent [1, C, h, w] of the edited canvas [3, H, W], `boxes` of latents to compute, the record `with_probes` of
+    nearly the same.
 
     -> (picture [3, H, W], right in the boxes and the canvas's own elsewhere; the record with the boxes' new content).
     Raises UnexpectedShapeError where the host decodes in tiles, and FarError.

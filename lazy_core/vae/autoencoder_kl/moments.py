@@ -75,7 +75,10 @@ class MomentShift(NamedTuple):
 
     def apply(self, to: Moments) -> Moments:
         """MomentShift moments [G, ...]."""
-        return Moments(to.mean + self.along(to.mean, self.step), (to.variance + self.eps) * self.along(to.mean, self.factor) - self.eps)
+        return Moments(
+            to.mean + self.along(to.mean, self.step),
+            (to.variance + self.eps) * self.along(to.mean, self.factor) - self.eps,
+        )
 
     def undo(self, to: Moments) -> Moments:
         """The inverse of `apply`."""
@@ -96,7 +99,9 @@ class ChannelAffine(NamedTuple):
 
     @classmethod
     def between(cls, old: Tensor, new: Tensor, share: Tensor) -> ChannelAffine:
-        """Least squares over probes [C, probes, px], each of a `share` [probes]; channels that hardly vary keep their gain."""
+        """Least squares over probes [C, probes, px], each of a `share` [probes]; channels that hardly vary keep their
+        gain.
+        """
         weight = share[:, None] / old.shape[-1]
         before, now = ((each * weight).sum((1, 2)) for each in (old, new))
         apart = old - before[:, None, None]
@@ -124,7 +129,8 @@ SPIKE = 16.0
 
 
 def groupnorm_affine(module: nn.GroupNorm, original: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Recover the weight and bias [C] that a GroupNorm applies, whatever the host casts, in float32: from a map of zeros and from a spike.
+    """Recover the weight and bias [C] that a GroupNorm applies, whatever the host casts, in float32: from a map of
+    zeros and from a spike.
 
     The spike is high, so that half precision rounds the weight and not what the bias makes of it.
     """

@@ -1,4 +1,6 @@
-"""Small probes all over a canvas, and what they tell of the rest of it: they are computed along with a hole as probes."""
+"""Small probes all over a canvas, and what they tell of the rest of it: they are computed along with a hole as
+probes.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ RIDGE = 1.0  # how much shares keep to areas: the root of a mean square of diffe
 
 
 def spread(canvas: Box) -> list[Box]:
-    """Probes along the canvas's edges, and in the middle of equal parts of the rest; none on a canvas of a few latents."""
+    """Probes along the canvas's edges, and in the middle of equal parts of the rest; none on a canvas of a few
+    latents.
+    """
     rows, cols = (starts(side) for side in (canvas.bottom, canvas.right))
     return [Box(top, left, top + SIDE, left + SIDE) for top in rows for left in cols]
 
@@ -44,7 +48,8 @@ def areas(canvas: Box) -> Tensor:
 
 
 def shares(area: Tensor, probes: dict[str, Tensor], wholes: dict[str, Moments]) -> Tensor:
-    """Which share of the rest each probe stands for [n]: near its `area` [n], and so that they have together the rest's moments.
+    """Which share of the rest each probe stands for [n]: near its `area` [n], and so that they have together the rest's
+    moments.
 
     Moments of the probes [2, G, n] and of the rest [G] for each norm. Survey sampling calls it calibration (Deville and
     Särndal 1992): what the probes have by chance more or less of than the canvas weighs less or more.
@@ -62,9 +67,13 @@ def shares(area: Tensor, probes: dict[str, Tensor], wholes: dict[str, Moments]) 
 
 
 def disagreement(old: Moments, new: Moments, share: Tensor) -> float:
-    """Standard error of how probes [G, n] say that the whole's variances moved, relative to these, on average over groups."""
+    """Standard error of how probes [G, n] say that the whole's variances moved, relative to these, on average over
+    groups.
+    """
     before, now = old.pooled(share), new.pooled(share)
-    squares = (each.variance + (each.mean - whole.mean[:, None]).square() for each, whole in ((old, before), (new, now)))
+    squares = (
+        each.variance + (each.mean - whole.mean[:, None]).square() for each, whole in ((old, before), (new, now))
+    )
     small = 1e-9
     expected, found = next(squares) * ((now.variance + small) / (before.variance + small))[:, None], next(squares)
     apart = (found - expected) / (now.variance + small)[:, None]

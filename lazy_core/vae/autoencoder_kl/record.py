@@ -1,4 +1,6 @@
-"""What a full decode leaves behind, so that later ones of nearly the same latent compute their holes alone (`hole_pass`)."""
+"""What a full decode leaves behind, so that later ones of nearly the same latent compute their holes alone
+(`hole_pass`).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from .probes import BLOCK
 
 @dataclass(frozen=True)
 class Parts:
-    """The layers of a decoder that a part of the canvas cannot run by itself: GroupNorms, attentions, upsampling; `first` runs first.
+    """The layers of a decoder that a part of the canvas cannot run by itself: GroupNorms, attentions, upsampling;
+    `first` runs first.
 
     An attention has a `norm`, projections `k` and `v`, and `optimized_attention(q, k, v)` on maps [B, C, h, w].
     """
@@ -32,7 +35,8 @@ class Parts:
 
 @dataclass(frozen=True)
 class Record:
-    """What a full pass left behind: `moments` of each norm's input in blocks [2, G, h / 2, w / 2], each attention's input [1, C, h, w].
+    """What a full pass left behind: `moments` of each norm's input in blocks [2, G, h / 2, w / 2], each attention's
+    input [1, C, h, w].
 
     Of probes that were decoded by themselves with the whole picture's statistics the moments [2, G, probes] and inputs
     [C, probes, px]: empty until a later pass asks, NaN where a hole has been since. All is as it was in the full pass:
@@ -54,7 +58,9 @@ class Record:
     def get_ram_usage(self) -> int:
         """Return bytes."""
         return self.latent.nbytes + sum(
-            x.nbytes for kept in (self.moments, self.inputs, self.probe_moments, self.probe_inputs) for x in kept.values()
+            x.nbytes
+            for kept in (self.moments, self.inputs, self.probe_moments, self.probe_inputs)
+            for x in kept.values()
         )
 
     @property
@@ -63,7 +69,9 @@ class Record:
         return all(bool(torch.isfinite(value).all()) for value in self.moments.values())
 
     def moved(self, latent: Tensor) -> Tensor:
-        """How far each latent [1, C, h, w] of the same size is from what was recorded: [h, w], 1 being the recorded ones' variance."""
+        """How far each latent [1, C, h, w] of the same size is from what was recorded: [h, w], 1 being the recorded
+        ones' variance.
+        """
         return ((latent.cpu() - self.latent).square().mean(1) / self.latent.var().clamp_min(1e-12))[0]
 
     def blocks_outside(self, boxes: list[Box]) -> Tensor:
@@ -76,7 +84,9 @@ class Record:
 
 @contextlib.contextmanager
 def replaced(parts: Parts, norm: Any, attend: Any, upsample: Any, first: Any) -> Iterator[None]:
-    """Calls of a decoder's parts go to `norm(name, module, original, x)` and so on; afterwards everything is as it was."""
+    """Calls of a decoder's parts go to `norm(name, module, original, x)` and so on; afterwards everything is as it
+    was.
+    """
     calls = [(module, "forward", norm, name) for name, module in parts.norms.items()]
     calls += [(module, "optimized_attention", attend, name) for name, module in parts.attentions.items()]
     calls += [(module, "forward", upsample, name) for name, module in parts.upsamples.items()]
@@ -84,7 +94,9 @@ def replaced(parts: Parts, norm: Any, attend: Any, upsample: Any, first: Any) ->
     own = [(module, call, module.__dict__.get(call)) for module, call, _, _ in calls]
     try:
         for module, call, instead, name in calls:
-            setattr(module, call, (layer if call == "forward" else attention)(instead, name, module, getattr(module, call)))
+            setattr(
+                module, call, (layer if call == "forward" else attention)(instead, name, module, getattr(module, call))
+            )
         yield
     finally:
         for module, call, before in own:
@@ -107,7 +119,9 @@ def unchanged(name: str, module: nn.Module, original: Any, *given: Tensor) -> Te
 
 
 def decode_and_record(parts: Parts, decode: DecodeImage, latent: Tensor) -> tuple[Tensor, Record]:
-    """A full decode of one latent [1, C, h, w], bit for bit as without a record, h and w even. Raises UnexpectedShapeError."""
+    """A full decode of one latent [1, C, h, w], bit for bit as without a record, h and w even. Raises
+    UnexpectedShapeError.
+    """
     record, attentions = Record(latent.cpu().clone()), {norm_of(name) for name in parts.attentions}
 
     def norm(name: str, module: nn.GroupNorm, original: Any, x: Tensor) -> Tensor:
@@ -135,8 +149,20 @@ def norm_of(attention: str) -> str:
 
 
 def scale_of(x: Tensor, latent: Tensor) -> int:
-    """Return how many px of a layer's input x make a latent. Raises UnexpectedShapeError where x is not the whole canvas."""
+    """Return how many px of a layer's input x make a latent. Raises UnexpectedShapeError where x is not the whole
+    canvas.
+    """
     scale = x.shape[-2] // latent.shape[-2]
     if x.shape[0] != 1 or tuple(side * scale for side in latent.shape[-2:]) != tuple(x.shape[-2:]):
-        raise UnexpectedShapeError(f"a layer was given {tuple(x.shape)}, expected the {tuple(latent.shape)} that were to be decoded")
+        raise UnexpectedShapeError(
+            f"a layer was given {tuple(x.shape)}, expected the {tuple(latent.shape)} that were to be decoded"
+        )
     return scale
+
+
+def put(whole: Tensor, boxes: list[Box], news: list[Tensor]) -> Tensor:
+    """A copy with new content in the boxes."""
+    result = whole.clone()
+    for box, new in zip(boxes, news, strict=True):
+        box.cut(result).copy_(new)
+    return result

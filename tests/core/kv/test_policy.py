@@ -23,7 +23,9 @@ from lazy_core.kv.policy import EARLY, POLICIES, HoleInLatent, Policies, Policy,
         (EARLY, "fast", 4, [0]),
     ],
 )
-def test_policies_say_at_which_steps_noise_levels_all_tokens_are_computed(policies: Policies, name: str, steps: int, levels: list[int]):
+def test_policies_say_at_which_steps_noise_levels_all_tokens_are_computed(
+    policies: Policies, name: str, steps: int, levels: list[int]
+):
     policy = policies[name]  # type: ignore[index]
     assert policy.levels(steps) == levels
     assert policy.at_once(steps) == (0 if name == "exact" else min(len(levels), 2))
@@ -46,7 +48,9 @@ def test_strips_and_latents(patch: int):
     before = latent.clone()
     strip = hole.take(latent)
     assert strip.shape == (2, 4, 2 * patch, patch)
-    assert torch.equal(strip[:, :, :patch], latent[:, :, :patch, patch : 2 * patch])  # token 1: first row, second column
+    assert torch.equal(
+        strip[:, :, :patch], latent[:, :, :patch, patch : 2 * patch]
+    )  # token 1: first row, second column
     changed = hole.put(strip + 1, latent)
     assert torch.equal(latent, before)
     assert torch.equal(hole.take(changed), strip + 1)

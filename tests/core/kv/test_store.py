@@ -1,4 +1,6 @@
-"""Keys and values kept from one pass over all tokens for the sparse ones: where they lie, in how many bits, and when they are fetched."""
+"""Keys and values kept from one pass over all tokens for the sparse ones: where they lie, in how many bits, and when
+they are fetched.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def elsewhere(size: int, device: torch.device) -> bool:
     return False
 
 
-def filled(kept: KeptKV, shape: tuple[int, ...], calls: int = 1, batch: Any = "batch", later: bool = False) -> list[tuple[Tensor, Tensor]]:
+def filled(
+    kept: KeptKV, shape: tuple[int, ...], calls: int = 1, batch: Any = "batch", later: bool = False
+) -> list[tuple[Tensor, Tensor]]:
     pairs = [(torch.randn(shape), torch.randn(shape)) for _ in range(calls)]
     for call, (k, v) in enumerate(pairs):
         kept.keep(batch, call, k, v, Split.of(HOLE, shape[-2]), later)
@@ -60,7 +64,9 @@ def test_kept_keys_come_back_with_the_holes_new_ones(shape: tuple[int, ...], pla
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("place", [lambda size, device: True, elsewhere])
 def test_eight_bits_are_a_quarter_of_float32_and_within_a_sixteenth(shape: tuple[int, ...], place: Any):
-    """e4m3 has three bits after the point: half a step is a sixteenth of the number, and a channel's largest number sets its scale."""
+    """e4m3 has three bits after the point: half a step is a sixteenth of the number, and a channel's largest number
+    sets its scale.
+    """
     kept = KeptKV(place, "fp8")
     (pair,) = filled(kept, shape)
     check(kept, 0, pair, 1 / 16)
@@ -117,7 +123,9 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 @pytest.mark.parametrize("dtype", ["model", "fp8"])
 def test_main_memory_is_read_one_call_ahead(dtype: Any, fetched: list[Any]):
-    """Two steps over five calls: after the very first each pair is on its way when its call comes, the first of the next step too."""
+    """Two steps over five calls: after the very first each pair is on its way when its call comes, the first of the
+    next step too.
+    """
     kept = KeptKV(elsewhere, dtype)
     pairs = filled(kept, (1, 7, 8), calls=5)
     for _ in range(2):
@@ -178,7 +186,9 @@ def test_calls_of_different_shapes_are_fetched_in_turn():
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", ["model", "fp8"])
 @pytest.mark.parametrize("place", [lambda size, device: True, elsewhere, lambda size, device: next(TURNS)])
-def test_between_two_passes_keys_and_values_are_interpolated(shape: tuple[int, ...], dtype: Any, place: Any, fetched: list[Any]):
+def test_between_two_passes_keys_and_values_are_interpolated(
+    shape: tuple[int, ...], dtype: Any, place: Any, fetched: list[Any]
+):
     """Wherever either pass lies; the hole's are the step's own, and neither pass is written to."""
     kept, others = KeptKV(place, dtype), Split.of(HOLE, shape[-2]).others
     behind, later = (filled(kept, shape, calls=3, later=later) for later in (False, True))

@@ -17,7 +17,15 @@ from lazy_core.networks import cuda_graphs as graphs
 from lazy_core.networks.cuda_graphs import CapturedStep, StepGraphs
 from lazy_core.networks.decoder import Conditioning, LazyDecoder, PreparedInputs
 from lazy_core.networks.layout import Packed
-from lazy_core.networks.static_inputs import GraphKey, PaddedInputs, RaggedInputs, StaticInputs, TextBuffers, bucket, lengths_of
+from lazy_core.networks.static_inputs import (
+    GraphKey,
+    PaddedInputs,
+    RaggedInputs,
+    StaticInputs,
+    TextBuffers,
+    bucket,
+    lengths_of,
+)
 from lazy_core.networks.transformer import LazyTransformer
 from made import Edit, edit_of, weights_for
 
@@ -34,7 +42,9 @@ def decoder() -> LazyDecoder:
 def inputs_for(decoder: LazyDecoder, made: Edit) -> StaticInputs:
     tokens, _, prepared = made
     key = GraphKey.of(tokens, prepared)
-    return (PaddedInputs if key.longest is None else RaggedInputs)(decoder, key, prepared, TextBuffers(key, prepared), tokens.shape[-1])
+    return (PaddedInputs if key.longest is None else RaggedInputs)(
+        decoder, key, prepared, TextBuffers(key, prepared), tokens.shape[-1]
+    )
 
 
 def through(inputs: StaticInputs, made: Edit) -> Tensor:
@@ -48,7 +58,9 @@ def through(inputs: StaticInputs, made: Edit) -> Tensor:
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("lengths", [[1], [40], [33, 33], [6, 38, 1], [1, 1, 90], [64, 60]])
 def test_rounded_up_it_computes_what_a_step_does(decoder, lengths, packed):
-    """Padded, packed and even batches; then another edit of the same key in the same memory, and the first one again."""
+    """Padded, packed and even batches; then another edit of the same key in the same memory, and the first one
+    again.
+    """
     first, other = edit_of(decoder, lengths, 1, packed), edit_of(decoder, [max(n - 1, 1) for n in lengths], 2, packed)
     inputs, done = inputs_for(decoder, first), 0
     assert isinstance(inputs, PaddedInputs) == (len(set(lengths)) == 1)
@@ -130,7 +142,9 @@ def test_holes_of_all_sizes_share_a_few_graphs(decoder, capture):
 
 @torch.no_grad()
 def test_two_samplings_may_take_turns(decoder, capture):
-    """Positive and negative prompts in calls of their own, as the host does when memory is short: same key, one graph."""
+    """Positive and negative prompts in calls of their own, as the host does when memory is short: same key, one
+    graph.
+    """
     steps, one, other = StepGraphs(), edit_of(decoder, [20], 1), edit_of(decoder, [21], 2)
     for _ in range(3):
         for made in (one, other):
@@ -186,7 +200,9 @@ def test_an_edit_is_not_kept_alive(decoder, capture):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("problem, tries", [(RuntimeError("operation not permitted"), 1), (torch.cuda.OutOfMemoryError("no room"), 2)])
+@pytest.mark.parametrize(
+    "problem, tries", [(RuntimeError("operation not permitted"), 1), (torch.cuda.OutOfMemoryError("no room"), 2)]
+)
 def test_where_capturing_fails_steps_run_as_ever(decoder, capture, monkeypatch, caplog, problem, tries):
     """After a step that cannot be captured nothing is tried again; after one that lacked memory the next edit tries."""
     asked = []
@@ -196,7 +212,11 @@ def test_where_capturing_fails_steps_run_as_ever(decoder, capture, monkeypatch, 
         raise problem
 
     monkeypatch.setattr(CapturedStep, "of", of)
-    monkeypatch.setattr(StepGraphs, "can_capture", lambda self, tokens, prepared: not self.failed and self.out_of_memory() is not prepared)
+    monkeypatch.setattr(
+        StepGraphs,
+        "can_capture",
+        lambda self, tokens, prepared: not self.failed and self.out_of_memory() is not prepared,
+    )
     steps = StepGraphs()
     for made in (edit_of(decoder, [20], 1), edit_of(decoder, [40], 2)):
         for _ in range(3):

@@ -1,4 +1,6 @@
-"""The decoder is the paper's: with PixArt-alpha's weights and a full-canvas hole it computes what the host's own PixArt does."""
+"""The decoder is the paper's: with PixArt-alpha's weights and a full-canvas hole it computes what the host's own PixArt
+does.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +9,24 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lazy_core.checkpoint import from_pixart
 from lazy_core.config import PRESETS
 from lazy_core.geometry import Grid
 from lazy_core.networks.decoder import Conditioning
 from lazy_core.networks.positions import grid_coordinates
+from lazy_core.pixart import from_pixart
 from lazy_core.tokens import HoleTokens, patchify, unpatchify
 
 # PixArt-alpha at a width and depth that a CPU builds in a moment; patch, channels and conditioning as in the real one.
-SMALL = replace(PRESETS["pixart-xl"], width=144, depth=3, heads=4, caption_width=64, encoder_width=96, encoder_depth=2, encoder_heads=4)
+SMALL = replace(
+    PRESETS["pixart-xl"],
+    width=144,
+    depth=3,
+    heads=4,
+    caption_width=64,
+    encoder_width=96,
+    encoder_depth=2,
+    encoder_heads=4,
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,5 +75,7 @@ def test_foreign_weights_are_named(pixart):
     weights = dict(pixart.state_dict())
     del weights["blocks.1.attn.qkv.weight"]
     weights["blocks.0.extra"] = torch.zeros(1)
-    with pytest.raises(ValueError, match=r"1 missing \(blocks\.1\.attn\.qkv\.weight\); 1 unexpected \(blocks\.0\.extra\)"):
+    with pytest.raises(
+        ValueError, match=r"1 missing \(blocks\.1\.attn\.qkv\.weight\); 1 unexpected \(blocks\.0\.extra\)"
+    ):
         from_pixart(weights, SMALL)

@@ -20,7 +20,17 @@ from lazy_core.text import characters
 from lazy_core.text.tokenizer import CHUNKS, Tokenizer, build_tokenizer, words_in
 
 PROMPTS = (
-    *("", " ", "panda", "a red apple", "Ａpple", "RED APPLE", "a cute\tred\nballoon", "ice-cream, please!", "jack-o'-lantern"),
+    *(
+        "",
+        " ",
+        "panda",
+        "a red apple",
+        "Ａpple",
+        "RED APPLE",
+        "a cute\tred\nballoon",
+        "ice-cream, please!",
+        "jack-o'-lantern",
+    ),
     *(
         "画一个可爱的苹果",
         "一只熊猫 and a panda",
@@ -104,7 +114,8 @@ def test_ids_of_random_text_are_the_librarys(library: Any, shipped: Tokenizer):
     rng, words = random.Random(7), [*shipped.words, " ", " ", ",", "é", "\u0301", "İ", "ß"]
     for _ in range(3000):
         parts = [
-            rng.choice(words) if rng.random() < 0.7 else chr(rng.choice([*range(32, 0x500), *range(0x4E00, 0x4F00)])) for _ in range(20)
+            rng.choice(words) if rng.random() < 0.7 else chr(rng.choice([*range(32, 0x500), *range(0x4E00, 0x4F00)]))
+            for _ in range(20)
         ]
         text = rng.choice(["", " "]).join(parts)
         assert shipped.ids(text) == library.encode(text).ids, repr(text)
@@ -118,8 +129,14 @@ def test_every_kind_of_character_is_read_as_the_library_does(library: Any, shipp
     free.no_padding()
     around = {limit + step for limit in LIMITS for step in (-1, 0, 1)}
     points = {*range(0x3100), *random.Random(1).sample(range(0x110000), 4000), *around}
-    text = " ".join(f"red{chr(p)}apple {chr(p)} 苹{chr(p)}果" for p in sorted(points) if 0 <= p < 0x110000 and not 0xD800 <= p < 0xE000)
-    assert [shipped.vocabulary.get(word.text, 1) for word in words_in(text)] == free.encode(text, add_special_tokens=False).ids
+    text = " ".join(
+        f"red{chr(p)}apple {chr(p)} 苹{chr(p)}果"
+        for p in sorted(points)
+        if 0 <= p < 0x110000 and not 0xD800 <= p < 0xE000
+    )
+    assert [shipped.vocabulary.get(word.text, 1) for word in words_in(text)] == free.encode(
+        text, add_special_tokens=False
+    ).ids
 
 
 def test_halves_of_surrogate_pairs_are_left_out(shipped: Tokenizer):
@@ -185,7 +202,9 @@ def rows_of_before(lazy: Lazy, library: Any, text: str) -> list[tuple[int, float
 
     tokens = [(2, 1.0)]
     for part, weight in clip.token_weights(clip.escape_important(text), 1.0):
-        tokens += [(i, weight) for i in library.encode(clip.unescape_important(part), add_special_tokens=False).ids if i]
+        tokens += [
+            (i, weight) for i in library.encode(clip.unescape_important(part), add_special_tokens=False).ids if i
+        ]
     return (tokens + [(0, 1.0)] * 16)[:16]
 
 

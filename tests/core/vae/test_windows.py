@@ -52,7 +52,10 @@ def picture(kind: str) -> Tensor:
     if kind == "noise":
         return torch.rand(1, 3, 8 * SIDE, 8 * SIDE, generator=draw)
     scales = [torch.rand(1, 3, side, side, generator=draw) for side in (4, 16, 64, 256)]
-    clouds = sum(torch.nn.functional.interpolate(s, size=(8 * SIDE, 8 * SIDE), mode="bicubic") * w for s, w in zip(scales, (4, 2, 1, 0.5)))
+    clouds = sum(
+        torch.nn.functional.interpolate(s, size=(8 * SIDE, 8 * SIDE), mode="bicubic") * w
+        for s, w in zip(scales, (4, 2, 1, 0.5))
+    )
     assert isinstance(clouds, Tensor)
     return ((clouds / 7.5 + (clouds > 4).float() * 0.3) % 1).clamp(0, 1)
 
@@ -96,7 +99,9 @@ def near(cells: Tensor) -> Tensor:
     return result
 
 
-@pytest.mark.parametrize("right", [Box(6, 6, 18, 18), Box(0, 6, 3, 20), Box(20, 0, 24, 24), Box(0, 0, 24, 24), Box(9, 11, 10, 12)], ids=str)
+@pytest.mark.parametrize(
+    "right", [Box(6, 6, 18, 18), Box(0, 6, 3, 20), Box(20, 0, 24, 24), Box(0, 0, 24, 24), Box(9, 11, 10, 12)], ids=str
+)
 @pytest.mark.parametrize("trained", [True, False])
 def test_wanted_latents_are_decoded_as_in_the_whole_window(vae: TinyVAE, trained: bool, right: Box):
     """Up to rounding, on latents of white noise, which are harder than any picture's."""
@@ -125,7 +130,9 @@ def test_windows_contain_every_hole_and_never_overlap():
     dice = random.Random(0)
     for _ in range(200):
         height, width, halo = dice.randrange(1, 40), dice.randrange(1, 40), dice.randrange(1, 6)
-        cells = torch.rand(height, width, generator=torch.Generator().manual_seed(dice.randrange(10**9))) < dice.choice([0.005, 0.05, 0.5])
+        cells = torch.rand(height, width, generator=torch.Generator().manual_seed(dice.randrange(10**9))) < dice.choice(
+            [0.005, 0.05, 0.5]
+        )
         decoded, right = (torch.zeros(height, width, dtype=torch.int64) for _ in range(2))
         for part in windows(cells, halo):
             part.computed.cut(decoded).add_(1)
