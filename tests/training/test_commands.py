@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from lazy_core.config import PRESETS
 from lazy_core.editor import LazyEditor
 from training import autoencoder, classifier, evaluate, plot, prepare, train
-from training.scenery.captions import CaptionTable, captions_of, tokenizer_for
+from training.scenery.captions import CaptionTable, all_captions, captions_of, tokenizer_of
 from training.scenery.objects import CODE_POINTS, SYNONYMS
 from training.scenery.scenes import SpriteSheet, compose
 
@@ -47,7 +47,7 @@ def test_scenes_are_reproducible_and_masks_cover_the_object(data):
 
 
 def test_captions(data):
-    tokenizer = tokenizer_for(NAMES, 16)
+    tokenizer = tokenizer_of(all_captions(NAMES), 16)
     assert "a dot" in captions_of(NAMES[0]) and "一个点" in captions_of(NAMES[0])
     unknown = tokenizer.vocabulary["[UNK]"]
     assert all(unknown not in tokenizer.ids(caption) for entry in NAMES for caption in captions_of(entry))

@@ -33,7 +33,7 @@ from training.loop.extended import extended
 from training.loop.method import METHODS
 from training.loop.objective import token_loss
 from training.scenery import drawings
-from training.scenery.captions import NOTHING, all_captions, captions_of, grow_embedding, plural, tokenizer_for
+from training.scenery.captions import NOTHING, all_captions, captions_of, grow_embedding, plural, tokenizer_of
 from training.scenery.crop import CropBox, bounds, crop_boxes, cut, inside, put_back
 from training.scenery.scenes import (
     FAR,
@@ -432,7 +432,7 @@ def test_captions_never_name_the_style():
 
 def test_vocabulary_grows_without_moving_known_words():
     known = build_tokenizer(["a", "dot", "zebra"], 16)
-    grown = tokenizer_for(NAMES, 16, known)
+    grown = tokenizer_of(all_captions(NAMES), 16, known)
     assert all(grown.vocabulary[word] == number for word, number in known.vocabulary.items())
     assert all(grown.vocabulary["[UNK]"] not in grown.ids(caption) for caption in all_captions(NAMES))
     model = LazyDiffusion(PRESETS["tiny"])

@@ -83,11 +83,6 @@ def all_captions(names: list[dict]) -> list[str]:
     ]
 
 
-def tokenizer_for(names: list[dict], length: int, known: Tokenizer | None = None) -> Tokenizer:
-    """Every word of the objects' captions."""
-    return tokenizer_of(all_captions(names), length, known)
-
-
 def tokenizer_of(captions: list[str], length: int, known: Tokenizer | None = None) -> Tokenizer:
     """Every word of the captions. `known` keeps its words and their ids; new ones follow, so its embedding's rows stay
     valid.
