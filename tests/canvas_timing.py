@@ -34,7 +34,7 @@ EDIT = """async () => {
     const since = () => performance.now() - start;
     window.fetch = async (...given) => {
         const answer = await sent(...given);
-        if (String(given[0]).endsWith('/prompt')) times.queued ??= since();
+        if (start !== undefined && String(given[0]).endsWith('/prompt')) times.queued ??= since();
         return answer;
     };
     const pointer = (type, x, y) => frame.dispatchEvent(new PointerEvent(type, {bubbles: true, cancelable: true, pointerId: 1,
@@ -55,6 +55,7 @@ EDIT = """async () => {
     window.fetch = sent;
     root.querySelector('[data-testid=lazy-reject]').click();
     root.querySelector('[data-testid=lazy-undo]').click();
+    while (results()) await new Promise(requestAnimationFrame);  // or the next edit would take their going for its end
     return times;
 }"""
 
@@ -63,7 +64,7 @@ def edit_times(page: WebPage) -> dict[str, list[float]]:
     """Of ROUNDS edits after a first one, which loads the model."""
     page.evaluate(EDIT)
     taken: list[dict[str, Any]] = [page.evaluate(EDIT) for _ in range(ROUNDS)]
-    return {name: [one[name] for one in taken if name in one] for name in ("queued", "preview", "result")}
+    return {name: [one[name] for one in taken] for name in ("queued", "preview", "result")}
 
 
 def say(what: str, times: list[float], limit: float) -> None:
