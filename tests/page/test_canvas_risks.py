@@ -235,3 +235,57 @@ def test_painting_on_2048_pixels_keeps_up_with_the_bare_page(web: WebPage, canva
     painting, rest = frame_times(web)
     print(f"frames at 2048 px, 95th percentile of the best of three: {painting:.1f} ms painting, {rest:.1f} ms at rest")
     assert painting <= max(33.4, 2 * rest)
+
+
+@pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "nodes_2"])
+def test_painting_on_a_screen_of_twice_the_pixels(browser: Browser, server: ComfyClient, nodes_2: bool) -> None:
+    """As above; and what is painted lies under the pointer, in the picture's own pixels."""
+    with WebPage.open(browser, server, nodes_2=nodes_2, scale=2) as page:
+        canvas = CanvasPage(page)
+        canvas.load(quick_graph(2048, 2048))
+        page.page.wait_for_timeout(1000)
+        painting, rest = frame_times(page)
+        print(f"at 2 pixels to one: {painting:.1f} ms painting, {rest:.1f} ms at rest")
+        assert painting <= max(33.4, 2 * rest)
+        canvas.load(quick_graph(2048, 2048))
+        canvas.stroke([(0.25, 0.75), (0.26, 0.75)])
+        rows, cols = np.nonzero(canvas.layer("mask")[..., 3])
+        assert abs(rows.mean() / 2048 - 0.75) < 0.01 and abs(cols.mean() / 2048 - 0.255) < 0.01
+
+
+@BOTH
+def test_a_pen_presses_one_finger_paints_and_two_zoom(web: WebPage, canvas: CanvasPage) -> None:
+    """Events as the browser itself makes them of a tablet's pen and of a touch screen."""
+    device = web.page.context.new_cdp_session(web.page)
+    left, top, width, height = canvas.stage()
+
+    def pen(y: float, force: float) -> None:
+        for kind, x, buttons in (("mousePressed", 0.2, 1), ("mouseMoved", 0.5, 1), ("mouseReleased", 0.8, 0)):
+            place = {"x": left + x * width, "y": top + y * height, "button": "left", "buttons": buttons}
+            device.send("Input.dispatchMouseEvent", {"type": kind, **place, "pointerType": "pen", "force": force})
+
+    def fingers(kind: str, *places: tuple[float, float]) -> None:
+        points = [{"x": left + x * width, "y": top + y * height, "id": i} for i, (x, y) in enumerate(places)]
+        device.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    pen(0.2, 0.2)
+    pen(0.6, 1.0)
+    across = canvas.layer("mask")[:, 90, 3] > 0
+    light, heavy = int(across[:102].sum()), int(across[102:].sum())
+    print(f"a pen's stroke is {light} px wide pressed lightly, {heavy} px in full")
+    assert 0 < 1.5 * light < heavy
+
+    before = canvas.layer("mask")
+    fingers("touchStart", (0.2, 0.85))
+    fingers("touchMove", (0.5, 0.85))
+    fingers("touchEnd")
+    painted = canvas.layer("mask")
+    assert (painted[..., 3] > 0).sum() > (before[..., 3] > 0).sum(), "one finger paints"
+
+    fingers("touchStart", (0.4, 0.4))
+    fingers("touchStart", (0.4, 0.4), (0.6, 0.6))
+    for step in range(1, 6):
+        fingers("touchMove", (0.4 - 0.04 * step, 0.4 - 0.04 * step), (0.6 + 0.04 * step, 0.6 + 0.04 * step))
+    fingers("touchEnd")
+    assert canvas.stage()[2] > 1.5 * width, "two fingers zoom"
+    assert np.array_equal(canvas.layer("mask"), painted), "and paint nothing"

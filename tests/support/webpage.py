@@ -54,10 +54,13 @@ class WebPage:
 
     @classmethod
     @contextmanager
-    def open(cls, browser: Browser, server: Client, locale: str = "en", nodes_2: bool = False) -> Iterator[WebPage]:
+    def open(
+        cls, browser: Browser, server: Client, locale: str = "en", nodes_2: bool = False, scale: float = 1
+    ) -> Iterator[WebPage]:
         """The page of `server`, ready for use; `faults` are checked at the end.
 
-        `locale` is the page's language setting, `nodes_2` its newer way to draw nodes.
+        `locale` is the page's language setting, `nodes_2` its newer way to draw nodes, `scale` the screen's pixels to
+        one of the page's.
         """
         for name, value in {
             "Comfy.TutorialCompleted": True,
@@ -65,7 +68,8 @@ class WebPage:
             "Comfy.VueNodes.Enabled": nodes_2,
         }.items():
             server.post(f"/settings/{name}", value)
-        context = browser.new_context(viewport={"width": 1600, "height": 950}, locale="en-US")
+        viewport = {"width": 1600, "height": 950}
+        context = browser.new_context(viewport=viewport, locale="en-US", device_scale_factor=scale)  # type: ignore
         tab = cls(context.new_page())
         tab.page.set_default_timeout(PAGE_MS)
         tab.page.on("pageerror", lambda error: tab.note_fault(f"{error}\n{error.stack}"))
