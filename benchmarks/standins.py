@@ -31,7 +31,7 @@ from lazy_core.tokens import patchify
 from training.loop.examples import Examples, noise_levels
 from training.loop.objective import optimizers, token_loss
 from training.loop.precision import mixed_precision, optimizer_for
-from training.loop.record import Record, learning_rate, progress_fraction
+from training.loop.record import RunRecord, learning_rate, progress_fraction
 from training.loop.scene_source import PoolSettings, ScenePool
 from training.scenery.captions import CaptionTable
 from training.scenery.scenes import SpriteSheet
@@ -118,7 +118,7 @@ class Trainer:
                 module.register_forward_pre_hook(lambda _, given: tuple(x.clone() for x in given))
         args.out.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(args.shipped, args.out / SHIPPED)  # the next shipped model's text encoder will be another one
-        self.record = Record(args.out / "record.json", vars(args))
+        self.record = RunRecord(args.out / "record.json", vars(args))
 
     def run(self) -> None:
         args, begun, saved, step = self.args, time.monotonic(), time.monotonic(), 0

@@ -18,7 +18,7 @@ from .geometry import Box, Grid
 from .masks import hole_token_mask, in_cells
 from .tokens import HoleTokens
 
-MARGIN = 2  # tokens around a hole that is as large as the encoder's window
+WINDOW_MARGIN = 2  # tokens around a hole that is as large as the encoder's window
 SPECK = 3  # cells a side: in a hole no larger, 24 px, the shipped model draws what was asked for in one of five edits
 REACH = 4  # cells between a speck and what it is joined with
 MOST = 32  # edits of their own in an image
@@ -52,7 +52,7 @@ def separate(hole: Tensor, grid: Grid, window: int | None) -> list[np.ndarray]:
     if count > 1:
         places = ndimage.find_objects(labels)
         boxes = np.array([[part.start for part in slices] + [part.stop for part in slices] for slices in places])
-        groups = Groups.of(boxes, share * (window - 2 * MARGIN) if window else NEVER).joined()
+        groups = Groups.of(boxes, share * (window - 2 * WINDOW_MARGIN) if window else NEVER).joined()
         labels = np.concatenate([[0], 1 + groups])[labels]
     rows, cols = cells.nonzero()
     name = np.zeros(grid.tokens, dtype=np.int64)  # cells of one token are always one hole's
@@ -147,8 +147,8 @@ def windows_around(hole: HoleTokens, grid: Grid, window: int | None) -> list[Box
         cells = index[valid] if bool(valid.any()) else index.new_zeros(1)
         rows, cols = cells // grid.cols, cells % grid.cols
         parts.append(Box(int(rows.min()), int(cols.min()), int(rows.max()) + 1, int(cols.max()) + 1))
-    heights = [min(grid.rows, max(window, part.height + 2 * MARGIN)) for part in parts]
-    widths = [min(grid.cols, max(window, part.width + 2 * MARGIN)) for part in parts]
+    heights = [min(grid.rows, max(window, part.height + 2 * WINDOW_MARGIN)) for part in parts]
+    widths = [min(grid.cols, max(window, part.width + 2 * WINDOW_MARGIN)) for part in parts]
     if hole.owner is None:
         heights, widths = [max(heights)] * len(parts), [max(widths)] * len(parts)
     if min(heights) == grid.rows and min(widths) == grid.cols:

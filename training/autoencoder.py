@@ -22,7 +22,7 @@ from lazy_core.config import PRESETS
 from lazy_core.vae.tiny import TinyVAE
 
 from .loop.precision import channels_last, mixed_precision
-from .loop.record import Record, learning_rate, progress_fraction, summary
+from .loop.record import RunRecord, learning_rate, progress_fraction, summary
 from .scenery.scenes import SpriteSheet, compose
 
 LATENT_NOISE = 0.1  # on latents bounded to +-3: small errors of the diffusion model must decode to small errors
@@ -70,7 +70,7 @@ def train(args: argparse.Namespace) -> None:
     averaged = cast(TinyVAE, average.module)
     optimizer = torch.optim.AdamW([p for p in vae.parameters() if p.requires_grad], lr=args.lr, weight_decay=0.0)
     args.out.mkdir(parents=True, exist_ok=True)
-    record = Record(args.out / "record.json", vars(args))
+    record = RunRecord(args.out / "record.json", vars(args))
     held_out = compose(sheet, 64, 256, torch.Generator(device).manual_seed(10_000)).image * 2 - 1
     pool = torch.cat(
         [

@@ -22,7 +22,7 @@ from lazy_core.blend.composite import composite
 from lazy_core.masks import threshold
 
 from .evaluation.edits import BATCH, BATCH_GPU, REFERENCE, SEEDS, digest, enlarged, known, on_photographs, scenes_digest
-from .evaluation.judges import Judges, Run
+from .evaluation.judges import JudgedEdits, Judges
 from .evaluation.methods import MethodEditor
 from .evaluation.pictures import grid_picture
 from .loop.record import summary
@@ -99,10 +99,10 @@ def main(argv: list[str] | None = None) -> int:
     print(
         f"{args.edits} edits of {args.steps} steps, {args.split} split, seeds from {args.seed}; {hashes}; {args.device}"
     )
-    runs = [Run.real(scenes), *edit_all(editors, args, scenes, prompts)]
+    runs = [JudgedEdits.real(scenes), *edit_all(editors, args, scenes, prompts)]
     pictures = {run.name: run.image for run in runs[1:]}
     if args.vae:
-        runs.append(Run.through_vae(editors[0], scenes))
+        runs.append(JudgedEdits.through_vae(editors[0], scenes))
     reference = edits_of(sheet, args, min(2 * args.edits, 2000), args.seed + REFERENCE)
     seen = judges.seen(reference.image, reference)
     rows = [judges.row(run, scenes, seen) for run in runs]
@@ -112,7 +112,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def edit_all(editors: list[MethodEditor], args: argparse.Namespace, scenes: Scenes, prompts: list[str]) -> list[Run]:
+def edit_all(
+    editors: list[MethodEditor], args: argparse.Namespace, scenes: Scenes, prompts: list[str]
+) -> list[JudgedEdits]:
     """Every method on every batch in turn; the canvas has the hole's content removed, as a user's would have something
     else there.
     """
@@ -139,7 +141,7 @@ def edit_all(editors: list[MethodEditor], args: argparse.Namespace, scenes: Scen
             if [e.method for e in editors].count(editor.method) == 1
             else f"{editor.method} {args.model[i].stem}"
         )
-        runs.append(Run(editor.method, name, image, raw, editor.tokens(scenes.mask).float(), times[i]))
+        runs.append(JudgedEdits(editor.method, name, image, raw, editor.tokens(scenes.mask).float(), times[i]))
     return runs
 
 

@@ -24,7 +24,7 @@ from .loop.extended import extended
 from .loop.objective import optimizers
 from .loop.pool import Encoded
 from .loop.precision import mixed_precision, optimizer_for
-from .loop.record import Record, learning_rate, summary
+from .loop.record import RunRecord, learning_rate, summary
 from .loop.scene_source import PoolSettings, ScenePool
 from .scenery.captions import CaptionTable
 from .scenery.scenes import Recipe, SpriteSheet
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     depth = model.config.style_depth or args.depth
     model = extended(model, replace(model.config, styles=len(sheet.styles), style_depth=depth)).to(device)
     args.out.mkdir(parents=True, exist_ok=True)
-    record = Record(args.out / "record.json", vars(args))
+    record = RunRecord(args.out / "record.json", vars(args))
     settings = PoolSettings(
         args.size,
         "lazy",
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def train(model: LazyDiffusion, pool: ScenePool, args: argparse.Namespace, record: Record) -> None:
+def train(model: LazyDiffusion, pool: ScenePool, args: argparse.Namespace, record: RunRecord) -> None:
     """Fits the style reader in place; all other weights stay as they are."""
     encoder = model.transformer.context_encoder
     assert encoder.naming is not None and encoder.naming.reader is not None

@@ -38,7 +38,7 @@ from .loop.method import METHOD_KEY, METHODS, SIZE_KEY
 from .loop.objective import Objective, optimizers
 from .loop.pool import to_latent
 from .loop.precision import channels_last, mixed_precision, optimizer_for
-from .loop.record import Record, learning_rate, progress_fraction, summary
+from .loop.record import RunRecord, learning_rate, progress_fraction, summary
 from .loop.scene_source import PoolSettings, ScenePool
 from .loop.shards import Shards, Share, Steps
 from .loop.team import Team
@@ -190,7 +190,7 @@ class Trainer:
         self.wrapped = self.team.wrap(self.objective)
         self.advance = CapturedSteps(self.learn, self.device) if args.graphs else self.learn
         settings = vars(args) | {"processes": self.team.size}
-        self.record = Record(args.out / "record.json", settings, self.progress.step) if self.team.rank == 0 else None
+        self.record = RunRecord(args.out / "record.json", settings, self.progress.step) if self.team.rank == 0 else None
         if args.compile:
             for block in (*self.model.transformer.context_encoder.blocks, *self.model.transformer.decoder.blocks):
                 block.compile(dynamic=True)

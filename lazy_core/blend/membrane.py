@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage, sparse
 from scipy.sparse.linalg import splu
 
-MARGIN = 3  # squares of its size between a square and what is not hole
+BORDER_SQUARES = 3  # squares of its size between a square and what is not hole
 
 
 def membrane(hole: np.ndarray, border: np.ndarray) -> np.ndarray:
@@ -52,7 +52,7 @@ def squares_of(hole: np.ndarray) -> Squares:
     while min(full.shape) > 1:
         full = full[: full.shape[0] // 2 * 2, : full.shape[1] // 2 * 2]
         full = full[::2, ::2] & full[1::2, ::2] & full[::2, 1::2] & full[1::2, 1::2]
-        inner = ndimage.minimum_filter(full, size=2 * MARGIN + 1, mode="constant", cval=0)
+        inner = ndimage.minimum_filter(full, size=2 * BORDER_SQUARES + 1, mode="constant", cval=0)
         if not inner.any():
             break
         found.append(inner)

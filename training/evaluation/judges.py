@@ -21,7 +21,7 @@ from .methods import MethodEditor
 
 
 @dataclass
-class Run:
+class JudgedEdits:
     """Edits by one method: `image` as a user gets it (feathered), `raw` with the hole pasted as it is, both [B, 3, H,
     W].
     """
@@ -34,11 +34,11 @@ class Run:
     ms: list[float] = field(default_factory=list)
 
     @classmethod
-    def real(cls, scenes: Scenes) -> Run:
+    def real(cls, scenes: Scenes) -> JudgedEdits:
         return cls("real", "real", scenes.image, scenes.image, torch.zeros(len(scenes.label)), [0.0])
 
     @classmethod
-    def through_vae(cls, editor: MethodEditor, scenes: Scenes) -> Run:
+    def through_vae(cls, editor: MethodEditor, scenes: Scenes) -> JudgedEdits:
         vae = editor.editor
         with torch.inference_mode():
             raw = torch.cat([vae.to_image(vae.to_latent(part)) for part in scenes.image.split(BATCH)])
@@ -99,7 +99,7 @@ class Judges:
         )
         return verdict(self.objects, seen.objects) == scenes.label, agree
 
-    def row(self, run: Run, scenes: Scenes, reference: Seen) -> dict[str, Any]:
+    def row(self, run: JudgedEdits, scenes: Scenes, reference: Seen) -> dict[str, Any]:
         """All figures of one method, each [value, low, high]; None where no edit, or no judge, can tell."""
         seen, unseen = self.seen(run.image, scenes), scenes.unseen
         right, agree = self.verdicts(seen, scenes)

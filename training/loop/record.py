@@ -31,7 +31,7 @@ def summary(docstring: str | None) -> str:
     return (docstring or "").partition("\n")[0]
 
 
-class Record:
+class RunRecord:
     """Settings, machine and curves of a run as one JSON file, rewritten as it grows."""
 
     def __init__(self, path: Path, settings: dict[str, Any], step: int = 0):
