@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .checkpoint import assign
+from .checks.keys import assign
 from .config import LazyConfig
 from .model import initialise
 from .networks.transformer import LazyTransformer

@@ -12,7 +12,8 @@ import comfy.supported_models_base
 import torch
 from torch import Tensor
 
-from ...lazy_core.checkpoint import Checkpoint, check_keys
+from ...lazy_core.checkpoint import Checkpoint
+from ...lazy_core.checks.keys import check_keys
 from ...lazy_core.networks.layers import Build
 from ...lazy_core.networks.text_encoder import TextEncoder
 from ...lazy_core.text.tokenizer import SPECIAL, Tokenizer

@@ -14,7 +14,8 @@ import torch
 from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
 
-from ...lazy_core.checkpoint import Checkpoint, check_keys
+from ...lazy_core.checkpoint import Checkpoint
+from ...lazy_core.checks.keys import check_keys
 from ...lazy_core.config import LazyConfig
 from ...lazy_core.diffusion.parametrisation import parametrisation
 from ...lazy_core.networks.cuda_graphs import StepGraphs

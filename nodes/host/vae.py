@@ -14,7 +14,8 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ...lazy_core.checkpoint import Checkpoint, check_keys
+from ...lazy_core.checkpoint import Checkpoint
+from ...lazy_core.checks.keys import check_keys
 from ...lazy_core.geometry import Box
 from ...lazy_core.pipeline import DecodeHole
 from ...lazy_core.vae.autoencoder_kl.decoder import Records

@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lazy_core.checkpoint import from_pixart  # where the README says it is
 from lazy_core.config import PRESETS
 from lazy_core.geometry import Grid
 from lazy_core.networks.decoder import Conditioning
 from lazy_core.networks.positions import grid_coordinates
-from lazy_core.pixart import from_pixart
 from lazy_core.tokens import HoleTokens, patchify, unpatchify
 
 # PixArt-alpha at a width and depth that a CPU builds in a moment; patch, channels and conditioning as in the real one.
