@@ -40,7 +40,7 @@ CPU = torch.device("cpu")
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.beside", description=(__doc__ or "").partition(": ")[2].splitlines()[0]
+        prog="python -m benchmarks.beside", description=(__doc__ or "").partition(": ")[2].partition("\n\n")[0]
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024, 2048, 4096], help="px")
     parser.add_argument("--holes", type=float, nargs="+", default=[1, 10], help="percent of the canvas")

@@ -34,7 +34,7 @@ from .stock import load_pack, loaded
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.fidelity", description=(__doc__ or "").partition(": ")[2].splitlines()[0]
+        prog="python -m benchmarks.fidelity", description=(__doc__ or "").partition(": ")[2].partition("\n\n")[0]
     )
     parser.add_argument("models", type=Path, nargs="+", help="files of benchmarks.standins")
     parser.add_argument(

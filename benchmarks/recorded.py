@@ -39,7 +39,7 @@ CHANNELS = {"sdxl": 4, "flux": 16}
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.recorded", description=(__doc__ or "").partition(": ")[2].splitlines()[0]
+        prog="python -m benchmarks.recorded", description=(__doc__ or "").partition(": ")[2].partition("\n\n")[0]
     )
     parser.add_argument("--shapes", nargs="+", choices=list(CHANNELS), default=list(CHANNELS))
     parser.add_argument("--width", type=int, default=128, help="channels at full resolution; both have 128")
@@ -141,7 +141,7 @@ def measure(shape: str, args: argparse.Namespace) -> list[dict[str, Any]]:
         records = Records(limit=1 << 30)
         lazy = partial(records.decode, shape, subject.parts, decode)
         image, full, result, ratios = None, now, now, []
-        for index in range(args.rounds + 2):  # the first records, the second adds the patches
+        for index in range(args.rounds + 2):  # the first records, the second adds the probes
             latent = now if index else before
             full, slow = timed(lambda latent=latent: decode(latent))
             image = full if image is None else image

@@ -44,7 +44,7 @@ SHIPPED = "shipped.safetensors"
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.standins", description=(__doc__ or "").partition(": ")[2].splitlines()[0]
+        prog="python -m benchmarks.standins", description=(__doc__ or "").partition(": ")[2].partition("\n\n")[0]
     )
     parser.add_argument("--family", choices=FAMILIES, default="flux-fill")
     parser.add_argument("--out", type=Path, default=None, help="default: training/runs/standin-FAMILY")

@@ -286,7 +286,7 @@ def run(targets: tuple[str, ...], seed: int, seconds: float, most: int | None = 
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m devtools.fuzz", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m devtools.fuzz", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=TARGETS)

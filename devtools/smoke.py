@@ -29,7 +29,7 @@ NODES = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m devtools.smoke", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m devtools.smoke", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("hosts", nargs="*", type=Path, help="folders with ComfyUI's main.py; none: the pinned one")
     failed = 0
     for host in parser.parse_args(argv).hosts or [pinned_folder()]:

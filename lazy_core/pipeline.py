@@ -53,7 +53,7 @@ def encode_context(
     none where no mask has a hole. `model` names the checkpoint, `to_model` scales the VAE's latents to what the model
     was trained on; everything in a Context is in the VAE's units. `dtype` is what the encoder computes in; None: as the
     latents come. `style` is the number of a drawing style to follow; None: what the canvas shows. Raises ValueError for
-    sizes that do not match, NaN, or an image smaller than a token.
+    sizes that do not match, NaN, or an image without a pixel.
     """
     config = transformer.config
     canvas = Canvas.of(image, mask, config.latent_scale, config.patch_size)

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def between(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
-    """`share` of the way from `before` to `after`. Parts that `before` lacks started at zero (`train.extended`).
+    """`share` of the way from `before` to `after`. Parts that `before` lacks started at zero (`loop.extended`).
 
     Raises ValueError for a share outside 0..1, parts that `after` lacks, or other shapes.
     """

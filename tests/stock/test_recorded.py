@@ -87,7 +87,7 @@ def test_what_was_recorded_comes_back(vae: Any, pack: Any, kind: str):
     assert torch.equal(full, decode(vae, latent))  # and nothing of it stays with the decoder
 
 
-def test_other_content_is_near_and_nearer_than_without_patches(vae: Any, pack: Any, monkeypatch: pytest.MonkeyPatch):
+def test_other_content_is_near_and_nearer_than_without_probes(vae: Any, pack: Any, monkeypatch: pytest.MonkeyPatch):
     latent, parts, cells = noise(vae, 0), parts_of(vae, pack), holes("compact")
     other = torch.where(cells, 1.3 * noise(vae, 2) + 0.3, latent)
     canvas, record = decode_and_record(parts, lambda x: decode(vae, x), latent)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from lazy_core.config import PRESETS
 from lazy_core.editor import LazyEditor
 from training import autoencoder, classifier, evaluate, plot, prepare, train
+from training.loop.record import summary
 from training.scenery.captions import CaptionTable, all_captions, captions_of, tokenizer_of
 from training.scenery.objects import CODE_POINTS, SYNONYMS
 from training.scenery.scenes import SpriteSheet, compose
@@ -168,3 +171,12 @@ def test_prepare_refuses_a_wrong_file(tmp_path):
         prepare.fetch(path, "0" * 64, ["false"])
     with pytest.raises(SystemExit, match="cannot fetch"):
         prepare.fetch(tmp_path / "absent.tgz", "0" * 64, ["false"])
+
+
+COMMANDS = sorted(path for path in Path(train.__file__).parent.glob("*.py") if path.name != "__init__.py")
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
+def test_help_begins_with_a_whole_sentence(path: Path):
+    """Also where a docstring's first sentence goes over two lines."""
+    assert summary(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))).endswith((".", ":", "?"))

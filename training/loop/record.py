@@ -27,8 +27,8 @@ def learning_rate(peak: float, done: float, warmup: float, floor: float = 0.02) 
 
 
 def summary(docstring: str | None) -> str:
-    """First line of a module's docstring, for its command line."""
-    return (docstring or "").partition("\n")[0]
+    """First paragraph of a module's docstring, for its command line."""
+    return " ".join((docstring or "").partition("\n\n")[0].split())
 
 
 class RunRecord:

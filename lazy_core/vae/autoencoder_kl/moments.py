@@ -74,7 +74,7 @@ class MomentShift(NamedTuple):
         return cls(new.mean - old.mean, (new.variance + eps) / (old.variance + eps), eps)
 
     def apply(self, to: Moments) -> Moments:
-        """MomentShift moments [G, ...]."""
+        """Shift moments [G, ...]."""
         return Moments(
             to.mean + self.along(to.mean, self.step),
             (to.variance + self.eps) * self.along(to.mean, self.factor) - self.eps,

@@ -1,6 +1,4 @@
-"""Small probes all over a canvas, and what they tell of the rest of it: they are computed along with a hole as
-probes.
-"""
+"""Probes: small squares of latents all over a canvas, computed along with a hole: they tell how the rest moved."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ def test_nothing_is_captured_without_a_gpu_or_against_the_users_wish(decoder):
     _, _, apart = edit_of(decoder, [20, 10])
 
     def can_capture(steps: StepGraphs, prepared: PreparedInputs, *shape: int) -> bool:
-        class OnCuda:  # what `possible` asks of a tensor
+        class OnCuda:  # what `can_capture` asks of a tensor
             is_cuda, device = True, torch.device("cuda")
 
             def __init__(self) -> None:
