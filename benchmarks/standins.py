@@ -112,9 +112,8 @@ class Trainer:
             self.transformer, optimizer_for(self.device), args.lr, block="blocks.", apart="mod"
         )
         for module in self.transformer.modules():
-            if isinstance(
-                module, nn.LayerNorm
-            ):  # the host's blocks, being for inference, add in place to what their norms were given
+            # The host's blocks, being for inference, add in place to what their norms were given
+            if isinstance(module, nn.LayerNorm):
                 module.register_forward_pre_hook(lambda _, given: tuple(x.clone() for x in given))
         args.out.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(args.shipped, args.out / SHIPPED)  # the next shipped model's text encoder will be another one

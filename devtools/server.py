@@ -105,9 +105,8 @@ class Server:
     def check_pack(self) -> None:
         """A pack that cannot be imported does not stop ComfyUI. Raises Problem with the reason that its log gives."""
         log = self.log()
-        if re.search(
-            rf"\(IMPORT FAILED\): .*{PACK}", log
-        ):  # core names its own optional nodes that way, too, without a path
+        # Core names its own optional nodes that way, too, without a path
+        if re.search(rf"\(IMPORT FAILED\): .*{PACK}", log):
             reasons = [reason for pattern in REASONS for reason in re.findall(pattern, log)] or [
                 "its log gives no reason"
             ]

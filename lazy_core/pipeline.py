@@ -171,11 +171,9 @@ def encode_canvas(
 
 def with_soft_mask(context: Context, weight: Tensor | None) -> Context:
     """The context with the weight [B, H, W] of a soft mask; None: as it is."""
-    return (
-        context
-        if weight is None
-        else context.with_(weight=weight, strength=token_strength(weight, context.hole, context.grid))
-    )
+    if weight is None:
+        return context
+    return context.with_(weight=weight, strength=token_strength(weight, context.hole, context.grid))
 
 
 @torch.inference_mode()

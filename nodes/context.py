@@ -116,9 +116,8 @@ class LazyEncodeContext(io.ComfyNode):
         mask, said = painted(picture, to_mask(mask))
         engine = engine_of(model)
         encoding = engine.encoding(vae, picture, mask, style)
-        if not bool(
-            (mask > FLOOR).any()
-        ):  # nothing to encode: neither a run of the encoder nor worth a place in the cache
+        # Nothing to encode: neither a run of the encoder nor worth a place in the cache
+        if not bool((mask > FLOOR).any()):
             context, ran = encoding.make(), False
         else:
             context, ran = CACHE.get_or_make(content_key(picture.movedim(1, -1), mask, encoding.key), encoding.make)

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +35,7 @@ from .scenery.captions import NOTHING
 from .scenery.draw import Draw
 from .scenery.photographs import PhotographSheet
 from .scenery.scenes import place, placements
+from .scenery.wheels import module_from
 
 TOOLS = ("opencv-python-headless==4.11.0.86", "scikit-image==0.25.2", "lazy_loader==0.4")
 AROUND = 12  # px around a hole with which its gradients are compared
@@ -104,24 +103,7 @@ def classical_methods(tools: Path) -> dict[str, Callable[[Tensor, Tensor], Tenso
     """Return inpainting (image [3, H, W], hole [H, W] bool -> [3, H, W]) by name; libraries are unpacked into `tools`,
     not installed.
     """
-    if not (tools / "cv2").exists():
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--no-deps",
-            "--only-binary=:all:",
-            "--target",
-            str(tools),
-            *TOOLS,
-        ]
-        if subprocess.run(command).returncode:
-            raise SystemExit(f"cannot fetch {', '.join(TOOLS)}. Go online, or run: {' '.join(command)}")
-    if str(tools) not in sys.path:
-        sys.path.append(str(tools))
-    cv2, restoration = importlib.import_module("cv2"), importlib.import_module("skimage.restoration")
+    cv2, restoration = module_from(tools, "cv2", *TOOLS), importlib.import_module("skimage.restoration")
 
     def opencv(kind: int) -> Callable[[Tensor, Tensor], Tensor]:
         def method(image: Tensor, hole: Tensor) -> Tensor:

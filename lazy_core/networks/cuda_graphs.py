@@ -109,9 +109,8 @@ class StepGraphs:
     def graph_for(self, decoder: LazyDecoder, tokens: Tensor, prepared: PreparedInputs) -> CapturedStep | None:
         """The graph for an edit, holding what its steps share; None where there can be none."""
         weights = list(decoder.parameters())
-        if any(
-            weight.device != tokens.device for weight in weights
-        ):  # memory is short: nothing may be kept beside the model
+        # Memory is short: nothing may be kept beside the model
+        if any(weight.device != tokens.device for weight in weights):
             return self.clear()
         if (addresses := tuple(weight.data_ptr() for weight in weights)) != self.weights:
             self.clear()

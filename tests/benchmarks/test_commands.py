@@ -52,10 +52,11 @@ def test_methods_compute_the_tokens_that_they_say(stages: Stages):
 def test_a_steps_operations_are_those_that_run(stages: Stages, method: str):
     case = case_of(256, 0.1)
     work = stages.step(method, case)
+    # The counter does not know the CPU's flash kernel
     with (
         FlopCounterMode(display=False) as counter,
         sdpa_kernel(SDPBackend.MATH),
-    ):  # the counter does not know the CPU's flash kernel
+    ):
         work()
     assert stages.step_flops(method, case) == pytest.approx(counter.get_total_flops(), rel=0.05)
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from lazy_core.checkpoint import load_model
-from lazy_core.context import Context
 from lazy_core.editor import LazyEditor
 from lazy_core.masks import latent_mask
 from lazy_core.model import LazyDiffusion, initialise
-from lazy_core.pipeline import hole_noise, lazy_decode
+from lazy_core.pipeline import hole_noise
 from lazy_core.tokens import patchify
+from made import decode_with
 
 BLENDS = ("none", "feather", "poisson")
 
@@ -200,18 +200,6 @@ def test_one_empty_mask_in_a_batch(editor):
 def test_bad_input_is_explained(editor, image, mask, message):
     with pytest.raises(ValueError, match=message):
         editor.encode(image, mask)
-
-
-def decode_with(editor: LazyEditor, context: Context, denoise: float) -> tuple[list, torch.Tensor]:
-    """What the sampler was asked for (start, denoise), and the result when it hands back its start."""
-    asked = []
-
-    def sample(noise: torch.Tensor, start: torch.Tensor, share: float) -> torch.Tensor:
-        asked.append((start, share))
-        return start
-
-    image, _ = lazy_decode(context, sample, editor.to_latent, editor.to_image, 0, denoise, "none")
-    return asked, image
 
 
 def test_denoise_below_one_starts_from_the_old(editor):

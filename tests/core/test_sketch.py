@@ -8,25 +8,14 @@ import pytest
 import torch
 
 from lazy_core.config import PRESETS
-from lazy_core.context import Context, StockTerms
+from lazy_core.context import StockTerms
 from lazy_core.editor import LazyEditor
 from lazy_core.model import LazyDiffusion
 from lazy_core.networks.decoder import Conditioning
-from lazy_core.pipeline import hole_coordinates, lazy_decode
+from lazy_core.pipeline import hole_coordinates
 from lazy_core.sketch import add_edges, add_sketch
 from lazy_core.tokens import patchify
-
-
-def decode_with(editor: LazyEditor, context: Context, denoise: float) -> tuple[list, torch.Tensor]:
-    """What the sampler was asked for (start, denoise), and the result when it hands back its start."""
-    asked = []
-
-    def sample(noise: torch.Tensor, start: torch.Tensor, share: float) -> torch.Tensor:
-        asked.append((start, share))
-        return start
-
-    image, _ = lazy_decode(context, sample, editor.to_latent, editor.to_image, 0, denoise, "none")
-    return asked, image
+from made import decode_with
 
 
 def test_sketch(editor):

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from comfy_client import ComfyClient
+from devtools.smoke import NODES
 from templates import COMPLETE, NEED_FILES, TEMPLATES, files_of, graph_of
 from webpage import WebPage, shown_pictures
 
@@ -27,15 +28,6 @@ OpenPage = Callable[..., AbstractContextManager[WebPage]]
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD = sorted(path for path in (ROOT / "tests" / "data" / "upgrade").glob("*/*.json") if ".api" not in path.name)
-NODES = (
-    "LazyModelLoader",
-    "LazyMaskDilate",
-    "LazyEncodeContext",
-    "LazySketchCondition",
-    "LazyDecode",
-    "LazyCanvas",
-    "LazyResult",
-)
 TOKENS = r"\d+ of 256 tokens"
 TIME = r"\d+(\.\d)? m?s"
 DECODED = (  # on a busy machine a step in the hole may take what all tokens would

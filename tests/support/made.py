@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lazy_core.context import Context
+from lazy_core.editor import LazyEditor
 from lazy_core.model import initialise
 from lazy_core.networks.decoder import Conditioning, LazyDecoder, PreparedInputs
+from lazy_core.pipeline import lazy_decode
 from lazy_core.tokens import HoleTokens
 from training.loop.examples import Examples, noise_levels
 from training.loop.pool import Encoded
@@ -62,3 +65,15 @@ def examples(count: int | None, seed: int = 0) -> Examples:
     return Examples(
         scenes, text, None, noise_levels(4, 2, draw), noise, kept, kept.token_mask if count is None else kept.valid, 2
     )
+
+
+def decode_with(editor: LazyEditor, context: Context, denoise: float) -> tuple[list, Tensor]:
+    """What the sampler was asked for (start, denoise), and the result when it hands back its start."""
+    asked = []
+
+    def sample(noise: Tensor, start: Tensor, share: float) -> Tensor:
+        asked.append((start, share))
+        return start
+
+    image, _ = lazy_decode(context, sample, editor.to_latent, editor.to_image, 0, denoise, "none")
+    return asked, image

@@ -190,9 +190,8 @@ def is_caption(text: Any) -> bool:
 
 
 def limit_memory() -> None:
-    with contextlib.suppress(
-        ImportError, OSError, ValueError
-    ):  # Windows has no such limit, and what there is may be lower
+    # Windows has no such limit, and what there is may be lower
+    with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))

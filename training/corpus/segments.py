@@ -46,9 +46,8 @@ def checked(polygons: Any, height: int, width: int) -> list[list[float]]:
     length = 0.0
     for polygon in polygons:
         for values, side in ((polygon[::2], width), (polygon[1::2], height)):
-            if not all(
-                type(value) in (int, float) and -side <= value <= 2 * side for value in values
-            ):  # NaN is neither
+            # NaN is neither
+            if not all(type(value) in (int, float) and -side <= value <= 2 * side for value in values):
                 raise ValueError("a corner far outside the image")
         corners = list(zip(polygon[::2], polygon[1::2]))
         length += sum(math.dist(a, b) for a, b in itertools.pairwise([*corners, corners[0]]))

@@ -36,9 +36,8 @@ class CapturedSteps:
         form = tuple((name, value.shape) for name, value in given.items())
         here = torch.cuda.current_stream(self.stream.device)
         self.stream.wait_stream(here)
-        with torch.cuda.stream(
-            self.stream
-        ):  # gradients are accumulated on the stream that first saw them: it has to be one
+        # Gradients are accumulated on the stream that first saw them: it has to be one
+        with torch.cuda.stream(self.stream):
             if form not in self.graphs and self.seen.get(form, 0) < EAGER:
                 self.seen[form] = self.seen.get(form, 0) + 1
                 losses = self.step(examples)

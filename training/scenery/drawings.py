@@ -7,11 +7,8 @@ tell.
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
-import subprocess
-import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +20,7 @@ from PIL import Image
 from scipy import ndimage
 
 from .objects import CODE_POINTS
+from .wheels import module_from
 
 SPRITE_SIZE = 128
 RENDERER = "resvg-py==0.5.0"  # PyPI, MIT or Apache-2.0; draws SVG, needed here alone
@@ -104,24 +102,7 @@ def render(svg: str, tools: Path) -> Image.Image:
     """SVG -> RGBA of twice the sprite's size, by resvg; its wheel is unpacked into `tools`, not into the
     environment.
     """
-    if not (tools / "resvg_py").exists():
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--no-deps",
-            "--only-binary=:all:",
-            "--target",
-            str(tools),
-            RENDERER,
-        ]
-        if subprocess.run(command).returncode:
-            raise SystemExit(f"cannot fetch {RENDERER}. Go online, or run: {' '.join(command)}")
-    if str(tools) not in sys.path:
-        sys.path.append(str(tools))
-    resvg = importlib.import_module("resvg_py")
+    resvg = module_from(tools, "resvg_py", RENDERER)
     side = 2 * SPRITE_SIZE
     return Image.open(io.BytesIO(resvg.svg_to_bytes(svg_string=svg, width=side, height=side)))
 
