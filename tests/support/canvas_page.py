@@ -177,6 +177,10 @@ class CanvasPage:
     def wait_results(self, count: int = 1) -> None:
         self.part("result").nth(count - 1).wait_for(timeout=120_000 * (count + 1))
 
+    def wait_no_results(self) -> None:
+        """The page shows what changed in its next frame, not in the click."""
+        self.part("result").first.wait_for(state="detached")
+
     def layer(self, name: str) -> np.ndarray:
         """Pixels [H, W, 4] of the layer base, mask or sketch."""
         url = self.root.locator(f".lazy-{name}").evaluate("e => e.toDataURL('image/png')")
