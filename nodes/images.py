@@ -86,12 +86,16 @@ def encoder(vae: Any) -> Callable[[Tensor], Tensor]:
 
 
 def decoder(vae: Any) -> Callable[[Tensor], Tensor]:
-    """[B, C, h, w] -> [B, 3, H, W] in 0..1."""
-    if not has_time(vae):
-        return lambda latent: vae.decode(latent).movedim(-1, 1)
-    return lambda latent: torch.cat([vae.decode(one.unsqueeze(2)).flatten(0, -4) for one in latent.split(1)]).movedim(
-        -1, 1
-    )
+    """[B, C, h, w] -> [B, 3, H, W] in 0..1; what a VAE with an alpha channel (Qwen-Image 2.1) says of alpha is dropped,
+    as `with_alpha` has the canvas's.
+    """
+
+    def decode(latent: Tensor) -> Tensor:
+        if not has_time(vae):
+            return to_bchw(vae.decode(latent))
+        return to_bchw(torch.cat([vae.decode(one.unsqueeze(2)).flatten(0, -4) for one in latent.split(1)]))
+
+    return decode
 
 
 def has_time(vae: Any) -> bool:

@@ -171,10 +171,10 @@ def attention_masks(seen: Seen) -> list[str]:
     return ["an attention mask" for mask in seen.values("attention_mask") if hides_tokens(mask)][:1]
 
 
-def references_first(seen: Seen) -> list[str]:
+def references(seen: Seen) -> list[str]:
     reads = getattr(type(seen.model.model.diffusion_model), "_forward", None)
     code = getattr(reads, "__code__", None)
-    if seen.family is None or not seen.family.references_first or code is None or "ref_latents" not in code.co_varnames:
+    if seen.family is None or seen.family.references != "refused" or code is None or "ref_latents" not in code.co_varnames:
         return []
     return ["a reference picture"][: len(seen.values("reference_latents"))]
 
@@ -264,7 +264,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(attention_masks, None, refused(f"cannot be applied to hole tokens. {TO_EXACT}")),
     Rule(
-        references_first,
+        references,
         None,
         refused(f"comes before the picture's own tokens in this model, which is not supported yet. {TO_EXACT}"),
     ),

@@ -2,7 +2,8 @@
 where it needs them.
 
 Read in ComfyUI 0.3.75 and 0.33: `comfy/ldm/flux` (LongCat's class, too), `chroma`, `qwen_image`, `mage_flow`, `krea2`,
-`lumina`, `hunyuan_video`, `anima` with `cosmos/predict2.py`, `pixart`, and `mmdit.py` for SD3.
+`lumina`, `hunyuan_video`, `anima` with `cosmos/predict2.py`, `pixart`, and `mmdit.py` for SD3. In later files than
+those: `qwen_image21`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -20,6 +22,27 @@ Role = Literal["joint", "image", "text"]
 else.
 """
 
+References = Literal["after", "before", "refused"]
+"""Where the tokens of reference pictures are in a sequence, seen from the picture's own."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What a model call has beside the picture: `text` tokens, and how many tokens each of its `references`.
+
+    `slots`: before which text token each reference stands, for models that put them into their text.
+    """
+
+    text: int
+    references: tuple[int, ...] = ()
+    slots: tuple[int, ...] = ()
+
+    @property
+    def spans(self) -> int:
+        """Spans of text and references, as they alternate."""
+        slots = [*self.slots, *[self.text] * len(self.references)][: len(self.references)]
+        return len(self.references) + sum(end > start for start, end in pairwise([0, *slots, self.text]))
+
 
 Sizes = list[tuple[str, list[int]]]
 """Blocks that patches may replace (`patches_replace["dit"]`), kind by kind: the kind's name there, and each block's
@@ -27,34 +50,39 @@ attention calls.
 """
 
 
-def double_and_single(transformer: Any, family: Family) -> Sizes:
+def double_and_single(transformer: Any, family: Family, prefix: Prefix) -> Sizes:
     """Flux, Chroma: double blocks, then single ones. Qwen-Image: double blocks alone."""
     names = ("double_block", "single_block")
     return [(name, [1] * len(getattr(transformer, blocks))) for name, blocks in zip(names, family.blocks, strict=False)]
 
 
-def hunyuan_sizes(transformer: Any, family: Family) -> Sizes:
+def hunyuan_sizes(transformer: Any, family: Family, prefix: Prefix) -> Sizes:
     """As Flux, after the text's refiner, which nothing replaces."""
-    return [("txt_in", [1] * len(hunyuan_roles(transformer))), *double_and_single(transformer, family)]
+    refiner = [1] * len(hunyuan_roles(transformer, prefix))
+    return [("txt_in", refiner), *double_and_single(transformer, family, prefix)]
 
 
-def sd3_sizes(transformer: Any, family: Family) -> Sizes:
+def causal_sizes(transformer: Any, family: Family, prefix: Prefix) -> Sizes:
+    return [("single_block", [prefix.spans + 1] * len(transformer.transformer_blocks))]
+
+
+def sd3_sizes(transformer: Any, family: Family, prefix: Prefix) -> Sizes:
     return [("double_block", [2 if block.x_block.x_block_self_attn else 1 for block in transformer.joint_blocks])]
 
 
-def all_joint(transformer: Any) -> list[Role]:
+def all_joint(transformer: Any, prefix: Prefix) -> list[Role]:
     """Every block's only attention is over text and image (Flux, Chroma, Qwen-Image)."""
     return []
 
 
-def lumina_roles(transformer: Any) -> list[Role]:
+def lumina_roles(transformer: Any, prefix: Prefix) -> list[Role]:
     """`NextDiT` refines caption and image apart, before its joint layers."""
     text: list[Role] = ["text"] * len(transformer.context_refiner)
     image: list[Role] = ["image"] * len(transformer.noise_refiner)
     return text + image
 
 
-def sd3_roles(transformer: Any) -> list[Role]:
+def sd3_roles(transformer: Any, prefix: Prefix) -> list[Role]:
     """SD3.5-medium's first blocks attend a second time, over the image alone."""
     roles: list[Role] = []
     for block in transformer.joint_blocks:
@@ -64,14 +92,22 @@ def sd3_roles(transformer: Any) -> list[Role]:
     return roles
 
 
-def krea2_roles(transformer: Any) -> list[Role]:
+def krea2_roles(transformer: Any, prefix: Prefix) -> list[Role]:
     """The text's layers and tokens are fused apart, before the joint blocks."""
     fusion = transformer.txtfusion
     roles: list[Role] = ["text"]
     return roles * (len(fusion.layerwise_blocks) + len(fusion.refiner_blocks))
 
 
-def hunyuan_roles(transformer: Any) -> list[Role]:
+def causal_roles(transformer: Any, prefix: Prefix) -> list[Role]:
+    """Spans of text and references attend to what comes before them, one call each; then the picture to everything
+    (Qwen-Image 2.1).
+    """
+    before: list[Role] = ["text"] * prefix.spans
+    return [*before, "joint"] * len(transformer.transformer_blocks)
+
+
+def hunyuan_roles(transformer: Any, prefix: Prefix) -> list[Role]:
     """`TokenRefiner` attends to the text alone, before the joint blocks."""
     roles: list[Role] = ["text"]
     return roles * len(transformer.txt_in.individual_token_refiner.blocks)
@@ -88,7 +124,7 @@ def text_first(transformer: Any) -> bool:
     return "torch.cat((txt_ids, img_ids)" in inspect.getsource(type(transformer).forward_orig)
 
 
-def crossed_roles(transformer: Any) -> list[Role]:
+def crossed_roles(transformer: Any, prefix: Prefix) -> list[Role]:
     """Self-attention over the image, then cross-attention to the text, block by block (PixArt, Anima)."""
     roles: list[Role] = ["image", "text"]
     return roles * len(transformer.blocks)
@@ -104,10 +140,11 @@ class Family:
     put before the text. `least_text`: a shorter prompt is filled up to so many tokens. `width`: attribute (with dots)
     that holds the width of keys and of values. `blocks`: lists whose members make one joint call each, beyond those in
     `roles`. `policies`: when all tokens are computed, by preset. `patch`: attribute that holds a token's side in
-    latents, a number or a tuple that ends with it. `more_text`: conditions whose tokens follow the prompt's in the
+    latents, a number or a tuple that ends with it; None: a latent is a token. `more_text`: conditions whose tokens follow the prompt's in the
     sequence, by their names in a prompt and for the transformer. `host_fits`: whether the host's own code is of the
     kind that the rest of the row describes. `replaceable`: the blocks in whose place the host lets patches run; None
-    where it lets none. `references_first`: reference pictures come before the picture itself.
+    where it lets none. `references`: where reference pictures come, or that they are not supported. `options`: what a
+    lazy run tells the transformer (`transformer_options`).
     """
 
     name: str
@@ -115,20 +152,23 @@ class Family:
     positions: Literal["pe_embedder", "rope_embedder", "cropped_pos_embed", "pos_embedder", "pixart"]
     width: str
     blocks: tuple[str, ...] = ()
-    roles: Callable[[Any], list[Role]] = all_joint
+    roles: Callable[[Any, Prefix], list[Role]] = all_joint
     text_in_sequence: bool = True
     multiple: str | None = None
     registers: str | None = None
     least_text: int = 0
     policies: Policies = field(default_factory=POLICIES.copy)
-    replaceable: Callable[[Any, Family], Sizes] | None = double_and_single
-    references_first: bool = False
-    patch: str = "patch_size"
+    replaceable: Callable[[Any, Family, Prefix], Sizes] | None = double_and_single
+    references: References = "after"
+    patch: str | None = "patch_size"
     more_text: Mapping[str, str] = field(default_factory=dict)
     host_fits: Callable[[Any], bool] = always
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def patch_of(self, transformer: Any) -> int:
         """The side in latents of the squares that are tokens."""
+        if self.patch is None:
+            return 1
         value = getattr(transformer, self.patch)
         return int(value[-1] if isinstance(value, (list, tuple)) else value)
 
@@ -136,15 +176,17 @@ class Family:
         multiple = getattr(transformer, self.multiple) if self.multiple else None
         return -(-count // multiple) * multiple if multiple else count
 
-    def text_tokens(self, transformer: Any, count: int) -> int:
-        """Tokens before the image's in a joint sequence, for a prompt of `count`."""
-        return self.padded(transformer, count) + (getattr(transformer, self.registers) if self.registers else 0)
+    def tokens_before(self, transformer: Any, prefix: Prefix) -> int:
+        """Tokens before the image's in a joint sequence."""
+        registers = getattr(transformer, self.registers) if self.registers else 0
+        references = sum(prefix.references) if self.references == "before" else 0
+        return self.padded(transformer, prefix.text) + registers + references
 
-    def calls(self, transformer: Any) -> int:
+    def calls(self, transformer: Any, prefix: Prefix) -> int:
         """Attention calls of one forward."""
-        return len(self.roles(transformer)) + sum(len(getattr(transformer, name)) for name in self.blocks)
+        return len(self.roles(transformer, prefix)) + sum(len(getattr(transformer, name)) for name in self.blocks)
 
-    def first_calls(self, transformer: Any) -> dict[tuple[str, int], tuple[int, int]]:
+    def first_calls(self, transformer: Any, prefix: Prefix) -> dict[tuple[str, int], tuple[int, int]]:
         """By the name that patches use for a block: the number of its first attention call, and of the first one after
         it.
         """
@@ -152,7 +194,7 @@ class Family:
             return {}
         found: dict[tuple[str, int], tuple[int, int]] = {}
         call = 0
-        for name, sizes in self.replaceable(transformer, self):
+        for name, sizes in self.replaceable(transformer, self, prefix):
             for index, size in enumerate(sizes):
                 found[name, index] = (call, call + size)
                 call += size
@@ -162,10 +204,11 @@ class Family:
         """How many numbers the keys and values of one forward are, for so many tokens of image (reference pictures'
         too) and prompt.
         """
-        roles, text = self.roles(transformer), max(text, self.least_text)
+        prefix = Prefix(max(text, self.least_text))
+        roles = self.roles(transformer, prefix)
         joint = roles.count("joint") + sum(len(getattr(transformer, name)) for name in self.blocks)
         image = self.padded(transformer, image)
-        tokens = joint * (self.text_tokens(transformer, text) + image) + roles.count("image") * image
+        tokens = joint * (self.tokens_before(transformer, prefix) + image) + roles.count("image") * image
         return 2 * tokens * attrgetter(self.width)(transformer)
 
 
@@ -174,6 +217,19 @@ FAMILIES: tuple[Family, ...] = (
     Family("Flux.2", ("Flux2",), "pe_embedder", "hidden_size", ("double_blocks", "single_blocks"), least_text=512),
     Family("Chroma", ("Chroma",), "pe_embedder", "hidden_size", ("double_blocks", "single_blocks")),
     Family("Qwen-Image", ("QwenImage",), "pe_embedder", "inner_dim", ("transformer_blocks",)),
+    Family(
+        "Qwen-Image 2.1",
+        ("QwenImage21",),
+        "pe_embedder",
+        "inner_dim",
+        (),
+        causal_roles,
+        replaceable=causal_sizes,
+        references="before",
+        patch=None,
+        # Its own cache of text and references spans a run's steps; ours has them, and a sparse step's text is no text.
+        options={"qwen_image21_cache": {"device": "off"}},
+    ),
     Family("LongCat", ("LongCatImage",), "pe_embedder", "hidden_size", ("double_blocks", "single_blocks")),
     Family("Mage-Flow", ("MageFlow",), "pe_embedder", "inner_dim", ("transformer_blocks",)),
     Family(
@@ -218,7 +274,7 @@ FAMILIES: tuple[Family, ...] = (
         lumina_roles,
         multiple="pad_tokens_multiple",
         replaceable=None,
-        references_first=True,
+        references="refused",
     ),
     Family(
         "SD3 and SD3.5",

@@ -116,7 +116,7 @@ def calling(run: Run) -> Callable[..., Tensor]:
         options: Any = None,
         **conds: Any,
     ) -> Tensor:
-        options = dict(options if options is not None else conds.pop("transformer_options", {}))
+        options = {**(options if options is not None else conds.pop("transformer_options", {})), **run.family.options}
         attention = options[OVERRIDE] = attention_of(run, options.get(OVERRIDE), preferred)
         if dit := options.get("patches_replace", {}).get("dit"):
             counted = {name: in_block(run, name, patch) for name, patch in dit.items()}
@@ -133,9 +133,10 @@ def in_block(run: Run, name: tuple[str, int], patch: Callable[..., Any]) -> Call
     @functools.wraps(patch)
     def block(*args: Any, **kwargs: Any) -> Any:
         now = run.here_and_now
-        if now is None or name not in run.first_calls:
+        first_calls = {} if now is None else run.family.first_calls(run.transformer, now.prefix)
+        if now is None or name not in first_calls:
             return patch(*args, **kwargs)
-        now.attention_calls, now.limit = run.first_calls[name]
+        now.attention_calls, now.limit = first_calls[name]
         try:
             return patch(*args, **kwargs)
         finally:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...lazy_core.kv.policy import HoleInLatent
+from .families import Prefix
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,16 @@ class Pass:
     """A model call under way: of `kind` "full" on all tokens, or "sparse" on the hole's of `group`; and how far it has
     come.
 
-    `batch` names the conditionings in it, `batch_size` is images times conditionings, `text_tokens` what comes before
-    the image's tokens. `later`: all tokens at a noise level to come; `fraction`: how far towards it the hole's tokens
+    `batch` names the conditionings in it, `batch_size` is images times conditionings, `tokens_before` are those before
+    the image's, and `prefix` is what they are. `later`: all tokens at a noise level to come; `fraction`: how far towards it the hole's tokens
     are, 0 to 1. `attention_calls` and `position_calls` count; `limit` is the first attention call after the block that
     a patch replaces, while that one runs.
     """
 
     kind: Kind
     batch: tuple[Any, ...]
-    text_tokens: int
+    prefix: Prefix
+    tokens_before: int
     batch_size: int
     group: int = 0
     later: bool = False

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...lazy_core.kv.policy import Policy, step_at
 from ...lazy_core.kv.store import KeptKV, Split
-from .families import Family, Role
+from .families import Family, Prefix, Role
 from .passes import (
     Call,
     FullPasses,
@@ -33,7 +33,7 @@ from .passes import (
     select_rows,
 )
 
-WHOLE_IMAGE = ("ref_latents", "ref_latents_method", "attention_mask")  # conditions that a full pass alone can take
+WHOLE_IMAGE = ("ref_latents", "ref_latents_method", "image_slots", "attention_mask")  # conditions that a full pass alone can take
 
 
 class Run:
@@ -47,13 +47,11 @@ class Run:
     def __init__(self, base: Any, family: Family, groups: Sequence[Group], policy: Policy, kept: KeptKV):
         self.base, self.family, self.groups, self.policy = base, family, groups, policy
         self.transformer = base.diffusion_model
-        self.roles: list[Role] = family.roles(self.transformer)
-        self.calls = family.calls(self.transformer)
-        self.first_calls = family.first_calls(self.transformer)
         self.kept = kept
         self.canvas: KnownLatents
         self.recorded_positions: dict[Any, list[Tensor]] = {}
-        self.full_text: dict[Any, int] = {}
+        self.tokens_before: dict[Any, int] = {}
+        self.roles: dict[Prefix, list[Role]] = {}
         self.full_passes: dict[Any, FullPasses] = {}
         self.under_way: Pass | None = None
         self.passes = {"full": 0, "sparse": 0}
@@ -135,10 +133,18 @@ class Run:
         batch, conds = call.batch, call.conds
         self.recorded_positions[batch] = []
         self.passes["full"] += 1
-        more = sum(conds[name].shape[1] for name in self.family.more_text.values() if name in conds)
-        self.full_text[batch] = self.family.text_tokens(self.transformer, call.text.shape[1] + more)
-        with self.running(Pass("full", batch, self.full_text[batch], len(x), later=later)):
+        prefix = self.prefix_of(call)
+        before = self.tokens_before[batch] = self.family.tokens_before(self.transformer, prefix)
+        with self.running(Pass("full", batch, prefix, before, len(x), later=later)):
             return call.execute(x, t, call.concat, call.text, None, call.options, **conds)
+
+    def prefix_of(self, call: Call) -> Prefix:
+        """What the model is given beside the picture."""
+        more = sum(call.conds[name].shape[1] for name in self.family.more_text.values() if name in call.conds)
+        area = self.family.patch_of(self.transformer) ** 2
+        references = (latent.shape[-2] * latent.shape[-1] // area for latent in call.conds.get("ref_latents") or ())
+        slots = call.conds.get("image_slots") or ()
+        return Prefix(call.text.shape[1] + more, tuple(references), tuple(slots))
 
     def run_sparse(self, x: Tensor, t: Tensor, around: Tensor, call: Call, fraction: float = 0.0) -> Tensor:
         """The hole's tokens alone, group by group -> clean latents: `around` [B, C, (1,) h, w] with the holes put into
@@ -150,7 +156,8 @@ class Run:
         conds = {name: value for name, value in call.conds.items() if name not in unread}
         if self.family.text_in_sequence:
             text = text[:, :1]  # as few tokens as the host's reshapes can take; nobody reads what becomes of it
-        before = self.family.text_tokens(self.transformer, text.shape[1])
+        prefix = Prefix(text.shape[1])
+        before = self.family.tokens_before(self.transformer, prefix)
         self.passes["sparse"] += 1
         for number, group in enumerate(self.groups):
             hole, rows = group.hole, group.rows(len(x), len(self.canvas.latent))
@@ -159,7 +166,7 @@ class Run:
                 None if each is None else restore_time_axis(x, hole.take(drop_time_axis(each)))
                 for each in (part[0], part[2])
             ]
-            with self.running(Pass("sparse", call.batch, before, len(part[0]), number, fraction=fraction)):
+            with self.running(Pass("sparse", call.batch, prefix, before, len(part[0]), number, fraction=fraction)):
                 clean = call.execute(strips[0], part[1], strips[1], part[3], None, call.options, **part[4])
             put = restore_time_axis(
                 x, hole.put(drop_time_axis(clean), drop_time_axis(select_rows(around, rows, len(x))))
@@ -184,7 +191,7 @@ class Run:
         recorded = len(self.recorded_positions[under_way.batch])
         asked = recorded if under_way.kind == "full" else under_way.position_calls
         counts = [
-            ("attention calls", under_way.attention_calls, self.calls),
+            ("attention calls", under_way.attention_calls, self.family.calls(self.transformer, under_way.prefix)),
             ("requests for positions", asked, recorded or 1),
         ]
         for what, got, expected in counts:
@@ -235,9 +242,9 @@ class Run:
         rows = self.groups[now.group].hole.index.to(known.device)
         if wanted is not None:
             known = known[: now.batch_size]  # the same for every image and prompt, of which a group has fewer
-            text = torch.arange(now.text_tokens if last else wanted, device=known.device)
+            text = torch.arange(now.tokens_before if last else wanted, device=known.device)
             if len(recorded) == 1:  # one call for text and image
-                rows = torch.cat([text, rows + self.full_text[now.batch]])
+                rows = torch.cat([text, rows + self.tokens_before[now.batch]])
             elif not last:  # newer hosts ask for each apart, the image last
                 rows = text
             rows = torch.cat([rows, rows.new_zeros(wanted - len(rows))])
@@ -256,10 +263,12 @@ class Run:
                 "a patch runs a block of the model more often than once, which steps on the hole alone cannot follow. "
                 "Set reuse to exact on Encode Context, or take that patch off the model."
             )
-        role = self.roles[now.attention_calls] if now.attention_calls < len(self.roles) else "joint"
+        roles = self.roles_of(now.prefix)
+        role = roles[now.attention_calls] if now.attention_calls < len(roles) else "joint"
         call, now.attention_calls = now.attention_calls, now.attention_calls + 1
         if role == "text":
             return function(q, k, v, *args, **kwargs)
+        call -= roles[:call].count("text")  # of which a pass over all tokens may make more than one on the hole's
         mask = kwargs.get("mask", args[1] if len(args) > 1 else None)
         if mask is not None:
             raise ValueError(
@@ -268,7 +277,7 @@ class Run:
             )
         if not kwargs.get("skip_reshape"):
             k, v = k.flatten(2), v.flatten(2)  # SD3 leaves its values' heads apart
-        start = now.text_tokens if role == "joint" else 0
+        start = now.tokens_before if role == "joint" else 0
         if now.kind == "sparse":
             hole = slice(start, start + len(self.groups[now.group].hole.index))  # what comes after is padding
             key = (now.batch, now.group)
@@ -280,6 +289,12 @@ class Run:
             split = self.split(number, k.shape[-2], start, k.device)
             self.kept.keep((now.batch, number), call, keys, values, split, now.later)
         return function(q, k, v, *args, **kwargs)
+
+    def roles_of(self, prefix: Prefix) -> list[Role]:
+        """What the attention calls of a pass see, as far as the family lists them."""
+        if prefix not in self.roles:
+            self.roles[prefix] = self.family.roles(self.transformer, prefix)
+        return self.roles[prefix]
 
     def split(self, group: int, total: int, offset: int, device: torch.device) -> Split:
         """Which tokens of a sequence are the hole's: the group's, counted from `offset`."""

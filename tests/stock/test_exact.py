@@ -13,7 +13,7 @@ from torch import Tensor
 
 from host_graphs import Lazy
 from stock_edits import SEED, STEPS, canvas_and_holes, filling, hole_of, host_run
-from stock_models import STOCK, conditioning, make_stock, vae_of
+from stock_models import STOCK, AverageVAE, conditioning, make_stock, vae_of
 
 SIZES = {"square": (320, 320), "wide": (256, 448)}  # the host's PixArt divides by zero below 256 px
 
@@ -106,3 +106,15 @@ def test_exact_with_the_stock_nodes_of_the_shipped_workflows(
     assert (hole_of(latent, context) - expected).abs().max() < 1e-4 * expected.abs().max()
     plain = hole_of(host_run(make_stock(name), context, conditioning(name, 3), negative, 2.5, fill), context)
     assert (plain - expected).abs().max() > 1e-3 * expected.abs().max()
+
+
+def test_of_a_vae_with_alpha_an_edit_takes_the_colours(lazy: Lazy):
+    image, mask = canvas_and_holes(*SIZES["wide"])
+    made = []
+    for alpha in (False, True):
+        model, vae = make_stock("flux"), AverageVAE(STOCK["flux"].channels, STOCK["flux"].scale, alpha)
+        context, _ = lazy.encode(image, mask, model=model, vae=vae, reuse="fast")
+        given = {"model": model, "vae": vae, "positive": conditioning("flux", 3), "negative": conditioning("flux", 4)}
+        made.append(lazy.decode(context, **given, seed=SEED, steps=STEPS, cfg=1.0)[0])
+    assert made[0].shape[-1] == 3
+    assert torch.equal(*made)

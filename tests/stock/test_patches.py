@@ -218,7 +218,17 @@ def test_exact_with_control_patches_on_qwen_image_is_the_hosts_own_run(lazy: Laz
 # -- fast and balanced: followed
 # ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    "name", ["flux", "flux-fill", "flux-kontext", "qwen-image-edit", "z-image", "sd3.5-medium", "pixart"]
+    "name",
+    [
+        "flux",
+        "flux-fill",
+        "flux-kontext",
+        "qwen-image-edit",
+        "qwen-image-2.1-edit",
+        "z-image",
+        "sd3.5-medium",
+        "pixart",
+    ],
 )
 def test_each_image_of_a_lazy_batch_is_edited_as_it_is_alone(lazy: Lazy, name: str):
     """With its own prompt, hole and noise. The host's noise for a batch is one draw, of which the first image's comes
@@ -277,6 +287,24 @@ def test_skipped_layers_are_counted_in_every_family(
     expected = host_run(put(make_stock(name)), name, context, 1.0, "euler")
     assert error(latent, expected, context) < EXACT
     assert error(host_run(make_stock(name), name, context, 1.0, "euler"), expected, context) > 1e-3
+
+
+@pytest.mark.parametrize("replaced", [(), (0,), (1,)])
+def test_qwen_image_2_1_shares_its_prefix_with_no_run_of_its_own_cache(
+    lazy: Lazy, monkeypatch: pytest.MonkeyPatch, replaced: tuple[int, ...]
+):
+    """The host keeps text and references of a run; blocks that patches replace are counted by spans of these."""
+    name = "qwen-image-2.1-edit"
+    model = make_stock(name)
+    for block in replaced:
+        model.set_model_patch_replace(lambda args, extra: extra["original_block"](args), "dit", "single_block", block)
+    before = host_run(make_stock(name), name, edit(lazy, name, model, "exact")[0], 4.0, "euler")
+    with monkeypatch.context() as patch:
+        own_steps(lazy, patch)
+        context, latent, _ = edit(lazy, name, model, "fast")
+    assert error(latent, before, context) < EXACT
+    assert torch.equal(host_run(model, name, context, 4.0, "euler"), before) or replaced
+    assert model.model.diffusion_model.prefix_cache is None
 
 
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2m_sde", "ddim"])
@@ -509,7 +537,7 @@ def test_the_same_patched_model_gives_ksampler_the_same_bits_before_and_after(la
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("name", ["pixart", "flux", "sd3"])
+@pytest.mark.parametrize("name", ["pixart", "flux", "sd3", "qwen-image-2.1-edit"])
 def test_two_edits_in_threads_are_right(lazy: Lazy, name: str, shared: bool):
     """On one MODEL, or on two of the same kind."""
     model = make_stock(name)
@@ -545,7 +573,7 @@ def test_hooks_in_a_models_modules_leave_other_threads_alone(lazy: Lazy):
 
     runs = importlib.import_module(f"{lazy.pack.__name__}.nodes.stock.run")
     run = runs.Run.__new__(runs.Run)
-    run.under_way = runs.Pass("sparse", ("some",), 1, 1, thread=threading.get_ident() + 1)
+    run.under_way = runs.Pass("sparse", ("some",), runs.Prefix(1), 1, 1, thread=threading.get_ident() + 1)
     ones = torch.ones(1)
     assert run.positions(lambda: ones, 0) is ones
     assert run.attend(lambda q, k, v: q, ones, ones, ones) is ones

@@ -70,6 +70,17 @@ MMDIT = {
     "qk_norm": "rms",
 }
 
+QWEN21 = {
+    "image_model": "qwen_image21",
+    "in_channels": 64,
+    "out_channels": 64,
+    "num_layers": 2,
+    "attention_head_dim": 32,
+    "num_attention_heads": 2,
+    "context_in_dim": TEXT,
+    "mlp_ratio": 2,
+    "axes_dims_rope": (8, 12, 12),
+}
 MAGE = {
     "image_model": "mage_flow",
     "in_channels": 128,
@@ -162,6 +173,11 @@ def reference(*time: int) -> dict[str, Any]:
     return {**pooled(), "reference_latents": [torch.randn(1, 16, *time, 12, 10)]}
 
 
+def slotted() -> dict[str, Any]:
+    """Two pictures that Qwen-Image 2.1 puts into the prompt, the second one at its end."""
+    return {"reference_latents": [torch.randn(1, 64, 6, 5), torch.randn(1, 64, 3, 4)], "image_slots": [2]}
+
+
 def control() -> dict[str, Any]:
     """A control picture, as Flux Canny and Depth take it beside the noise: one for both prompts."""
     return {**pooled(), "concat_latent_image": torch.randn(1, 16, 24, 24, generator=torch.Generator().manual_seed(2))}
@@ -226,6 +242,8 @@ STOCK: dict[str, Stock] = {
     ),
     "sd3": Stock("SD3", MMDIT, extra=pooled),
     "sd3.5-medium": Stock("SD3", MMDIT | {"x_block_self_attn_layers": [0], "depth": 2}, extra=pooled),
+    "qwen-image-2.1": Stock("QwenImage21", QWEN21, channels=64, scale=16),
+    "qwen-image-2.1-edit": Stock("QwenImage21", QWEN21, channels=64, scale=16, extra=slotted),
     "longcat": Stock("LongCatImage", FLUX | {"vec_in_dim": None, "guidance_embed": False}),
     "longcat-edit": Stock("LongCatImage", FLUX | {"vec_in_dim": None, "guidance_embed": False}, extra=reference),
     "mage-flow": Stock("MageFlow", MAGE, channels=128, scale=16),
@@ -302,10 +320,13 @@ def conditioning(name: str, seed: int) -> list:
 
 
 class AverageVAE:
-    """Latents are averages of pixels, mixed into channels; good enough to carry a picture there and roughly back."""
+    """Latents are averages of pixels, mixed into channels; good enough to carry a picture there and roughly back.
 
-    def __init__(self, channels: int, scale: int):
-        self.latent_channels, self.scale, self.latent_dim = channels, scale, 2
+    `alpha`: decodes a fourth channel, as Qwen-Image 2.1's VAE does.
+    """
+
+    def __init__(self, channels: int, scale: int, alpha: bool = False):
+        self.latent_channels, self.scale, self.latent_dim, self.alpha = channels, scale, 2, alpha
         self.mix = torch.randn(3, channels, generator=torch.Generator().manual_seed(9))
         self.patcher, self.first_stage_model = SimpleNamespace(patches_uuid="average"), None
 
@@ -318,8 +339,9 @@ class AverageVAE:
 
     def decode(self, latent: Tensor) -> Tensor:
         small = torch.einsum("bdhw,dc->bhwc", latent, torch.linalg.pinv(self.mix))
-        return (small.repeat_interleave(self.scale, 1).repeat_interleave(self.scale, 2) / 2 + 0.5).clamp(0, 1)
+        image = (small.repeat_interleave(self.scale, 1).repeat_interleave(self.scale, 2) / 2 + 0.5).clamp(0, 1)
+        return torch.cat([image, torch.full_like(image[..., :1], 0.3)], -1) if self.alpha else image
 
 
 def vae_of(name: str) -> AverageVAE:
-    return AverageVAE(STOCK[name].channels, STOCK[name].scale)
+    return AverageVAE(STOCK[name].channels, STOCK[name].scale, alpha=name.startswith("qwen-image-2.1"))
