@@ -30,7 +30,7 @@ def main() -> int:
         "3_sketch": sketch,
         "4_one_context_many_edits": many_edits,
     }
-    makers["11_paint_and_paint_again"] = painted
+    makers |= {"11_paint_and_paint_again": painted, "14_a_prompt_for_each_hole": result_alone}
     wanted = sys.argv[1:] or list(makers)
     with throwaway(find_host(Path(sys.executable)), "thumbnails", output("thumbnails") / "server.log") as server:
         for name, make in ((name, makers[name]) for name in wanted):
@@ -43,6 +43,10 @@ def first_edit(client: Client, name: str) -> Image.Image:
     """The result, and canvas and mask below."""
     canvas, mask, result = pictures(client, name)[0]
     return with_insets(result, [canvas, mask], low=True)
+
+
+def result_alone(client: Client, name: str) -> Image.Image:
+    return with_insets(pictures(client, name)[0][2], [])
 
 
 def edit_after_edit(client: Client, name: str) -> Image.Image:

@@ -188,7 +188,11 @@ class LazyDecode(io.ComfyNode):
     def tell(
         cls, engine: Engine, known: Context, positive: list, negative: list, denoise: float, image: Any
     ) -> list[messages.Message]:
-        found = [*messages.of_prompts(positive, negative), *engine.messages(known), *messages.of_start(known, denoise)]
+        found = [
+            *messages.of_prompts(positive, negative),
+            *engine.messages(known, positive),
+            *messages.of_start(known, denoise),
+        ]
         return found if same_picture(image, known.image) else [*found, messages.message("other_image")]
 
 

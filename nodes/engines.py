@@ -4,7 +4,7 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from ..lazy_core.checkpoint import style_number
 from ..lazy_core.context import Context
 from ..lazy_core.pipeline import Sample, encode_canvas, encode_context, tokens_read
 from . import messages
+from .host.conditioning import holes_of_several_prompts
 from .host.identity import identity_of, vae_key, weights_key
 from .host.load import load_for_encoding
 from .host.memory import unload_other_models
@@ -72,8 +73,8 @@ class Engine(Protocol):
         """About how much longer the edit would have taken on the whole canvas; 0: unknown, or nothing."""
         ...
 
-    def messages(self, context: Context) -> list[messages.Message]:
-        """What is to be said of a CONTEXT."""
+    def messages(self, context: Context, conditioning: Sequence = ()) -> list[messages.Message]:
+        """What is to be said of a CONTEXT, and of the prompts that it is decoded with."""
         ...
 
 
@@ -119,8 +120,10 @@ class OwnEngine:
     def saved_ms(self, context: Context, positive: list, timing: Timing) -> float:
         return saved_ms(self.model, context, positive[0][0].shape[1], timing)
 
-    def messages(self, context: Context) -> list[messages.Message]:
-        return messages.of_hole(context, self.transformer.config.trained_pixels)
+    def messages(self, context: Context, conditioning: Sequence = ()) -> list[messages.Message]:
+        found = messages.of_hole(context, self.transformer.config.trained_pixels)
+        shared = holes_of_several_prompts(conditioning, context)
+        return [*found, messages.message("prompts_share_hole", count=shared)] if shared else found
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ class StockEngine:
     def saved_ms(self, context: Context, positive: list, timing: Timing) -> float:
         return max(1000 * timing.saved_seconds, 0.0)
 
-    def messages(self, context: Context) -> list[messages.Message]:
+    def messages(self, context: Context, conditioning: Sequence = ()) -> list[messages.Message]:
         return []
 
 

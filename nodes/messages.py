@@ -21,6 +21,7 @@ CODES: tuple[str, ...] = (
     "other_image",
     "no_mask_painted",
     "black_under_alpha",
+    "prompts_share_hole",  # count
 )
 """Every code has a sentence in each language of web/js/messages.js; a test compares them."""
 

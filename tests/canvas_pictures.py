@@ -200,6 +200,9 @@ def main() -> None:
             with WebPage.open(browser, server.client, nodes_2=True) as page:
                 painted_thumbnail(page, "9_lazy_canvas_flux_fill", (0.47, 0.33), 0.15, "a red apple")
                 painted_thumbnail(page, "10_lazy_canvas_qwen_edit", (0.5, 0.45), 0.3, "make the cup blue")
+                asked = "replace the cup with the figure of image 2"
+                painted_thumbnail(page, "12_lazy_canvas_qwen_edit_2511", (0.5, 0.5), 0.38, asked)
+                painted_thumbnail(page, "13_lazy_canvas_flux2_klein", (0.5, 0.55), 0.42, asked)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ LONGEST = 300  # lines of a file in lazy_core and nodes
 ORDER: dict[str, dict[str, tuple[str, ...]]] = {
     "lazy_core": {
         "checks": ("checks",),
-        "values": ("config", "geometry", "masks", "holes", "tokens", "cache", "attention"),
+        "values": ("config", "geometry", "masks", "holes", "prompts", "tokens", "cache", "attention"),
         "text": ("text",),
         "vae": ("vae",),
         "networks": ("networks",),
@@ -38,7 +38,7 @@ ORDER: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "nodes": {
         "values": ("checks", "messages", "images", "memory"),
-        "families": ("stock.families",),
+        "families": ("stock.roles", "stock.families"),
         "host": ("host",),
         "stock": ("stock",),
         "engines": ("engines",),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import node_helpers
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...lazy_core.context import Context
+from ...lazy_core.prompts import PromptPerHole, prompt_per_hole
 from .model import PreparedPerBatch
 
 SAME_AT_EVERY_STEP = {
@@ -48,11 +51,13 @@ def same_every_step(model: Any, conditioning: list) -> bool:
 
 
 def with_context(conditioning: list, context: Context, tokens: Tensor, prepared: PreparedPerBatch | None) -> list:
-    """Conditioning that carries the hole's `tokens` to the model. Raises ValueError for what only makes sense on a
-    whole image.
+    """Conditioning that carries the hole's `tokens` to the model; prompts with a mask become one prompt for each hole.
+
+    Raises ValueError for what only makes sense on a whole image.
     """
     check_whole_image_conditions(conditioning)
     conditioning = [[of_rows(text, context), values] for text, values in conditioning]
+    conditioning = by_hole(conditioning, context)
     keys = context.hole.token_mask
     values = {
         "lazy_tokens": tokens,
@@ -75,9 +80,74 @@ def of_rows(text: Tensor, context: Context) -> Tensor:
     return text if len(text) == 1 else text[context.owner % len(text)]
 
 
+def by_hole(conditioning: list, context: Context) -> list:
+    """Prompts of which some have a mask -> those without one, in which each hole [R, L, W] under a mask has its prompt.
+
+    Raises ValueError where a hole lies under no mask and every prompt has one.
+    """
+    masked, rest = of_masks(conditioning)
+    if not masked:
+        return conditioning
+    chosen = prompts_of_holes(masked, context)
+    if not rest:
+        if len(bare := (chosen.number < 0).nonzero()):
+            first = context.hole.index[bare[0, 0]][context.hole.valid[bare[0, 0]]][0]
+            row, col = divmod(int(first), context.grid.cols)
+            side = context.grid.token_pixels
+            raise ValueError(
+                f"the hole at ({col * side}, {row * side}) px lies under no prompt's mask, and every prompt has one."
+                " Combine them with a prompt without a mask: it serves the holes that are left."
+            )
+        rest = [[masked[0][0], {name: each for name, each in masked[0][1].items() if name not in MASK}]]
+    rows = len(context.hole.index)
+    length = math.lcm(*(text.shape[1] for text, _ in conditioning))  # the host's way to batch prompts that differ
+    texts = [spread(text, rows, length) for text, _ in masked]
+    merged = []
+    for text, values in rest:
+        each = spread(text, rows, length).clone()
+        for number, own in enumerate(texts):
+            each[chosen.number == number] = own[chosen.number == number].to(each)
+        merged.append([each, values])
+    return merged
+
+
+MASK = ("mask", "mask_strength", "set_area_to_bounds")  # what ConditioningSetMask writes
+ONE_PROMPT_ONLY = {"start_percent": 0.0, "end_percent": 1.0, "hooks": None}
+
+
+def of_masks(conditioning: list) -> tuple[list, list]:
+    """-> (prompts with a mask, prompts without)."""
+    masked = [entry for entry in conditioning if entry[1].get("mask") is not None]
+    return masked, [entry for entry in conditioning if entry[1].get("mask") is None]
+
+
+def prompts_of_holes(masked: list, context: Context) -> PromptPerHole:
+    """Which of the prompts with a mask each hole is given."""
+    regions = [values["mask"] if values["mask"].dim() == 3 else values["mask"][None] for _, values in masked]
+    return prompt_per_hole(context.mask, context.hole, context.grid, [region.cpu() for region in regions])
+
+
+def holes_of_several_prompts(conditioning: Sequence, context: Context) -> int:
+    """How many holes lie under more than one prompt's mask to a good part."""
+    masked = of_masks(list(conditioning))[0]
+    return int(prompts_of_holes(masked, context).shared.sum()) if masked else 0
+
+
+def spread(text: Tensor, rows: int, length: int) -> Tensor:
+    """[1 or R, L, W] -> [R, length, W]: attention to a text that is repeated is attention to the text."""
+    return text.expand(rows, -1, -1).repeat(1, length // text.shape[1], 1)
+
+
 def check_whole_image_conditions(conditioning: list) -> None:
+    for _, values in of_masks(conditioning)[0]:
+        for name, usual in ONE_PROMPT_ONLY.items():
+            if values.get(name, usual) != usual:
+                raise ValueError(
+                    f"a prompt with a mask also has {name}, which Lazy Decode cannot give to one hole of several."
+                    " Remove one of the two, or edit that hole by itself."
+                )
     for _, values in conditioning:
-        if found := [name for name in ("area", "mask", "control", "gligen") if values.get(name) is not None]:
+        if found := [name for name in ("area", "control", "gligen") if values.get(name) is not None]:
             raise ValueError(
                 f"the conditioning has {found[0]}, which Lazy Decode cannot apply to hole tokens. Remove that node."
             )

@@ -172,9 +172,9 @@ def attention_masks(seen: Seen) -> list[str]:
 
 
 def references(seen: Seen) -> list[str]:
-    reads = getattr(type(seen.model.model.diffusion_model), "_forward", None)
-    code = getattr(reads, "__code__", None)
-    if seen.family is None or seen.family.references != "refused" or code is None or "ref_latents" not in code.co_varnames:
+    code = getattr(getattr(type(seen.model.model.diffusion_model), "_forward", None), "__code__", None)
+    refused = seen.family is not None and seen.family.references == "refused"
+    if not refused or code is None or "ref_latents" not in code.co_varnames:
         return []
     return ["a reference picture"][: len(seen.values("reference_latents"))]
 

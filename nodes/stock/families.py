@@ -9,108 +9,31 @@ those: `qwen_image21`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from operator import attrgetter
 from typing import Any, Literal
 
 from ...lazy_core.kv.policy import EARLY, POLICIES, Policies
-
-Role = Literal["joint", "image", "text"]
-"""What an attention call sees: text and image tokens in one sequence (text first), image tokens alone, or something
-else.
-"""
+from .roles import (
+    Prefix,
+    Role,
+    Sizes,
+    all_joint,
+    causal_roles,
+    causal_sizes,
+    crossed_roles,
+    double_and_single,
+    hunyuan_roles,
+    hunyuan_sizes,
+    krea2_roles,
+    lumina_roles,
+    sd3_roles,
+    sd3_sizes,
+)
 
 References = Literal["after", "before", "refused"]
 """Where the tokens of reference pictures are in a sequence, seen from the picture's own."""
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """What a model call has beside the picture: `text` tokens, and how many tokens each of its `references`.
-
-    `slots`: before which text token each reference stands, for models that put them into their text.
-    """
-
-    text: int
-    references: tuple[int, ...] = ()
-    slots: tuple[int, ...] = ()
-
-    @property
-    def spans(self) -> int:
-        """Spans of text and references, as they alternate."""
-        slots = [*self.slots, *[self.text] * len(self.references)][: len(self.references)]
-        return len(self.references) + sum(end > start for start, end in pairwise([0, *slots, self.text]))
-
-
-Sizes = list[tuple[str, list[int]]]
-"""Blocks that patches may replace (`patches_replace["dit"]`), kind by kind: the kind's name there, and each block's
-attention calls.
-"""
-
-
-def double_and_single(transformer: Any, family: Family, prefix: Prefix) -> Sizes:
-    """Flux, Chroma: double blocks, then single ones. Qwen-Image: double blocks alone."""
-    names = ("double_block", "single_block")
-    return [(name, [1] * len(getattr(transformer, blocks))) for name, blocks in zip(names, family.blocks, strict=False)]
-
-
-def hunyuan_sizes(transformer: Any, family: Family, prefix: Prefix) -> Sizes:
-    """As Flux, after the text's refiner, which nothing replaces."""
-    refiner = [1] * len(hunyuan_roles(transformer, prefix))
-    return [("txt_in", refiner), *double_and_single(transformer, family, prefix)]
-
-
-def causal_sizes(transformer: Any, family: Family, prefix: Prefix) -> Sizes:
-    return [("single_block", [prefix.spans + 1] * len(transformer.transformer_blocks))]
-
-
-def sd3_sizes(transformer: Any, family: Family, prefix: Prefix) -> Sizes:
-    return [("double_block", [2 if block.x_block.x_block_self_attn else 1 for block in transformer.joint_blocks])]
-
-
-def all_joint(transformer: Any, prefix: Prefix) -> list[Role]:
-    """Every block's only attention is over text and image (Flux, Chroma, Qwen-Image)."""
-    return []
-
-
-def lumina_roles(transformer: Any, prefix: Prefix) -> list[Role]:
-    """`NextDiT` refines caption and image apart, before its joint layers."""
-    text: list[Role] = ["text"] * len(transformer.context_refiner)
-    image: list[Role] = ["image"] * len(transformer.noise_refiner)
-    return text + image
-
-
-def sd3_roles(transformer: Any, prefix: Prefix) -> list[Role]:
-    """SD3.5-medium's first blocks attend a second time, over the image alone."""
-    roles: list[Role] = []
-    for block in transformer.joint_blocks:
-        roles.append("joint")
-        if block.x_block.x_block_self_attn:
-            roles.append("image")
-    return roles
-
-
-def krea2_roles(transformer: Any, prefix: Prefix) -> list[Role]:
-    """The text's layers and tokens are fused apart, before the joint blocks."""
-    fusion = transformer.txtfusion
-    roles: list[Role] = ["text"]
-    return roles * (len(fusion.layerwise_blocks) + len(fusion.refiner_blocks))
-
-
-def causal_roles(transformer: Any, prefix: Prefix) -> list[Role]:
-    """Spans of text and references attend to what comes before them, one call each; then the picture to everything
-    (Qwen-Image 2.1).
-    """
-    before: list[Role] = ["text"] * prefix.spans
-    return [*before, "joint"] * len(transformer.transformer_blocks)
-
-
-def hunyuan_roles(transformer: Any, prefix: Prefix) -> list[Role]:
-    """`TokenRefiner` attends to the text alone, before the joint blocks."""
-    roles: list[Role] = ["text"]
-    return roles * len(transformer.txt_in.individual_token_refiner.blocks)
 
 
 def always(transformer: Any) -> bool:
@@ -124,27 +47,21 @@ def text_first(transformer: Any) -> bool:
     return "torch.cat((txt_ids, img_ids)" in inspect.getsource(type(transformer).forward_orig)
 
 
-def crossed_roles(transformer: Any, prefix: Prefix) -> list[Role]:
-    """Self-attention over the image, then cross-attention to the text, block by block (PixArt, Anima)."""
-    roles: list[Role] = ["image", "text"]
-    return roles * len(transformer.blocks)
-
-
 @dataclass(frozen=True)
 class Family:
     """`models`: class names in `comfy.model_base`. `positions`: where the transformer makes its positional embeddings.
 
     `roles` lists what the attention calls of one forward see, in order; calls beyond the list are joint.
     `text_in_sequence`: text is part of the sequence, so that its keys and values can be kept, too. `multiple`:
-    attribute that holds what text and image are each padded to a multiple of. `registers`: attribute that counts tokens
-    put before the text. `least_text`: a shorter prompt is filled up to so many tokens. `width`: attribute (with dots)
-    that holds the width of keys and of values. `blocks`: lists whose members make one joint call each, beyond those in
-    `roles`. `policies`: when all tokens are computed, by preset. `patch`: attribute that holds a token's side in
-    latents, a number or a tuple that ends with it; None: a latent is a token. `more_text`: conditions whose tokens follow the prompt's in the
-    sequence, by their names in a prompt and for the transformer. `host_fits`: whether the host's own code is of the
-    kind that the rest of the row describes. `replaceable`: the blocks in whose place the host lets patches run; None
-    where it lets none. `references`: where reference pictures come, or that they are not supported. `options`: what a
-    lazy run tells the transformer (`transformer_options`).
+    attribute that holds what text and image are each padded to a multiple of. `registers`: attribute that counts
+    tokens put before the text. `least_text`: a shorter prompt is filled up to so many tokens. `width`: attribute
+    (with dots) that holds the width of keys and of values. `blocks`: lists whose members make one joint call each,
+    beyond those in `roles`. `policies`: when all tokens are computed, by preset. `patch`: attribute that holds a
+    token's side in latents, a number or a tuple that ends with it; None: a latent is a token. `more_text`:
+    conditions whose tokens follow the prompt's in the sequence, by their names in a prompt and for the transformer.
+    `host_fits`: whether the host's own code is of the kind that the rest of the row describes. `replaceable`: the
+    blocks in whose place the host lets patches run; None where it lets none. `references`: where reference pictures
+    come, or that they are not supported. `options`: what a lazy run tells the transformer (`transformer_options`).
     """
 
     name: str
@@ -158,7 +75,7 @@ class Family:
     registers: str | None = None
     least_text: int = 0
     policies: Policies = field(default_factory=POLICIES.copy)
-    replaceable: Callable[[Any, Family, Prefix], Sizes] | None = double_and_single
+    replaceable: Callable[[Any, Sequence[str], Prefix], Sizes] | None = double_and_single
     references: References = "after"
     patch: str | None = "patch_size"
     more_text: Mapping[str, str] = field(default_factory=dict)
@@ -175,6 +92,13 @@ class Family:
     def padded(self, transformer: Any, count: int) -> int:
         multiple = getattr(transformer, self.multiple) if self.multiple else None
         return -(-count // multiple) * multiple if multiple else count
+
+    def prefix_of(self, transformer: Any, text: int, conds: Mapping[str, Any]) -> Prefix:
+        """What a model call of `text` tokens has beside the picture, by its conditions."""
+        more = sum(conds[name].shape[1] for name in self.more_text.values() if name in conds)
+        area = self.patch_of(transformer) ** 2
+        references = (latent.shape[-2] * latent.shape[-1] // area for latent in conds.get("ref_latents") or ())
+        return Prefix(text + more, tuple(references), tuple(conds.get("image_slots") or ()))
 
     def tokens_before(self, transformer: Any, prefix: Prefix) -> int:
         """Tokens before the image's in a joint sequence."""
@@ -194,7 +118,7 @@ class Family:
             return {}
         found: dict[tuple[str, int], tuple[int, int]] = {}
         call = 0
-        for name, sizes in self.replaceable(transformer, self, prefix):
+        for name, sizes in self.replaceable(transformer, self.blocks, prefix):
             for index, size in enumerate(sizes):
                 found[name, index] = (call, call + size)
                 call += size

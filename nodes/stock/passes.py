@@ -5,6 +5,7 @@ all tokens.
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...lazy_core.kv.policy import HoleInLatent
-from .families import Prefix
+from .roles import Prefix
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,12 @@ Kind = Literal["full", "sparse"]
 
 @dataclass
 class Pass:
-    """A model call under way: of `kind` "full" on all tokens, or "sparse" on the hole's of `group`; and how far it has
-    come.
+    """A model call under way, and how far it has come: of `kind` "full" on all tokens, or "sparse" on a `group`'s hole.
 
-    `batch` names the conditionings in it, `batch_size` is images times conditionings, `tokens_before` are those before
-    the image's, and `prefix` is what they are. `later`: all tokens at a noise level to come; `fraction`: how far towards it the hole's tokens
-    are, 0 to 1. `attention_calls` and `position_calls` count; `limit` is the first attention call after the block that
-    a patch replaces, while that one runs.
+    `batch` names the conditionings in it, `batch_size` is images times conditionings, `tokens_before` are those
+    before the image's, and `prefix` is what they are. `later`: all tokens at a noise level to come; `fraction`: how
+    far towards it the hole's tokens are, 0 to 1. `attention_calls` and `position_calls` count; `limit` is the first
+    attention call after the block that a patch replaces, while that one runs.
     """
 
     kind: Kind
@@ -159,3 +159,10 @@ def drop_time_axis(latent: Tensor) -> Tensor:
 def restore_time_axis(x: Tensor, latent: Tensor) -> Tensor:
     """Return a latent [B, C, h, w] with a time axis of one, if x has it."""
     return latent.unsqueeze(2) if x.dim() == 5 else latent
+
+
+def clock() -> float:
+    """Seconds, once the device has done what it was given."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -9,7 +9,6 @@ kept. The host's forward is never rewritten, and no weight is read.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from ...lazy_core.kv.policy import Policy, step_at
 from ...lazy_core.kv.store import KeptKV, Split
-from .families import Family, Prefix, Role
+from .families import Family
 from .passes import (
     Call,
     FullPasses,
@@ -27,13 +26,20 @@ from .passes import (
     Kind,
     KnownLatents,
     Pass,
+    clock,
     drop_time_axis,
     replaced_blocks,
     restore_time_axis,
     select_rows,
 )
+from .roles import Prefix, Role
 
-WHOLE_IMAGE = ("ref_latents", "ref_latents_method", "image_slots", "attention_mask")  # conditions that a full pass alone can take
+WHOLE_IMAGE = (
+    "ref_latents",
+    "ref_latents_method",
+    "image_slots",
+    "attention_mask",
+)  # conditions that a full pass alone can take
 
 
 class Run:
@@ -133,18 +139,10 @@ class Run:
         batch, conds = call.batch, call.conds
         self.recorded_positions[batch] = []
         self.passes["full"] += 1
-        prefix = self.prefix_of(call)
+        prefix = self.family.prefix_of(self.transformer, call.text.shape[1], conds)
         before = self.tokens_before[batch] = self.family.tokens_before(self.transformer, prefix)
         with self.running(Pass("full", batch, prefix, before, len(x), later=later)):
             return call.execute(x, t, call.concat, call.text, None, call.options, **conds)
-
-    def prefix_of(self, call: Call) -> Prefix:
-        """What the model is given beside the picture."""
-        more = sum(call.conds[name].shape[1] for name in self.family.more_text.values() if name in call.conds)
-        area = self.family.patch_of(self.transformer) ** 2
-        references = (latent.shape[-2] * latent.shape[-1] // area for latent in call.conds.get("ref_latents") or ())
-        slots = call.conds.get("image_slots") or ()
-        return Prefix(call.text.shape[1] + more, tuple(references), tuple(slots))
 
     def run_sparse(self, x: Tensor, t: Tensor, around: Tensor, call: Call, fraction: float = 0.0) -> Tensor:
         """The hole's tokens alone, group by group -> clean latents: `around` [B, C, (1,) h, w] with the holes put into
@@ -156,8 +154,7 @@ class Run:
         conds = {name: value for name, value in call.conds.items() if name not in unread}
         if self.family.text_in_sequence:
             text = text[:, :1]  # as few tokens as the host's reshapes can take; nobody reads what becomes of it
-        prefix = Prefix(text.shape[1])
-        before = self.family.tokens_before(self.transformer, prefix)
+        prefix, before = Prefix(text.shape[1]), self.family.tokens_before(self.transformer, Prefix(text.shape[1]))
         self.passes["sparse"] += 1
         for number, group in enumerate(self.groups):
             hole, rows = group.hole, group.rows(len(x), len(self.canvas.latent))
@@ -298,14 +295,6 @@ class Run:
 
     def split(self, group: int, total: int, offset: int, device: torch.device) -> Split:
         """Which tokens of a sequence are the hole's: the group's, counted from `offset`."""
-        key = (group, total, offset)
-        if key not in self.splits:
+        if (key := (group, total, offset)) not in self.splits:
             self.splits[key] = Split.of(self.groups[group].hole.index.to(device), total, offset)
         return self.splits[key]
-
-
-def clock() -> float:
-    """Seconds, once the device has done what it was given."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter()

@@ -8,9 +8,15 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
-NEED_FILES = ("5_flux_fill", "6_z_image", "7_qwen_image", "9_lazy_canvas_flux_fill", "10_lazy_canvas_qwen_edit")
+LOOPS_THAT_NEED_FILES = (
+    "9_lazy_canvas_flux_fill",
+    "10_lazy_canvas_qwen_edit",
+    "12_lazy_canvas_qwen_edit_2511",
+    "13_lazy_canvas_flux2_klein",
+)
+NEED_FILES = ("5_flux_fill", "6_z_image", "7_qwen_image", *LOOPS_THAT_NEED_FILES)
 """These use checkpoints of many gigabytes: tests open them, and do not run them."""
-LOOPS = ("8_lazy_canvas", "9_lazy_canvas_flux_fill", "10_lazy_canvas_qwen_edit")
+LOOPS = ("8_lazy_canvas", *LOOPS_THAT_NEED_FILES)
 """Driven from the canvas in the page, not by a run of the whole graph."""
 PAINTED = ("11_paint_and_paint_again",)
 """These edit nothing before somebody paints a mask."""

@@ -1,0 +1,106 @@
+"""What the attention calls of a stock transformer's forward see, in order, and which of them belong to a block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+Role = Literal["joint", "image", "text"]
+"""What an attention call sees: text and image tokens in one sequence (text first), image tokens alone, or something
+else.
+"""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What a model call has beside the picture: `text` tokens, and how many tokens each of its `references`.
+
+    `slots`: before which text token each reference stands, for models that put them into their text.
+    """
+
+    text: int
+    references: tuple[int, ...] = ()
+    slots: tuple[int, ...] = ()
+
+    @property
+    def spans(self) -> int:
+        """Spans of text and references, as they alternate."""
+        slots = [*self.slots, *[self.text] * len(self.references)][: len(self.references)]
+        return len(self.references) + sum(end > start for start, end in pairwise([0, *slots, self.text]))
+
+
+Sizes = list[tuple[str, list[int]]]
+"""Blocks that patches may replace (`patches_replace["dit"]`), kind by kind: the kind's name there, and each block's
+attention calls.
+"""
+
+
+def double_and_single(transformer: Any, blocks: Sequence[str], prefix: Prefix) -> Sizes:
+    """Flux, Chroma: double blocks, then single ones. Qwen-Image: double blocks alone."""
+    names = ("double_block", "single_block")
+    return [(name, [1] * len(getattr(transformer, each))) for name, each in zip(names, blocks, strict=False)]
+
+
+def hunyuan_sizes(transformer: Any, blocks: Sequence[str], prefix: Prefix) -> Sizes:
+    """As Flux, after the text's refiner, which nothing replaces."""
+    refiner = [1] * len(hunyuan_roles(transformer, prefix))
+    return [("txt_in", refiner), *double_and_single(transformer, blocks, prefix)]
+
+
+def causal_sizes(transformer: Any, blocks: Sequence[str], prefix: Prefix) -> Sizes:
+    return [("single_block", [prefix.spans + 1] * len(transformer.transformer_blocks))]
+
+
+def sd3_sizes(transformer: Any, blocks: Sequence[str], prefix: Prefix) -> Sizes:
+    return [("double_block", [2 if block.x_block.x_block_self_attn else 1 for block in transformer.joint_blocks])]
+
+
+def all_joint(transformer: Any, prefix: Prefix) -> list[Role]:
+    """Every block's only attention is over text and image (Flux, Chroma, Qwen-Image)."""
+    return []
+
+
+def lumina_roles(transformer: Any, prefix: Prefix) -> list[Role]:
+    """`NextDiT` refines caption and image apart, before its joint layers."""
+    text: list[Role] = ["text"] * len(transformer.context_refiner)
+    image: list[Role] = ["image"] * len(transformer.noise_refiner)
+    return text + image
+
+
+def sd3_roles(transformer: Any, prefix: Prefix) -> list[Role]:
+    """SD3.5-medium's first blocks attend a second time, over the image alone."""
+    roles: list[Role] = []
+    for block in transformer.joint_blocks:
+        roles.append("joint")
+        if block.x_block.x_block_self_attn:
+            roles.append("image")
+    return roles
+
+
+def krea2_roles(transformer: Any, prefix: Prefix) -> list[Role]:
+    """The text's layers and tokens are fused apart, before the joint blocks."""
+    fusion = transformer.txtfusion
+    roles: list[Role] = ["text"]
+    return roles * (len(fusion.layerwise_blocks) + len(fusion.refiner_blocks))
+
+
+def causal_roles(transformer: Any, prefix: Prefix) -> list[Role]:
+    """Spans of text and references attend to what comes before them, one call each; then the picture to everything
+    (Qwen-Image 2.1).
+    """
+    before: list[Role] = ["text"] * prefix.spans
+    return [*before, "joint"] * len(transformer.transformer_blocks)
+
+
+def hunyuan_roles(transformer: Any, prefix: Prefix) -> list[Role]:
+    """`TokenRefiner` attends to the text alone, before the joint blocks."""
+    roles: list[Role] = ["text"]
+    return roles * len(transformer.txt_in.individual_token_refiner.blocks)
+
+
+def crossed_roles(transformer: Any, prefix: Prefix) -> list[Role]:
+    """Self-attention over the image, then cross-attention to the text, block by block (PixArt, Anima)."""
+    roles: list[Role] = ["image", "text"]
+    return roles * len(transformer.blocks)
