@@ -78,14 +78,20 @@ NAMED = ("balanced", "fast", "stale")
 EIGHT_BITS = ", fp8"  # at the end of a policy's name: what it keeps, it keeps in eight bits
 
 
-def policies(reuse: ModuleType, presets: dict[str, Any], sweep: bool) -> dict[str, Any]:
+def policies(reuse: ModuleType, presets: dict[str, Any], sweep: bool, steps: int) -> dict[str, Any]:
     """`full` is the reference; `stale` keeps the first step's keys and values and does nothing else."""
     named = {"full": presets["exact"], "balanced": presets["balanced"], "fast": presets["fast"]}
     named |= {name + EIGHT_BITS: named[name] for name in ("balanced", "fast")}
-    named["stale"] = reuse.Policy(((0.0,),))
+    named["stale"] = reuse.Policy((reuse.Plan((0.0,)),))
     if sweep:
-        named |= {" ".join(f"{share:g}" for share in plan): reuse.Policy((plan,) * len(plan)) for plan in SWEEP}
+        policies = {" ".join(f"{level:g}" for level in plan): reuse.Policy((reuse.Plan(plan),)) for plan in SWEEP}
+        named |= {name: policies[name] for name in one_of_each(policies, steps)}
     return named
+
+
+def one_of_each(policies: dict[str, Any], steps: int) -> list[str]:
+    """Of policies that are alike in a run of so many steps, the first one's name."""
+    return list({tuple(policy.levels(steps)): name for name, policy in reversed(policies.items())}.values())[::-1]
 
 
 SWEEP: list[tuple[float, ...]] = [(first,) for first in (0.05, 0.1, 0.15, 0.2, 0.3, 0.45)]
@@ -109,7 +115,7 @@ def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     real = judges.verdicts(judges.seen(scenes.image, scenes), scenes)
     print(f"  real: prompt {interval(real[0])}, style {None if real[1] is None else interval(real[1])}")
     presets = loaded("nodes.stock.families").family_of(model).policies
-    for name, policy in [*policies(core, presets, args.sweep).items(), ("crop", presets["exact"])]:
+    for name, policy in [*policies(core, presets, args.sweep, args.steps).items(), ("crop", presets["exact"])]:
         if args.policies and name not in ("full", *args.policies):
             continue
         kv_dtype = "fp8" if name.endswith(EIGHT_BITS) else "model"

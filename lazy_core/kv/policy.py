@@ -24,11 +24,26 @@ REUSES: tuple[Reuse, ...] = get_args(Reuse)
 
 
 @dataclass(frozen=True)
+class Plan:
+    """Passes over all tokens, for runs of at least `steps` steps in holes of at most `share` of the tokens.
+
+    `levels` are the shares of the steps, 0 (the first) to 1, at whose noise levels the passes are, rising.
+    """
+
+    levels: tuple[float, ...]
+    steps: int = 1
+    share: float = 1.0
+
+    def at(self, steps: int) -> list[int]:
+        """The steps, of so many, at whose noise levels all tokens are computed."""
+        return sorted({min(int(level * steps), steps - 1) for level in self.levels})
+
+
+@dataclass(frozen=True)
 class Policy:
     """At which noise levels all tokens are computed; between two of them keys and values are interpolated.
 
-    `plans`: what to do with one such pass, with two, and so on: the shares of the steps, 0 (the first) to 1, at whose
-    noise levels they are, rising; short schedules take an earlier plan. None is a pass at every step.
+    Of `plans` the last one that fits is taken: the first one fits every run. None is a pass at every step.
 
     A pass at 0 is the first step itself. One further on is made as soon as the run comes to the one before it, with the
     canvas as it is at that level and the hole as it looks by then (before the first step: its smooth fill). A single
@@ -36,34 +51,43 @@ class Policy:
     of one pass looks ahead.
     """
 
-    plans: tuple[tuple[float, ...], ...] | None
+    plans: tuple[Plan, ...] | None
 
     @property
     def keeps(self) -> bool:
         """Whether a step ever uses what another one computed."""
         return self.plans is not None
 
-    def levels(self, steps: int) -> list[int]:
-        """The steps, of so many, at whose noise levels all tokens are computed."""
+    def levels(self, steps: int, share: float = 0.0) -> list[int]:
+        """The steps, of so many, at whose noise levels all tokens are computed, for a hole of a `share` 0..1 of the
+        tokens.
+        """
         if self.plans is None:
             return list(range(steps))
-        passes = max(round(len(self.plans) * min(1.0, steps / 20)), 1)
-        return sorted({min(int(share * steps), steps - 1) for share in self.plans[passes - 1]})
+        first, *others = self.plans
+        fitting = [first, *(plan for plan in others if steps >= plan.steps and share <= plan.share)]
+        return fitting[-1].at(steps)
 
-    def at_once(self, steps: int) -> int:
+    def cost(self, steps: int, share: float) -> float:
+        """Token-steps that a run takes, as a share of those that all tokens at every step are."""
+        levels = self.levels(steps, share)
+        sparse = 0 if self.plans is None else steps - (0 in levels)  # a pass ahead replaces no step
+        return (len(levels) + sparse * share) / steps
+
+    def at_once(self, steps: int, share: float = 0.0) -> int:
         """How many passes' keys and values are kept at the same time."""
-        return min(len(self.levels(steps)), 2) if self.keeps else 0
+        return min(len(self.levels(steps, share)), 2) if self.keeps else 0
 
 
 Policies = dict[Reuse, Policy]
 POLICIES: Policies = {  # the knee of `python -m benchmarks.fidelity --sweep`, see docs/benchmark.md
-    "fast": Policy(((0.3,),)),
-    "balanced": Policy(((0.3,), (0.2, 0.6))),
+    "fast": Policy((Plan((0.3,)),)),
+    "balanced": Policy((Plan((0.3,)), Plan((0.2, 0.6), steps=15))),
     "exact": Policy(None),
 }
 EARLY: Policies = {  # for networks whose keys and values change most in the first steps
-    "fast": Policy(((0.1,),)),
-    "balanced": Policy(((0.1,), (0.0, 0.35), (0.0, 0.15, 0.55))),
+    "fast": Policy((Plan((0.1,)),)),
+    "balanced": Policy((Plan((0.1,)), Plan((0.0, 0.35), steps=10), Plan((0.0, 0.15, 0.55), steps=17))),
     "exact": Policy(None),
 }
 

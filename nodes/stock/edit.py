@@ -24,7 +24,7 @@ from ..host.vae import check_vae
 from ..memory import retry_when_out_of_memory
 from .families import Family, family_of
 from .hooks import hooked
-from .passes import Group, drop_time_axis
+from .passes import Group, drop_time_axis, share_of
 from .run import Run
 
 
@@ -109,7 +109,7 @@ def terms_of(context: Context) -> StockTerms:
 
 def run_host(job: Job, context: Context, latent: Tensor, denoise: float) -> Tensor:
     """Latents [B, C, h, w] whose holes to fill -> filled."""
-    if not job.policy.keeps:
+    if job.policy.cost(job.settings.steps, share_of(groups_of(context), len(context.latent))) >= 1:
         job.timing.passes = {"full": job.settings.steps, "sparse": 0}
         model, strength = with_strength(job.model, context.strength)
         return sample(job, model, context, latent, denoise, strength)
@@ -209,7 +209,8 @@ def kept_bytes(job: Job, context: Context) -> int:
             )
             more = sum(values[name].shape[1] for name in job.family.more_text if name in values)
             numbers += job.family.kept_numbers(base.diffusion_model, image, text.shape[1] + more)
-    return job.policy.at_once(job.settings.steps) * len(context.latent) * numbers * size
+    passes = job.policy.at_once(job.settings.steps, share_of(groups_of(context), len(context.latent)))
+    return passes * len(context.latent) * numbers * size
 
 
 def with_picture(positive: list, negative: list, context: Context) -> tuple[list, list]:

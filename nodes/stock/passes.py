@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -31,6 +32,12 @@ class Group:
 
     def to(self, device: torch.device) -> Group:
         return Group(self.images, replace(self.hole, index=self.hole.index.to(device)))
+
+
+def share_of(groups: Sequence[Group], images: int) -> float:
+    """Of the tokens of so many images, the part that lies in holes, 0 to 1."""
+    tokens = sum(len(group.images) * len(group.hole.index) for group in groups)
+    return tokens / (images * groups[0].hole.rows * groups[0].hole.cols) if groups else 0.0
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,15 @@ class FullPasses:
     def more(self) -> bool:
         """Whether a pass is still to come."""
         return self.behind + 1 < len(self.steps)
+
+    def fraction(self, sigma: float, sigmas: list[float], timestep: Callable[[float], float]) -> float:
+        """How far `sigma` is from the pass behind to the one after it, 0 to 1, in the network's own time (sigma ->
+        timestep).
+        """
+        if not self.more:
+            return 0.0
+        behind, after = (timestep(sigmas[self.steps[self.behind + which]]) for which in (0, 1))
+        return min(max((behind - timestep(sigma)) / (behind - after), 0.0), 1.0) if behind != after else 0.0
 
     def interpolated(self, fraction: float) -> Tensor:
         """Return the latents as a pass over all tokens would see them by now, `fraction` of the way from the pass

@@ -31,6 +31,7 @@ from .passes import (
     replaced_blocks,
     restore_time_axis,
     select_rows,
+    share_of,
 )
 from .roles import Prefix, Role
 
@@ -95,7 +96,9 @@ class Run:
         sigmas = [float(sigma) for sigma in call.options.get("sample_sigmas", t[:1])]
         step, now = step_at(float(t[0]), sigmas), self.full_passes.get(call.batch)
         if now is None:
-            now = self.full_passes[call.batch] = FullPasses(self.policy.levels(len(sigmas) - 1))
+            now = self.full_passes[call.batch] = FullPasses(
+                self.policy.levels(len(sigmas) - 1, share_of(self.groups, len(self.canvas.latent)))
+            )
             if step >= now.steps[0]:  # or later, where the host batches conditionings in a new way as memory got short
                 now.steps = [step, *(later for later in now.steps if later > step)]
                 now.denoised = now.denoised_full[0] = self.run_full(x, t, call)
@@ -109,7 +112,7 @@ class Run:
             for group in range(len(self.groups)):
                 self.kept.advance((call.batch, group), last=not now.more)
             self.look_ahead(x, t, sigmas, now, 1, call)
-        fraction = self.fraction(float(t[0]), sigmas, now)
+        fraction = now.fraction(float(t[0]), sigmas, self.timestep)
         now.denoised = self.run_sparse(x, t, now.interpolated(fraction), call, fraction)
         return now.denoised
 
@@ -126,13 +129,9 @@ class Run:
                 self.canvas.noised(self.base, x, level, now.denoised), level, call, later=which == 1
             )
 
-    def fraction(self, sigma: float, sigmas: list[float], now: FullPasses) -> float:
-        """How far `sigma` is from the pass behind to the one after it, 0 to 1, in the network's own time."""
-        if not now.more:
-            return 0.0
-        known = [sigma, *(sigmas[now.steps[now.behind + which]] for which in (0, 1))]
-        time, behind, after = (float(self.base.model_sampling.timestep(torch.tensor(each))) for each in known)
-        return min(max((behind - time) / (behind - after), 0.0), 1.0) if behind != after else 0.0
+    def timestep(self, sigma: float) -> float:
+        """A noise level in the network's own time."""
+        return float(self.base.model_sampling.timestep(torch.tensor(sigma)))
 
     def run_full(self, x: Tensor, t: Tensor, call: Call, later: bool = False) -> Tensor:
         """All tokens at noise level t [B] -> clean latents; `later`: at one that the run has not come to."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lazy_core.kv.policy import EARLY, POLICIES, HoleInLatent, Policies, Policy, step_at
+from lazy_core.kv.policy import EARLY, POLICIES, HoleInLatent, Plan, Policies, Policy, step_at
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,23 @@ def test_policies_say_at_which_steps_noise_levels_all_tokens_are_computed(
 
 
 def test_passes_that_a_short_schedule_puts_together_are_one():
-    assert Policy(((0.0,), (0.0, 0.01), (0.0, 0.99, 1.0))).levels(20) == [0, 19]
-    assert Policy(((0.0, 0.01),)).levels(3) == [0]
+    assert Plan((0.0, 0.99, 1.0)).at(20) == [0, 19]
+    assert Plan((0.0, 0.01)).at(3) == [0]
+
+
+def test_of_a_policys_plans_the_last_one_is_taken_that_fits_steps_and_hole():
+    policy = Policy((Plan((0.3,)), Plan((0.0, 0.5), steps=8, share=0.1), Plan((0.2, 0.6), steps=15)))
+    assert [policy.levels(steps) for steps in (4, 7, 8, 15)] == [[1], [2], [0, 4], [3, 9]]
+    assert policy.levels(8, share=0.11) == [2]
+    assert policy.at_once(8, share=0.1) == 2 and policy.at_once(8, share=0.2) == 1
+
+
+def test_what_a_run_costs_of_all_tokens_at_every_step():
+    ahead, now = Policy((Plan((0.3,)),)), Policy((Plan((0.0, 0.5)),))
+    assert ahead.cost(8, 0.1) == pytest.approx((1 + 8 * 0.1) / 8)
+    assert now.cost(8, 0.1) == pytest.approx((2 + 7 * 0.1) / 8)  # the first step is a pass itself
+    assert Policy(None).cost(8, 0.1) == 1
+    assert ahead.cost(4, 0.9) > 1, "more than the host's own run, which is made instead"
 
 
 def test_calls_inside_a_step_belong_to_it():
