@@ -76,7 +76,7 @@ def damage(value: Any, rng: random.Random) -> Any:
         return value
     if type(value) in (int, float) and rng.random() < 0.5:
         return value * rng.choice((-1, 2, 1000, 10**12)) + rng.choice((-1, 0, 1))  # type: ignore
-    return rng.choice(ODD)
+    return copy.deepcopy(rng.choice(ODD))  # or the next damage would be done to all later cases
 
 
 def flipped(data: bytes, rng: random.Random) -> bytes:

@@ -7,11 +7,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+
+from .split import Split
 
 KVDtype = Literal["model", "fp8"]
 """How keys and values are kept: as the model computes them, or in eight bits (`float8_e4m3fn`) with a scale for each
@@ -23,27 +24,6 @@ FP8_MAX = torch.finfo(FP8).max  # 448
 
 Place = Callable[[int, torch.device], bool]
 """(bytes, device that computes) -> whether so much may be kept on that device; else it goes to main memory."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """Which tokens of a sequence of `total` are the hole's, ascending [K] int64, and which are not [total - K]."""
-
-    hole: Tensor
-    others: Tensor
-    total: int
-
-    @classmethod
-    def of(cls, hole: Tensor, total: int, offset: int = 0) -> Split:
-        """`hole` [K] counts from `offset`, where a sequence's image tokens begin."""
-        keep = torch.ones(total, dtype=torch.bool, device=hole.device)
-        keep[hole + offset] = False
-        return cls(hole + offset, keep.nonzero()[:, 0], total)
-
-    @cached_property
-    def order(self) -> Tensor:
-        """All tokens [total], the hole's last."""
-        return torch.cat([self.others, self.hole])
 
 
 @dataclass
@@ -121,12 +101,14 @@ class KeptKV:
         self.dtype: KVDtype = dtype
         self.pairs: dict[Key, Pair] = {}
         self.later: dict[Key, Pair] = {}
+        self.splits: dict[Key, Split] = {}
         self.ahead: Ahead | None = None
         self.scratch: dict[tuple[Any, ...], Tensor] = {}
 
     def keep(self, batch: Any, call: int, k: Tensor, v: Tensor, split: Split, later: bool = False) -> None:
         """From a full pass: k and v [..., total, D]; the memory of an earlier pass is used again."""
-        key, kept, pairs = (batch, call), len(split.others), self.later if later else self.pairs
+        key, kept, pairs = (batch, call), split.kept, self.later if later else self.pairs
+        k, v, self.splits[key] = split.arranged(k), split.arranged(v), split
         pair = pairs.get(key)
         if pair is None or not all(stored.fits(like, kept) for stored, like in zip(pair, (k, v), strict=True)):
             here = self.place(sum(x.numel() if self.dtype == "fp8" else x.nbytes for x in (k, v)), k.device)
@@ -134,7 +116,7 @@ class KeptKV:
         if self.ahead is not None:
             self.ahead.forget()
         for stored, values in zip(pair, (k, v), strict=True):
-            stored.put(values.index_select(-2, split.order))
+            stored.put(values)
 
     def advance(self, batch: Any, last: bool) -> None:
         """The run has come to the later pass's noise level: that pass is what lies behind now, and the memory of the
@@ -169,6 +151,13 @@ class KeptKV:
         for part, x, new in zip(stored, whole, (k, v), strict=False):
             x[..., part.kept :, :] = new
         return whole[0], whole[1]
+
+    def bias(self, batch: Any, call: int, like: Tensor) -> Tensor | None:
+        """What attention adds to the logits of the keys that `extend` gives [1, 1, 1, L + K], as in `like`; None for
+        nothing.
+        """
+        bias = self.splits[batch, call].bias
+        return None if bias is None else bias.to(like)[None, None, None]
 
     def entry(self, key: Key, weight: float) -> tuple[Stored, ...]:
         """Keys and values that a call needs: of the pass behind, and of the later one."""
@@ -215,7 +204,7 @@ class KeptKV:
         """Drop everything; copies under way end first, as their memory is about to be somebody else's."""
         if self.ahead is not None:
             self.ahead.forget()
-        self.pairs, self.later, self.scratch, self.ahead = {}, {}, {}, None
+        self.pairs, self.later, self.scratch, self.splits, self.ahead = {}, {}, {}, {}, None
 
     @property
     def nbytes(self) -> int:

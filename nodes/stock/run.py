@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from ...lazy_core.kv.policy import Policy, step_at
-from ...lazy_core.kv.store import KeptKV, Split
+from ...lazy_core.kv.split import Near
+from ...lazy_core.kv.store import KeptKV
+from .attention import HoleAttention
 from .families import Family
 from .passes import (
     Call,
@@ -33,7 +35,7 @@ from .passes import (
     select_rows,
     share_of,
 )
-from .roles import Prefix, Role
+from .roles import Prefix
 
 WHOLE_IMAGE = (
     "ref_latents",
@@ -51,32 +53,39 @@ class Run:
     positional embedder `positions` (`hooks`). A run belongs to one thread.
     """
 
-    def __init__(self, base: Any, family: Family, groups: Sequence[Group], policy: Policy, kept: KeptKV):
+    def __init__(
+        self,
+        base: Any,
+        family: Family,
+        groups: Sequence[Group],
+        policy: Policy,
+        kept: KeptKV,
+        near: Near | None = None,
+    ):
         self.base, self.family, self.groups, self.policy = base, family, groups, policy
         self.transformer = base.diffusion_model
-        self.kept = kept
+        self.kept, self.attention = kept, HoleAttention(family, self.transformer, kept, near)
         self.canvas: KnownLatents
         self.recorded_positions: dict[Any, list[Tensor]] = {}
         self.tokens_before: dict[Any, int] = {}
-        self.roles: dict[Prefix, list[Role]] = {}
         self.full_passes: dict[Any, FullPasses] = {}
         self.under_way: Pass | None = None
         self.passes = {"full": 0, "sparse": 0}
         self.seconds: dict[Kind, list[float]] = {"full": [], "sparse": []}
         self.model_calls = 0
-        self.splits: dict[tuple[int, int, int], Split] = {}
 
     def start(self, canvas: KnownLatents) -> None:
         """Sampling begins, on the device where the canvas is."""
         self.canvas = canvas
         self.groups = [group.to(canvas.latent.device) for group in self.groups]
+        self.attention.start(self.groups, len(canvas.latent))
 
     def forget(self) -> None:
         """The run is over. The host takes its patches off the model only when it loads the next; keys and values must
         not wait for that.
         """
-        self.kept.forget()
-        self.recorded_positions, self.splits, self.full_passes = {}, {}, {}
+        self.attention.forget()
+        self.recorded_positions, self.full_passes = {}, {}
 
     # -- a model call -----------------------------------------------------------------------------------------------
     def apply(
@@ -254,46 +263,4 @@ class Run:
         now = self.here_and_now
         if now is None:
             return function(q, k, v, *args, **kwargs)
-        if now.attention_calls == now.limit:
-            raise ValueError(
-                "a patch runs a block of the model more often than once, which steps on the hole alone cannot follow. "
-                "Set reuse to exact on Encode Context, or take that patch off the model."
-            )
-        roles = self.roles_of(now.prefix)
-        role = roles[now.attention_calls] if now.attention_calls < len(roles) else "joint"
-        call, now.attention_calls = now.attention_calls, now.attention_calls + 1
-        if role == "text":
-            return function(q, k, v, *args, **kwargs)
-        call -= roles[:call].count("text")  # of which a pass over all tokens may make more than one on the hole's
-        mask = kwargs.get("mask", args[1] if len(args) > 1 else None)
-        if mask is not None:
-            raise ValueError(
-                "the conditioning has an attention mask, which Lazy Decode cannot apply to hole tokens. "
-                "Set reuse to exact on Encode Context, or remove that node."
-            )
-        if not kwargs.get("skip_reshape"):
-            k, v = k.flatten(2), v.flatten(2)  # SD3 leaves its values' heads apart
-        start = now.tokens_before if role == "joint" else 0
-        if now.kind == "sparse":
-            hole = slice(start, start + len(self.groups[now.group].hole.index))  # what comes after is padding
-            key = (now.batch, now.group)
-            k, v = self.kept.extend(key, call, k[..., hole, :], v[..., hole, :], now.fraction)
-            return function(q, k, v, *args, **kwargs)
-        for number, group in enumerate(self.groups):
-            part = select_rows((k, v), group.rows(now.batch_size, len(self.canvas.latent)), now.batch_size)
-            keys, values = part
-            split = self.split(number, k.shape[-2], start, k.device)
-            self.kept.keep((now.batch, number), call, keys, values, split, now.later)
-        return function(q, k, v, *args, **kwargs)
-
-    def roles_of(self, prefix: Prefix) -> list[Role]:
-        """What the attention calls of a pass see, as far as the family lists them."""
-        if prefix not in self.roles:
-            self.roles[prefix] = self.family.roles(self.transformer, prefix)
-        return self.roles[prefix]
-
-    def split(self, group: int, total: int, offset: int, device: torch.device) -> Split:
-        """Which tokens of a sequence are the hole's: the group's, counted from `offset`."""
-        if (key := (group, total, offset)) not in self.splits:
-            self.splits[key] = Split.of(self.groups[group].hole.index.to(device), total, offset)
-        return self.splits[key]
+        return self.attention.attend(now, function, q, k, v, *args, **kwargs)

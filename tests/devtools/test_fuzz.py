@@ -18,6 +18,14 @@ def test_random_damage_loads_or_is_refused_as_documented(target: str):
     assert fuzz.run((target,), seed=0, seconds=60, most=20) == []
 
 
+def test_damage_is_done_to_a_case_and_to_no_later_one():
+    before = repr(fuzz.ODD)
+    value = {"a": [1, 2, {"b": "c"}], "d": {}}
+    made = [repr(fuzz.damaged(value, random.Random(seed))) for seed in range(3000)]
+    assert repr(fuzz.ODD) == before
+    assert made == [repr(fuzz.damaged(value, random.Random(seed))) for seed in range(3000)]
+
+
 def test_an_undocumented_error_is_found(monkeypatch: pytest.MonkeyPatch):
     def broken(self: Any, rng: random.Random) -> None:
         raise KeyError(rng.random())

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lazy_core.kv.store import FP8, Ahead, KeptKV, Split
+from lazy_core.kv.policy import HoleInLatent
+from lazy_core.kv.split import Near, Split
+from lazy_core.kv.store import FP8, Ahead, KeptKV
 
 SHAPES = [(2, 3, 7, 4), (2, 7, 12)]  # [B, H, L, D] and [B, L, H D]
 HOLE = torch.tensor([1, 4])
@@ -246,3 +248,31 @@ def test_forgetting_leaves_nothing():
     kept.extend("batch", 0, *new_of((1, 7, 8)))
     kept.forget()
     assert kept.nbytes == 0 and not kept.scratch and kept.ahead is None
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_mean_weighs_as_much_as_its_tokens(shape: tuple[int, ...]):
+    """Attention to means with their sizes' logarithms is attention to as many tokens that are all their mean."""
+    pools = torch.tensor([-1, -1, 0, 0, -1, 1, 0])
+    split = Split.of(HOLE, 7, pools=pools)
+    assert split.others.tolist() == [0] and split.kept == 3 and split.sizes is not None
+    q, k, v = (torch.randn(*shape[:-2], count, shape[-1]) for count in (3, 7, 7))
+    even = [x.clone() for x in (k, v)]
+    for x in even:
+        x[..., [2, 3, 6], :] = x[..., [2, 3, 6], :].mean(-2, keepdim=True)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, *even)
+    assert split.bias is not None
+    got = torch.nn.functional.scaled_dot_product_attention(
+        q, split.arranged(k), split.arranged(v), attn_mask=split.bias.expand(3, -1)
+    )
+    torch.testing.assert_close(got, expected)
+
+
+def test_far_tokens_go_into_squares_and_near_ones_stay():
+    hole = HoleInLatent(torch.tensor([0, 1, 8]), 8, 8, 1)
+    pools = Near(reach=2, side=4).pools(hole).view(8, 8)
+    assert bool((pools[:4, :3] == -1).all()) and bool((pools[:3, :4] == -1).all())
+    assert pools[3, 3] == 0 and len(pools.unique()) == 5  # one of each square, and what is near
+    assert bool((pools[4:, 4:] == pools[7, 7]).all()) and bool((pools[:4, 4:] == pools[0, 7]).all())
+    assert bool((Near(reach=8, side=4).pools(hole) == -1).all())
+    assert Split.of(hole.index, 64, pools=Near(8, 4).pools(hole)).bias is None
