@@ -50,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=3.0)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--far", action="store_true", help="with means of far tokens as well, near and far in six ways")
+    parser.add_argument("--size", type=int, default=None, help="px of the canvas; default: as it was trained")
     parser.add_argument("--sweep", action="store_true", help="other policies beside the presets, for the curve")
     parser.add_argument(
         "--policies",
@@ -76,12 +78,15 @@ def main(argv: list[str] | None = None) -> int:
 
 NAMED = ("balanced", "fast", "stale")
 EIGHT_BITS = ", fp8"  # at the end of a policy's name: what it keeps, it keeps in eight bits
+FAR = [(2, 2), (2, 4), (4, 2), (4, 4), (8, 4), (4, 8)]  # reach and side of `Near`, for --far
 
 
-def policies(reuse: ModuleType, presets: dict[str, Any], sweep: bool, steps: int) -> dict[str, Any]:
+def policies(reuse: ModuleType, presets: dict[str, Any], sweep: bool, steps: int, far: bool) -> dict[str, Any]:
     """`full` is the reference; `stale` keeps the first step's keys and values and does nothing else."""
     named = {"full": presets["exact"], "balanced": presets["balanced"], "fast": presets["fast"]}
     named |= {name + EIGHT_BITS: named[name] for name in ("balanced", "fast")}
+    if far:
+        named |= {f"balanced, near {reach}/{side}": named["balanced"] for reach, side in FAR}
     named["stale"] = reuse.Policy((reuse.Plan((0.0,)),))
     if sweep:
         policies = {" ".join(f"{level:g}" for level in plan): reuse.Policy((reuse.Plan(plan),)) for plan in SWEEP}
@@ -105,7 +110,7 @@ def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     model, about = load_stand_in(path, getattr(torch, args.dtype))
     everything = SpriteSheet.load(args.data)
     sheet, judges = few_objects(everything, about["objects"]), Judges.load(args.judge, everything)
-    scenes = known(sheet, args.edits, SEEDS[args.split], args.split, size=FAMILIES[about["family"]].size)
+    scenes = known(sheet, args.edits, SEEDS[args.split], args.split, size=args.size or FAMILIES[about["family"]].size)
     scenes = replace(scenes, mask=aligned(scenes.mask))
     prompts = sheet.prompts(scenes.label)
     bench = Bench(model, LazyEditor.load(args.shipped or path.with_name(SHIPPED)), args)
@@ -115,13 +120,16 @@ def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     real = judges.verdicts(judges.seen(scenes.image, scenes), scenes)
     print(f"  real: prompt {interval(real[0])}, style {None if real[1] is None else interval(real[1])}")
     presets = loaded("nodes.stock.families").family_of(model).policies
-    for name, policy in [*policies(core, presets, args.sweep, args.steps).items(), ("crop", presets["exact"])]:
+    for name, policy in [
+        *policies(core, presets, args.sweep, args.steps, args.far).items(),
+        ("crop", presets["exact"]),
+    ]:
         if args.policies and name not in ("full", *args.policies):
             continue
-        kv_dtype = "fp8" if name.endswith(EIGHT_BITS) else "model"
+        terms = {"kv_dtype": "fp8" if name.endswith(EIGHT_BITS) else "model", "visible": near_of(name)}
         some = slice(0, args.crop_edits if name == "crop" else args.edits)  # a crop costs as much as all tokens
         part = scenes.take(some)
-        images, seconds, tokens = bench.edits(part, prompts[some], policy, kv_dtype, crop=name == "crop")
+        images, seconds, tokens = bench.edits(part, prompts[some], policy, terms, crop=name == "crop")
         right, agree = judges.verdicts(judges.seen(images, part), part)
         full = full or (images, right, agree)
         row = {"model": about["family"], "policy": name, "edits": len(images), "prompt_accuracy": interval(right)}
@@ -142,6 +150,16 @@ def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def near_of(name: str) -> str:
+    """The name in `NEAR` of what a policy `..., near REACH/SIDE` reads; "all" of any other."""
+    _, found, sizes = name.partition(", near ")
+    if not found:
+        return "all"
+    split = loaded("lazy_core.kv.split")
+    split.NEAR["measured"] = split.Near(*map(int, sizes.split("/")))
+    return "measured"
+
+
 def psnr(image: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
     """In the hole [B], dB; 60 for equal pictures."""
     error = ((image - reference).square() * mask).sum((1, 2, 3)) / (3 * mask.sum((1, 2, 3)))
@@ -155,7 +173,7 @@ class Bench:
     args: argparse.Namespace
 
     def edits(
-        self, scenes: Scenes, prompts: list[str], policy: Any, kv_dtype: str, crop: bool
+        self, scenes: Scenes, prompts: list[str], policy: Any, terms: dict[str, Any], crop: bool
     ) -> tuple[Tensor, float, float]:
         """-> edited canvases, seconds of sampling, and the share of all token-steps that were computed."""
         results, seconds, shares = [], 0.0, []
@@ -166,7 +184,7 @@ class Bench:
             if crop:
                 boxes = crop_boxes(mask)
                 given, hole = cut(image, boxes, image.shape[-1]), aligned(cut(mask, boxes, image.shape[-1], grow=True))
-            result, took, share = self.edit(given, hole, prompts[i], i, kv_dtype)
+            result, took, share = self.edit(given, hole, prompts[i], i, terms)
             if crop:
                 result = put_back(image, result, boxes)
                 result = torch.where(mask > 0.5, result, image)
@@ -175,12 +193,13 @@ class Bench:
         return torch.cat(results), seconds, sum(shares) / len(shares)
 
     @torch.inference_mode()
-    def edit(self, image: Tensor, mask: Tensor, prompt: str, seed: int, kv_dtype: Any) -> tuple[Tensor, float, float]:
+    def edit(
+        self, image: Tensor, mask: Tensor, prompt: str, seed: int, terms: dict[str, Any]
+    ) -> tuple[Tensor, float, float]:
         timings, sampling = loaded("nodes.host.timing"), loaded("nodes.host.sampling")
         stock, pipeline = loaded("nodes.stock.edit"), loaded("lazy_core.pipeline")
-        context = pipeline.encode_canvas(
-            self.editor.to_latent, image, mask[:, 0], "stand-in", 8, 2, 8, "measured", kv_dtype=kv_dtype
-        )
+        context = pipeline.encode_canvas(self.editor.to_latent, image, mask[:, 0], "stand-in", 8, 2, 8, "measured")
+        context = context.with_(stock=replace(context.stock, **terms))
         conds = [self.conditioning(text, context) for text in (prompt, "")]
         timing, settings = timings.Timing(), sampling.Settings(seed, self.args.steps, self.args.cfg, "euler", "simple")
         sample, begun = stock.hole_sampler(self.model, context, *conds, settings, timing), time.monotonic()

@@ -25,6 +25,8 @@ NODES = (
     "LazyDecode",
     "LazyCanvas",
     "LazyResult",
+    "LazySaveContext",
+    "LazyLoadContext",
 )
 
 

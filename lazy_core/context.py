@@ -9,9 +9,12 @@ from torch import Tensor
 
 from .geometry import Grid
 from .kv.policy import Reuse
+from .kv.split import Visible
 from .kv.store import KVDtype
 from .masks import mostly_black
 from .tokens import HoleTokens
+
+SAME = 2e-3  # relative: bfloat16 rounds a number by half of 2**-8, and a mean of many by far less
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,34 @@ class View:
 class StockTerms:
     """What only the steps of a stock model ask of a context.
 
-    `reuse` says how freely they may reuse what is known of the canvas, `kv_dtype` as what they keep it. `masked` [B, C,
-    h, w] is the canvas encoded with a grey hole, for models that were trained to fill one.
+    `reuse` says how freely they may reuse what is known of the canvas, `kv_dtype` as what they keep it, `visible`
+    of which tokens. `masked` [B, C, h, w] is the canvas encoded with a grey hole, for models that were trained to
+    fill one.
     """
 
     reuse: Reuse
     kv_dtype: KVDtype = "model"
     masked: Tensor | None = None
+    visible: Visible = "all"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a context was made with, told by content, so that it is known elsewhere again.
+
+    `patches` names the model's weight patches (LoRA), `vae` [n] is the mean magnitude of each of the VAE's tensors.
+    `loaded`: it came from a file.
+    """
+
+    patches: str
+    vae: Tensor
+    loaded: bool = False
+
+    def same_vae(self, other: Origin) -> bool:
+        """Whether both VAEs have the same weights, up to what casting to 16 bits does to them."""
+        if self.vae.shape != other.vae.shape:
+            return False
+        return bool(((self.vae - other.vae).abs() <= SAME * self.vae.abs().maximum(other.vae.abs())).all())
 
 
 @dataclass(frozen=True)
@@ -70,7 +94,8 @@ class Context:
 
     Of a soft mask, `weight` [B, H, W] in 0..1 is what the hole is blended with, and `mask` where it is not 0;
     `strength` [R, K] in 0..1 is how much of the noise levels each token takes part in
-    (`lazy_core.diffusion.differential`). `alpha` [B, 1, H, W] is the canvas's, if any.
+    (`lazy_core.diffusion.differential`). `alpha` [B, 1, H, W] is the canvas's, if any; `origin` says what made the
+    context.
 
     For a `stock` model an image's holes are one row, and `tokens` are empty [B, K, 0].
     """
@@ -90,6 +115,7 @@ class Context:
     weight: Tensor | None = None
     strength: Tensor | None = None
     alpha: Tensor | None = None
+    origin: Origin | None = None
 
     @property
     def owner(self) -> Tensor:

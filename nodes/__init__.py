@@ -23,6 +23,7 @@ class LazyDiffusionExtension(ComfyExtension):
         from .loader import LazyModelLoader
         from .mask import LazyMaskDilate
         from .memory import forget_caches
+        from .saved import LazyLoadContext, LazySaveContext
         from .sketch import LazySketchCondition
 
         report_version()
@@ -36,4 +37,6 @@ class LazyDiffusionExtension(ComfyExtension):
             LazyDecode,
             LazyCanvas,
             LazyResult,
+            LazySaveContext,
+            LazyLoadContext,
         ]

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ..lazy_core.blend.composite import Blend
 from ..lazy_core.checkpoint import style_number
-from ..lazy_core.context import Context
+from ..lazy_core.context import Context, Origin
 from ..lazy_core.pipeline import Sample, encode_canvas, encode_context, tokens_read
 from . import messages
 from .host.conditioning import holes_of_several_prompts
-from .host.identity import identity_of, vae_key, weights_key
+from .host.identity import check_origin, identity_of, origin_of, vae_key, vae_magnitudes, weights_key
 from .host.load import load_for_encoding
 from .host.memory import unload_other_models
 from .host.model import LazyDiffusionModel, transformer_of
@@ -59,6 +59,10 @@ class Engine(Protocol):
 
         `style` is one of the model's drawing styles or auto, where it knows several.
         """
+        ...
+
+    def origin(self, vae: Any) -> Origin:
+        """Say what contexts are made with, told by content."""
         ...
 
     def check(self, context: object, vae: Any) -> Context:
@@ -107,9 +111,12 @@ class OwnEngine:
         )
         return Encoding(make, f"{weights_key(model, vae)}/{number}")
 
+    def origin(self, vae: Any) -> Origin:
+        return origin_of(self.model, vae)
+
     def check(self, context: object, vae: Any) -> Context:
         self.check_vae(vae)
-        return check_context(context, identity_of(self.model))
+        return check_origin(check_context(context, identity_of(self.model)), self.model, vae)
 
     def check_vae(self, vae: Any) -> None:
         check_vae(vae, self.transformer.config.latent_channels, self.transformer.config.latent_scale)
@@ -147,8 +154,11 @@ class StockEngine:
 
         return Encoding(make, f"{latents.identity}/{vae_key(vae)}/{fill}")
 
+    def origin(self, vae: Any) -> Origin:
+        return Origin("", vae_magnitudes(vae))  # no encoder runs: patches on MODEL change nothing of the CONTEXT
+
     def check(self, context: object, vae: Any) -> Context:
-        return check_context(context, stock.latents_of(self.model, vae).identity)
+        return check_origin(check_context(context, stock.latents_of(self.model, vae).identity), None, vae)
 
     def sampler(self, context: Context, positive: list, negative: list, settings: Settings, timing: Timing) -> Sample:
         return stock.hole_sampler(self.model, context, positive, negative, settings, timing)

@@ -26,6 +26,8 @@ ORDER: dict[str, dict[str, tuple[str, ...]]] = {
             "model",
             "canvas",
             "context",
+            "context_notes",
+            "context_file",
             "cost",
             "throughput",
             "edit",
@@ -42,7 +44,7 @@ ORDER: dict[str, dict[str, tuple[str, ...]]] = {
         "host": ("host",),
         "stock": ("stock",),
         "engines": ("engines",),
-        "nodes": ("schema", "canvas", "context", "decode", "loader", "mask", "sketch", ""),
+        "nodes": ("schema", "canvas", "context", "decode", "loader", "mask", "saved", "sketch", ""),
     },
     "training": {
         "scenery": ("scenery",),

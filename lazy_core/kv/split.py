@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,12 @@ class Near:
         square = torch.where(near, -1, row[:, None] * (1 + int(col[-1])) + col).flatten()
         names, number = square.unique(return_inverse=True)
         return number - int(names[0] < 0)
+
+
+Visible = Literal["all", "near"]
+"""Which visible tokens the hole's tokens attend to: all, or those near it and means of the others."""
+VISIBLE: tuple[Visible, ...] = get_args(Visible)
+NEAR: dict[Visible, Near | None] = {"all": None, "near": Near(reach=4, side=4)}
 
 
 @dataclass(frozen=True)

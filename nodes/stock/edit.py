@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...lazy_core.context import Context, StockTerms
 from ...lazy_core.kv.policy import HoleInLatent, Policy
+from ...lazy_core.kv.split import NEAR
 from ...lazy_core.kv.store import KeptKV, Place
 from ...lazy_core.pipeline import Sample, fill_hole, grid_noise
 from ...lazy_core.tokens import to_strip
@@ -136,7 +137,9 @@ def without_idle_masks(conditioning: list) -> list:
 
 
 def run_once(job: Job, context: Context, latent: Tensor, denoise: float, place: Place) -> Tensor:
-    run = Run(job.model.model, job.family, groups_of(context), job.policy, KeptKV(place, terms_of(context).kv_dtype))
+    terms = terms_of(context)
+    kept, near = KeptKV(place, terms.kv_dtype), NEAR[terms.visible]
+    run = Run(job.model.model, job.family, groups_of(context), job.policy, kept, near)
     model, strength = with_strength(job.model, context.strength)
     with RUNNING:
         patched = hooked(model, run, 0 if place is in_main_memory else kept_bytes(job, context))

@@ -36,7 +36,20 @@ function contextFigures(run, kept) {
   return { text, tip: words().contextTip + run.encoder_runs };
 }
 
-const DESCRIBE = { LazyDecode: describeDecode, LazyEncodeContext: describeContext };
+function describeSaved(run) {
+  return run ? { text: words().stored(run.file, (run.bytes / 2 ** 20).toFixed(1)) } : { text: words().kept };
+}
+
+function describeLoaded(run) {
+  return run ? { text: words().tokens(run.hole_tokens, run.all_tokens) } : { text: words().kept };
+}
+
+const DESCRIBE = {
+  LazyDecode: describeDecode,
+  LazyEncodeContext: describeContext,
+  LazySaveContext: describeSaved,
+  LazyLoadContext: describeLoaded,
+};
 const NEVER_RUN = [2, 4]; // modes of a node: muted, bypassed
 
 /** `kept`: ComfyUI's graph cache kept the node's result, so that even our own cache was not asked. */
