@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from .networks.decoder import Conditioning
 from .networks.text_encoder import same_length
 from .networks.transformer import store_for_few_rows
 from .pipeline import Sample, encode_context, hole_coordinates, lazy_decode
+from .prompts import prompt_per_hole
 from .text.tokenizer import Tokenizer
 from .vae.windows import decode_windows
 
@@ -83,12 +85,14 @@ class LazyEditor:
         blend: Blend = "feather",
         solver: Solver = "euler",
         shift: float | None = None,
+        regions: Sequence[tuple[str, Tensor]] = (),
     ) -> Tensor:
         """As often as you like: -> edited canvas [B, 3, H, W]. One prompt for all images of the batch, or one for each.
 
+        `regions`: prompts for the holes under their masks [M, H, W] (`prompts.prompt_per_hole`), instead of `prompt`.
         `shift` moves the noise levels of flow models, see `schedule.shifted`; None is the checkpoint's own.
         """
-        sample = self.sampler(context, prompt, steps, cfg, solver, shift)
+        sample = self.sampler(context, prompt, steps, cfg, solver, shift, regions)
         decode_hole = partial(decode_windows, self.to_image, self.to_image)
         image, _ = lazy_decode(context, sample, self.to_latent, self.to_image, seed, denoise, blend, decode_hole)
         return image
@@ -111,13 +115,14 @@ class LazyEditor:
         cfg: float,
         solver: Solver = "euler",
         shift: float | None = None,
+        regions: Sequence[tuple[str, Tensor]] = (),
     ) -> Sample:
         """Make the sampler of `decode`, for `pipeline.lazy_decode`."""
         config, device = self.model.config, self.device
         model = parametrisation(config.prediction)
 
         def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
-            positive, negative = self.conditioning(context, prompt)
+            positive, negative = self.conditioning(context, prompt, regions)
             denoiser = guided_denoiser(self.model.transformer.decoder, positive, negative, cfg, self.graphs)
             sigmas = model.sigmas(steps, denoise, config.shift if shift is None else shift).to(device)
             start, noise = start.to(device), noise.to(device)
@@ -130,20 +135,31 @@ class LazyEditor:
 
         return sample
 
-    def conditioning(self, context: Context, prompt: str | list[str]) -> tuple[Conditioning, Conditioning]:
-        """Return what the hole is denoised by, and what guidance leads away from. `prompt` as in `decode`."""
+    def conditioning(
+        self, context: Context, prompt: str | list[str], regions: Sequence[tuple[str, Tensor]] = ()
+    ) -> tuple[Conditioning, Conditioning]:
+        """Return what the hole is denoised by, and what guidance leads away from. Prompts as in `decode`."""
         device, prompts = self.device, [prompt] * len(context.image) if isinstance(prompt, str) else prompt
         token_mask, edges = (None if x is None else x.to(device) for x in (context.hole.token_mask, context.edges))
         positive = Conditioning(
             context.tokens.to(device),
             hole_coordinates(context, self.model.transformer).to(device),
-            self.caption(prompts)[context.owner.to(device)],
+            self.captions_of_holes(context, prompts, regions),
             token_mask,
             (context.seen.grid.height, context.seen.grid.width),
             edges,
         )
         caption = self.caption([""]).expand(len(positive.caption), -1, -1)
         return positive, replace(positive, context=context.negative_tokens.to(device), caption=caption)
+
+    def captions_of_holes(self, context: Context, prompts: list[str], regions: Sequence[tuple[str, Tensor]]) -> Tensor:
+        """A prompt for each image, and those of `decode`'s regions -> each hole's caption [R, L, T]."""
+        captions = self.caption([*prompts, *(text for text, _ in regions)])
+        number = context.owner
+        if regions:
+            own = prompt_per_hole(context.mask, context.hole, context.grid, [region for _, region in regions]).number
+            number = torch.where(own < 0, number, len(prompts) + own)
+        return captions[number.to(captions.device)]
 
     def to_latent(self, image: Tensor) -> Tensor:
         """Image [B, 3, H, W] in 0..1 -> latent [B, C, h, w], on the CPU."""

@@ -39,7 +39,7 @@ Boxes = list[tuple[int, int, int, int]]
 @dataclass(frozen=True)
 class ManyHoles:
     """`image` [B, 3, S, S], `holes` [B, n, 1, S, S] (1 = hole), and what each of a canvas's holes shall show: `label`
-    [B] in `style` [B].
+    [B, n] in `style` [B].
     """
 
     image: Tensor
@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--canvases", type=int, default=50)
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024])
     parser.add_argument("--holes", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--each", action="store_true", help="a prompt for each hole, instead of one for all of them")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--cfg", type=float, default=3.0)
     parser.add_argument("--split", choices=["validation", "test"], default="test")
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     rows, shown = [], []
     for size in args.sizes:
         for holes in args.holes:
-            made = canvases(sheet, args.canvases, size, holes, SEEDS[args.split] + 800_000 + size + holes)
+            made = canvases(sheet, args.canvases, size, holes, SEEDS[args.split] + 800_000 + size + holes, args.each)
             row, together = compare(editor, judges, sheet, made, args.steps, args.cfg)
             rows.append({"size": size, "holes": holes, **row})
             shown.append((made, together))
@@ -92,12 +93,14 @@ def compare(
     editor: MethodEditor, judges: Judges, sheet: SpriteSheet, made: ManyHoles, steps: int, cfg: float
 ) -> tuple[dict[str, Any], Tensor]:
     """-> the figures of all holes, and what came out with all holes in one mask [B, 3, S, S]."""
-    prompts, count = sheet.prompts(made.label), made.holes.shape[1]
+    count = made.holes.shape[1]
     together, right, agree = [], ([], []), ([], [])
     for i in (bar := tqdm(range(len(made.label)), desc=f"{made.image.shape[-1]} px, {count} holes", leave=False)):
-        image, holes, prompt = made.image[i : i + 1], made.holes[i], prompts[i : i + 1]
-        alone = editor.edit(image.expand(count, -1, -1, -1), holes, prompt * count, i, steps, cfg, "feather")
-        together.append(editor.edit(image, made.mask[i : i + 1], prompt, i, steps, cfg, "feather"))
+        image, holes, prompts = made.image[i : i + 1], made.holes[i], sheet.prompts(made.label[i])
+        alone = editor.edit(image.expand(count, -1, -1, -1), holes, prompts, i, steps, cfg, "feather")
+        context = editor.editor.encode(image, made.mask[i : i + 1, 0])
+        regions = list(zip(prompts, holes, strict=True))
+        together.append(editor.editor.decode(context, "", i, steps, cfg, blend="feather", regions=regions))
         for which, results in enumerate((alone, together[-1].expand(count, -1, -1, -1))):
             right[which].append(predict(judges.objects, results, holes) == made.label[i])
             if judges.styles is not None:
@@ -114,9 +117,9 @@ def share(flags: list[Tensor]) -> float:
     return float(torch.cat(flags).float().mean()) if flags else float("nan")
 
 
-def canvases(sheet: SpriteSheet, count: int, size: int, holes: int, seed: int) -> ManyHoles:
+def canvases(sheet: SpriteSheet, count: int, size: int, holes: int, seed: int, each: bool = False) -> ManyHoles:
     """Canvases of `size` px with so many holes each, apart from each other, and at most two other objects in the
-    canvas's style.
+    canvas's style. All of a canvas's holes shall show one object, or `each` another one.
     """
     draw = Draw(torch.Generator().manual_seed(seed))
     none = torch.zeros(count, dtype=torch.bool)
@@ -138,7 +141,10 @@ def canvases(sheet: SpriteSheet, count: int, size: int, holes: int, seed: int) -
             if spot is not None:
                 x, y, side = (round(size * value) for value in spot)
                 boxes.append((x - side // 2, y - side // 2, x + side // 2, y + side // 2))
-    return ManyHoles(image * tints(draw, count), torch.stack(masks), objects[:, 0], style)
+    label = objects[:, :1].expand(-1, holes)
+    if each:
+        label = (label + torch.arange(holes) * (len(sheet.names) // holes)) % len(sheet.names)
+    return ManyHoles(image * tints(draw, count), torch.stack(masks), label, style)
 
 
 def separate_holes(draw: Draw, sprite: Tensor, size: int, holes: int) -> tuple[Tensor, Boxes]:

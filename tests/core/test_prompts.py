@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lazy_core.editor import LazyEditor
 from lazy_core.geometry import Grid
 from lazy_core.holes import hole_rows
 from lazy_core.prompts import prompt_per_hole
@@ -57,3 +58,14 @@ def test_each_image_of_a_batch_has_its_own_mask_or_shares_the_one() -> None:
     regions = torch.cat([boxes(BOXES[0]), boxes(BOXES[1])])
     assert chosen(holes, regions)[0] == [0, -1, -1, 0]
     assert chosen(holes, regions[:1])[0] == [0, -1, 0, -1]
+
+
+def test_in_plain_python_regions_have_prompts_of_their_own(editor: LazyEditor) -> None:
+    """Each hole is what it is with its prompt for all of them."""
+    image, holes = torch.rand(1, 3, SIDE, SIDE), boxes(*BOXES[:2])
+    context = editor.encode(image, holes)
+    both = editor.decode(context, "apple", steps=1, blend="none", regions=[("panda", boxes(BOXES[1]))])
+    for prompt, (top, left) in zip(("apple", "panda"), BOXES[:2], strict=True):
+        part = (..., slice(top, top + 24), slice(left, left + 24))
+        same = editor.decode(context, prompt, steps=1, blend="none")
+        torch.testing.assert_close(both[part], same[part], rtol=0, atol=1 / 255)

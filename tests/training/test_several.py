@@ -25,6 +25,12 @@ def test_holes_of_a_canvas_are_apart():
             assert all(away[holes[other]].min() > APART for other in range(3) if other != one)  # type: ignore
 
 
+def test_each_hole_may_have_an_object_of_its_own():
+    one, each = (canvases(sheet(), 4, 256, 3, seed=5, each=each) for each in (False, True))
+    assert all(len(row.unique()) == 1 for row in one.label) and all(len(row.unique()) == 3 for row in each.label)
+    assert torch.equal(one.holes, each.holes)
+
+
 def test_a_canvas_of_another_size_has_holes_of_the_same_size():
     small, large = (canvases(sheet(), 6, size, 2, seed=6).holes.sum((1, 2, 3, 4)).mean() for size in (256, 512))
     assert 0.6 < small / large < 1.7

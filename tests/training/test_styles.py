@@ -628,7 +628,7 @@ def test_studies_run(data, small, tmp_path, monkeypatch):
     progressive.main([*common, "--sequences", "2", "--edits", "2", "--steps", "1"])
     rows = json.loads((tmp_path / "j").read_text())["rows"]
     assert [row["changed_outside"] for row in rows] == [0, 0]
-    several_holes.main([*common, "--canvases", "2", "--sizes", "256", "--holes", "2", "--steps", "1"])
+    several_holes.main([*common, "--canvases", "2", "--sizes", "256", "--holes", "2", "--steps", "1", "--each"])
     rows = json.loads((tmp_path / "j").read_text())["rows"]
     assert [(row["size"], row["holes"]) for row in rows] == [(256, 2)]
     sketch_study.main([*common, "--edits", "8", "--steps", "2", "--strengths", "0", "1"])
