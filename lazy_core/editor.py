@@ -22,7 +22,7 @@ from .networks.cuda_graphs import StepGraphs
 from .networks.decoder import Conditioning
 from .networks.text_encoder import same_length
 from .networks.transformer import store_for_few_rows
-from .pipeline import Sample, encode_context, hole_coordinates, lazy_decode
+from .pipeline import Sample, Seeds, encode_context, hole_coordinates, lazy_decode
 from .prompts import prompt_per_hole
 from .text.tokenizer import Tokenizer
 from .vae.windows import decode_windows
@@ -78,7 +78,7 @@ class LazyEditor:
         self,
         context: Context,
         prompt: str | list[str],
-        seed: int = 0,
+        seed: Seeds = 0,
         steps: int = 20,
         cfg: float = 3.0,
         denoise: float = 1.0,
@@ -87,7 +87,8 @@ class LazyEditor:
         shift: float | None = None,
         regions: Sequence[tuple[str, Tensor]] = (),
     ) -> Tensor:
-        """As often as you like: -> edited canvas [B, 3, H, W]. One prompt for all images of the batch, or one for each.
+        """As often as you like: -> edited canvas [B, 3, H, W]. One prompt and one seed for all images of a batch, or
+        one for each.
 
         `regions`: prompts for the holes under their masks [M, H, W] (`prompts.prompt_per_hole`), instead of `prompt`.
         `shift` moves the noise levels of flow models, see `schedule.shifted`; None is the checkpoint's own.

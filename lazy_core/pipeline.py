@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from .networks.positions import grid_coordinates, window_coordinates
 from .networks.transformer import LazyTransformer
 from .tokens import HoleTokens
 from .vae.windows import DecodeImage, EncodeImage
+
+Seeds = int | Sequence[int]
+"""Of the noise: one for a batch, or one for each of its images."""
 
 Sample = Callable[[Tensor, Tensor, float], Tensor]
 """Sampler over the holes: (noise [R, K, C p p], start [R, K, C p p], denoise 0..1) -> clean tokens [R, K, C p p]."""
@@ -182,7 +185,7 @@ def lazy_decode(
     sample: Sample,
     encode_image: EncodeImage,
     decode_image: DecodeImage,
-    seed: int,
+    seed: Seeds,
     denoise: float = 1.0,
     blend: Blend = "feather",
     decode_hole: DecodeHole | None = None,
@@ -191,7 +194,8 @@ def lazy_decode(
 
     Denoising starts from noise, from the sketch, or, for `denoise` < 1, from what the hole showed before. Tokens of a
     soft mask start from the canvas. With an empty mask, or `denoise` 0 and no sketch, the image comes back as it is.
-    With `decode_hole` the VAE decodes the neighbourhood of the hole, and nothing else.
+    With `decode_hole` the VAE decodes the neighbourhood of the hole, and nothing else. `seed`: one for the batch, whose
+    images then have noise of their own, or one for each image, which is then what it is by itself.
     """
     if len(context.image) == 0:
         return context.image, context.latent
@@ -251,12 +255,15 @@ def fill_hole(context: Context, tokens: Tensor) -> Tensor:
     return context.hole.scatter(tokens, context.latent, context.grid.patch)
 
 
-def grid_noise(context: Context, seed: int) -> Tensor:
+def grid_noise(context: Context, seed: Seeds) -> Tensor:
     """Standard normal noise [B, C, h, w] for the whole grid."""
-    return torch.randn(context.latent.shape, generator=torch.Generator("cpu").manual_seed(seed))
+    if isinstance(seed, int):
+        return torch.randn(context.latent.shape, generator=torch.Generator("cpu").manual_seed(seed))
+    shape = context.latent.shape[1:]
+    return torch.stack([torch.randn(shape, generator=torch.Generator("cpu").manual_seed(each)) for each in seed])
 
 
-def hole_noise(context: Context, seed: int) -> Tensor:
+def hole_noise(context: Context, seed: Seeds) -> Tensor:
     """Noise [R, K, C p p], drawn for the whole grid and then gathered: a grown mask leaves old tokens' noise as it
     was.
     """

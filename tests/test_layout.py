@@ -46,6 +46,12 @@ ORDER: dict[str, dict[str, tuple[str, ...]]] = {
         "engines": ("engines",),
         "nodes": ("schema", "canvas", "context", "decode", "loader", "mask", "saved", "sketch", ""),
     },
+    "batch": {
+        "values": ("manifest", "plan", "journal", "pictures"),
+        "comfy": ("comfy", "workflows"),
+        "executors": ("local", "servers"),
+        "commands": ("__main__", ""),
+    },
     "training": {
         "scenery": ("scenery",),
         "corpus": ("corpus",),
@@ -82,7 +88,12 @@ ORDER: dict[str, dict[str, tuple[str, ...]]] = {
 those before it.
 """
 
-ALONE = {"lazy_core": ("text", "vae", "diffusion", "blend", "kv"), "nodes": (), "training": ("scenery", "corpus")}
+ALONE = {
+    "lazy_core": ("text", "vae", "diffusion", "blend", "kv"),
+    "nodes": (),
+    "batch": (),
+    "training": ("scenery", "corpus"),
+}
 """Of these rooms, those that import from no other but `FOUNDATIONS` and what is named here."""
 FOUNDATIONS = ("checks", "values")
 BESIDE = {"diffusion": ("networks",)}

@@ -66,7 +66,7 @@ def test_a_stock_models_context_goes_to_any_checkpoint_of_its_latents(lazy: Lazy
     context, _ = lazy.encode(*canvas, **given, reuse="fast", kv_dtype="fp8")
     found = load(lazy, save(lazy, context)[0])
     assert (found.stock.reuse, found.stock.kv_dtype) == ("fast", "fp8")
-    prompts = {"positive": conditioning("flux-fill", 3), "negative": conditioning("flux-fill", 4)}
+    prompts: dict[str, Any] = {"positive": conditioning("flux-fill", 3), "negative": conditioning("flux-fill", 4)}
     edits = [lazy.decode(each, **given, **prompts, steps=3, cfg=1.0)[0] for each in (context, found)]
     assert torch.equal(*edits)
 

@@ -1,0 +1,71 @@
+"""Edits in this process, with a LazyDiffusion checkpoint and no ComfyUI: a pack is one call of encoder and decoder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from lazy_core.editor import LazyEditor
+from lazy_core.sketch import add_sketch
+
+from .pictures import Canvas, png_of, read_canvas
+from .plan import Pack, Task
+
+MODEL = Path(__file__).parent.parent / "models" / "fluent-small.safetensors"
+Made = tuple[Task, bytes | Exception]
+"""A task, and its PNG or what went wrong."""
+
+
+class LocalExecutor:
+    """Makes packs with the checkpoint `model` on `device`. Holds nothing between packs but the model."""
+
+    def __init__(self, model: Path = MODEL, device: str = "cpu"):
+        self.editor = LazyEditor.load(model, device)
+
+    @property
+    def made_by(self) -> str:
+        """What results depend on beside the edits."""
+        return f"lazydiffusion local {self.editor.identity}"
+
+    def run(self, packs: list[Pack], missing: set[str]) -> Iterator[tuple[Task, bytes | Exception, float]]:
+        """Make packs one after the other -> the results that are missing, and how many seconds each took."""
+        for pack in packs:
+            begin = time.monotonic()
+            for task, result in self.make(pack):
+                if task.edit.output in missing:
+                    yield task, result, (time.monotonic() - begin) / len(pack.tasks)
+
+    def make(self, pack: Pack) -> Iterator[Made]:
+        """The results of a pack, in its order; what cannot be read is an error of its own edit."""
+        canvases: list[tuple[Task, Canvas]] = []
+        for task in pack.tasks:
+            try:
+                canvases.append((task, read_canvas(task.edit)))
+            except (OSError, ValueError) as error:
+                yield task, error
+        if canvases:
+            yield from self.together(canvases)
+
+    @torch.inference_mode()
+    def together(self, canvases: list[tuple[Task, Canvas]]) -> Iterator[Made]:
+        """Canvases of one size -> their edits."""
+        edits = [task.edit for task, _ in canvases]
+        image, mask = (torch.stack([getattr(each, name) for _, each in canvases]) for name in ("image", "mask"))
+        context = self.editor.encode(image, mask)
+        if edits[0].sketch is not None:
+            sketch = torch.stack([each.sketch for _, each in canvases if each.sketch is not None])
+            context = add_sketch(context, sketch, edits[0].sketch_strength, self.editor.to_latent)
+        result = self.editor.decode(
+            context,
+            [edit.prompt for edit in edits],
+            [edit.seed for edit in edits],
+            edits[0].steps or self.editor.model.config.steps,
+            edits[0].cfg,
+            edits[0].denoise,
+            edits[0].blend,  # type: ignore[arg-type]
+        )
+        for (task, canvas), one in zip(canvases, result, strict=True):
+            yield task, png_of(one, canvas)

@@ -1,0 +1,266 @@
+"""A manifest of edits: JSON Lines, CSV, Parquet, or a folder of pictures with masks of the same stem.
+
+A row is an edit, or several where `mask`, `box`, `prompt` or `seed` is a list: all combinations of them. Paths are
+relative to the manifest. Everything that is wrong is said, line by line, before anything is computed.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from itertools import product
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image
+
+from lazy_core.blend.composite import BLENDS
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+ALPHA = "alpha"  # as `mask`: what is transparent in the picture is the hole
+LISTS = ("mask", "box", "prompt", "seed")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit. The hole is a `mask`, a picture that is white where the hole is (or `ALPHA`), or a `box`: x, y, width,
+    height in px.
+    """
+
+    image: Path
+    mask: Path | str | None = None
+    box: tuple[int, int, int, int] | None = None
+    prompt: str = ""
+    negative: str = ""
+    seed: int = 0
+    steps: int = 0
+    cfg: float = 3.0
+    denoise: float = 1.0
+    blend: str = "poisson"
+    sketch: Path | None = None
+    sketch_strength: float = 0.5
+    output: str = ""
+
+
+@dataclass
+class Manifest:
+    """The `edits` of a manifest, and its `problems`: a sentence each, with the line."""
+
+    edits: list[Edit] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_manifest(path: Path, defaults: dict[str, Any]) -> Manifest:
+    """Read a manifest; `defaults` are values for the rows that do not have them. Raises OSError, and ValueError for a
+    file of another kind.
+    """
+    found, names = Manifest(), set()
+    folder = path if path.is_dir() else path.parent
+    for line, row in rows_of(path):
+        if isinstance(row, str):
+            found.problems.append(f"{line}: {row}")
+            continue
+        edits, problems = edits_of({**defaults, **row}, folder)
+        for number, edit in enumerate(edits):
+            name = edit.output or f"{edit.image.stem}_{len(found.edits) + 1:05}"
+            if edit.output and len(edits) > 1:
+                name = f"{PurePosixPath(name).with_suffix('')}_{number + 1}"
+            name = name if PurePosixPath(name).suffix == ".png" else f"{name}.png"
+            if name in names:
+                problems.append(f"output '{name}' is another edit's, too")
+            names.add(name)
+            found.edits.append(Edit(**{**values_of(edit), "output": name}))
+        found.problems += [f"{line}: {problem}" for problem in problems]
+    return found
+
+
+def values_of(edit: Edit) -> dict[str, Any]:
+    return {each.name: getattr(edit, each.name) for each in fields(edit)}
+
+
+def rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """-> what a row is called, and its values, or what is wrong with it."""
+    if path.is_dir():
+        yield from folder_rows(path)
+    elif path.suffix in (".jsonl", ".ndjson"):
+        for number, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                yield f"line {number}", f"no JSON ({error})"
+                continue
+            yield f"line {number}", row if isinstance(row, dict) else "no JSON object"
+    elif path.suffix == ".csv":
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for number, row in enumerate(csv.DictReader(file), 2):
+                yield f"line {number}", {key: value for key, value in row.items() if key and value not in (None, "")}
+    elif path.suffix == ".parquet":
+        for number, row in enumerate(parquet_rows(path), 1):
+            yield f"row {number}", {key: value for key, value in row.items() if value is not None}
+    else:
+        raise ValueError(f"{path.name} is no manifest: expected .jsonl, .csv, .parquet or a folder of pictures.")
+
+
+def folder_rows(folder: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """Pictures of a folder, each with `NAME_mask.*` beside it, or with a picture of its stem in `masks/`."""
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES and file.is_file())
+    beside = {file.stem.removesuffix("_mask"): file for file in files if file.stem.endswith("_mask")}
+    inside = folder / "masks"
+    if inside.is_dir():
+        beside |= {file.stem: file for file in sorted(inside.iterdir()) if file.suffix.lower() in PICTURES}
+    for file in files:
+        if file.stem.endswith("_mask"):
+            continue
+        if file.stem not in beside:
+            yield file.name, f"no mask: expected {file.stem}_mask.png beside it, or masks/{file.stem}.png"
+        else:
+            yield file.name, {"image": str(file), "mask": str(beside[file.stem])}
+
+
+def parquet_rows(path: Path) -> Iterable[dict[str, Any]]:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise ValueError(f"{path.name} needs pyarrow: pip install pyarrow, or write the manifest as .jsonl.") from error
+    return parquet.read_table(path).to_pylist()
+
+
+def edits_of(row: dict[str, Any], folder: Path) -> tuple[list[Edit], list[str]]:
+    """All edits of a row, and what is wrong with it."""
+    known = {each.name for each in fields(Edit)}
+    problems = [f"unknown field '{name}', expected one of {', '.join(sorted(known))}" for name in row.keys() - known]
+    given = {name: value for name, value in row.items() if name in known}
+    many = {name: value for name, value in given.items() if name in LISTS and is_list(name, value)}
+    edits: list[Edit] = []
+    for chosen in product(*many.values()):
+        values = {**given, **dict(zip(many, chosen, strict=True))}
+        fitted, wrong = fitted_values(values, folder)
+        problems += [each for each in wrong if each not in problems]
+        if not wrong:
+            edits.append(Edit(**fitted))
+    return edits, problems
+
+
+def is_list(name: str, value: Any) -> bool:
+    """Whether a value stands for several. A box is itself a list, of four numbers."""
+    return isinstance(value, list) and (name != "box" or any(isinstance(each, list) for each in value))
+
+
+def fitted_values(values: dict[str, Any], folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """A row's values as an `Edit` has them, and what is wrong with them."""
+    fitted: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, value in values.items():
+        try:
+            fitted[name] = FIT[name](value)
+        except (TypeError, ValueError, KeyError, OverflowError):
+            problems.append(f"{name} is {str(value)[:60]!r}, expected {SAYS[name]}")
+    for name in ("image", "mask", "sketch"):
+        if isinstance(file := fitted.get(name), Path):
+            fitted[name] = file = folder / file
+            if not file.is_file():
+                problems.append(f"{name}: '{values[name]}' is not there")
+    image, mask, box = (fitted.get(name) for name in ("image", "mask", "box"))
+    if not problems and isinstance(image, Path):
+        problems += wrong_sizes(image, mask if isinstance(mask, Path) else None, box)
+    if "image" not in values:
+        problems.append("no image")
+    holes = [name for name in ("mask", "box") if values.get(name) not in (None, "")]
+    if len(holes) != 1:
+        problems.append(f"{' and '.join(holes) or 'no mask'}: expected a mask, a box, or mask '{ALPHA}', one of them")
+    return fitted, problems
+
+
+def wrong_sizes(image: Path, mask: Path | None, box: tuple[int, int, int, int] | None) -> list[str]:
+    """What does not fit the picture, by the files' headers."""
+    try:
+        width, height = size_of(image)
+        if mask is not None and size_of(mask) != (width, height):
+            got = " x ".join(map(str, size_of(mask)))
+            return [f"mask is {got} px, expected {width} x {height} as its image"]
+    except (OSError, ValueError) as error:
+        return [f"no picture: {error}"]
+    if box is not None and (box[0] + box[2] > width or box[1] + box[3] > height):
+        return [f"box {list(box)} leads out of its image of {width} x {height} px"]
+    return []
+
+
+@lru_cache(maxsize=1 << 16)
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of a picture as it is shown, by its header alone."""
+    with Image.open(path) as picture:
+        turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        return picture.size[::-1] if turned else picture.size
+
+
+def in_range(low: float, high: float, kind: type) -> Any:
+    def fit(value: Any) -> Any:
+        number = kind(value)
+        if isinstance(value, bool) or not low <= number <= high or number != float(value):
+            raise ValueError
+        return number
+
+    return fit
+
+
+def as_box(value: Any) -> tuple[int, int, int, int]:
+    """[x, y, width, height], or the same as text."""
+    numbers = [int(each) for each in (value.replace(",", " ").split() if isinstance(value, str) else value)]
+    x, y, width, height = numbers
+    if min(x, y) < 0 or min(width, height) < 1:
+        raise ValueError
+    return x, y, width, height
+
+
+def as_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def as_mask(value: Any) -> Path | str:
+    return ALPHA if value == ALPHA else Path(as_text(value))
+
+
+def as_output(value: Any) -> str:
+    path = PurePosixPath(as_text(value).replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or not path.name or any(ord(letter) < 32 for letter in value):
+        raise ValueError
+    return str(path)
+
+
+FIT: dict[str, Any] = {
+    "image": lambda value: Path(as_text(value)),
+    "mask": as_mask,
+    "box": as_box,
+    "prompt": as_text,
+    "negative": as_text,
+    "seed": in_range(0, 2**64 - 1, int),
+    "steps": in_range(0, 1000, int),
+    "cfg": in_range(0, 100, float),
+    "denoise": in_range(0, 1, float),
+    "blend": {name: name for name in BLENDS}.__getitem__,
+    "sketch": lambda value: Path(as_text(value)),
+    "sketch_strength": in_range(0, 1, float),
+    "output": as_output,
+}
+SAYS = {
+    "image": "the path of a picture",
+    "mask": f"the path of a picture that is white where the hole is, or '{ALPHA}'",
+    "box": "x, y, width and height in px",
+    "prompt": "text",
+    "negative": "text",
+    "seed": "a whole number from 0 on",
+    "steps": "a whole number from 0 (what suits the model) to 1000",
+    "cfg": "a number from 0 to 100",
+    "denoise": "a number from 0 to 1",
+    "blend": f"one of {', '.join(BLENDS)}",
+    "sketch": "the path of a picture",
+    "sketch_strength": "a number from 0 to 1",
+    "output": "a name inside the output folder",
+}

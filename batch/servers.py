@@ -1,0 +1,142 @@
+"""Edits on ComfyUI servers, two in flight on each: what one cannot make another one makes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import queue
+import threading
+import time
+import urllib.error
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from .comfy import GONE, Comfy, Refused, failed
+from .pictures import Canvas, opened, pixels, png_of, read_canvas
+from .plan import Pack, Task
+from .workflows import HOLE, PICTURE, SKETCH, filled, load_workflow, own_workflow
+
+IN_FLIGHT = 2  # of each server: it never waits for the next edit, and little is lost with it
+PAUSES = (0.5, 1, 2, 4, 8, 16)  # seconds before a server that does not answer is asked again; then it is given up
+POLL = 0.1
+MODEL = "fluent-small.safetensors"
+Result = tuple[Task, bytes | Exception, float]
+
+
+class Gone(Exception):
+    """A server does not answer any more."""
+
+
+class ServerExecutor:
+    """Makes edits on the servers at `addresses`, by our own workflow or the user's. Raises ValueError for a file of
+    another kind.
+    """
+
+    def __init__(self, addresses: list[str], workflow: Path | None = None, model: str | None = None):
+        self.servers = [Comfy(address) for address in addresses]
+        self.own = workflow is None
+        self.workflow = own_workflow(model or MODEL) if workflow is None else load_workflow(workflow)
+        self.pauses = PAUSES
+
+    @property
+    def made_by(self) -> str:
+        """What results depend on beside the edits."""
+        return f"lazydiffusion server {self.workflow}"
+
+    def run(self, packs: list[Pack], missing: set[str]) -> Iterator[Result]:
+        """Make what is missing, on all servers -> results as they come, and how many seconds each took."""
+        tasks: queue.Queue[Task] = queue.Queue()
+        results: queue.Queue[Result | None] = queue.Queue()
+        waiting = [task for pack in packs for task in pack.tasks if task.edit.output in missing]
+        for task in waiting:
+            tasks.put(task)
+        workers = [
+            threading.Thread(target=self.work, args=(server, tasks, results), daemon=True)
+            for server in self.servers
+            for _ in range(IN_FLIGHT)
+        ]
+        for worker in workers:
+            worker.start()
+        left = {task.edit.output: task for task in waiting}
+        stopped = 0
+        while left and stopped < len(workers):
+            result = results.get()
+            if result is None:
+                stopped += 1
+                continue
+            left.pop(result[0].edit.output)
+            yield result
+        for task in left.values():
+            yield task, ConnectionError("no server is left that answers"), 0.0
+
+    def work(self, server: Comfy, tasks: queue.Queue[Task], results: queue.Queue[Result | None]) -> None:
+        """Make task after task on a server, until it is given up."""
+        while True:
+            task = tasks.get()
+            begin = time.monotonic()
+            try:
+                content: bytes | Exception = self.make(server, task)
+            except Gone:
+                tasks.put(task)  # another one's
+                results.put(None)
+                return
+            except (Refused, OSError, ValueError) as error:
+                content = error
+            results.put((task, content, time.monotonic() - begin))
+
+    def make(self, server: Comfy, task: Task) -> bytes:
+        """The PNG of an edit. Raises Refused, Gone, or what reading its pictures raises."""
+        canvas = read_canvas(task.edit)
+        for pause in (*self.pauses, None):
+            try:
+                return self.tried(server, task, canvas)
+            except urllib.error.HTTPError as error:
+                if error.code < 500:
+                    raise Refused(f"{server.address} answered {error.code} {error.reason}") from error
+                problem: Exception = error
+            except GONE as error:
+                problem = error
+            if pause is not None:
+                time.sleep(pause)
+        raise Gone(f"{server.address} does not answer: {problem}")
+
+    def tried(self, server: Comfy, task: Task, canvas: Canvas) -> bytes:
+        """One try. An edit has one prompt id for ever: what the server has made of it already is not made again."""
+        prompt_id = str(uuid.uuid5(uuid.NAMESPACE_OID, task.key))
+        if (entry := server.ended(prompt_id)) is not None and failed(entry):
+            prompt_id = str(uuid.uuid4())  # of an earlier run, and what was wrong then may be mended
+        _, shown = filled(self.workflow, task.edit, dict.fromkeys((PICTURE, HOLE, SKETCH), ""), self.own)
+        while (entry := server.ended(prompt_id)) is None:
+            if not server.knows(prompt_id) and server.ended(prompt_id) is None:  # new, or lost with a restart
+                prompt, _ = filled(self.workflow, task.edit, self.upload(server, task, canvas), self.own)
+                server.submit(prompt, prompt_id)
+            time.sleep(POLL)
+        content = server.picture(entry, shown)
+        with Image.open(io.BytesIO(content)) as picture:
+            result = pixels(picture.convert("RGB"))
+        # The user's workflow may have made another size of it.
+        return png_of(result, canvas) if result.shape == canvas.image.shape else content
+
+    def upload(self, server: Comfy, task: Task, canvas: Canvas) -> dict[str, str]:
+        """Put an edit's pictures into the server's input folder, by names made of their content -> those names."""
+        files = {PICTURE: png(task.edit.image)}
+        mask = (canvas.mask * 255).round().byte().numpy()
+        buffer = io.BytesIO()
+        Image.fromarray(mask).convert("RGB").save(buffer, "PNG", compress_level=1)
+        files[HOLE] = buffer.getvalue()
+        if task.edit.sketch is not None:
+            files[SKETCH] = png(task.edit.sketch)
+        return {
+            name: server.upload(f"{hashlib.sha256(content).hexdigest()[:32]}.png", content)
+            for name, content in files.items()
+        }
+
+
+def png(path: Path) -> bytes:
+    """A picture as PNG without transparency, of which LoadImage would make a mask."""
+    buffer = io.BytesIO()
+    opened(path).convert("RGB").save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

@@ -1,0 +1,126 @@
+"""An edit as a ComfyUI workflow: our own, or the user's with picture, mask, prompt and seed put into it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+from .comfy import Prompt
+from .manifest import Edit
+
+PICTURE, HOLE, SKETCH, SHOWN = "batch_image", "batch_mask", "batch_sketch", "batch_result"
+OUTPUTS = ("SaveImage", "SaveImageAdvanced", "PreviewImage", "LazyResult")  # the first kind that there is
+
+
+def load_workflow(path: Path) -> Prompt:
+    """A workflow in the API's format (File, Export (API)). Raises ValueError for another file."""
+    try:
+        workflow = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path.name} cannot be read as a workflow: {error}") from error
+    nodes = workflow.values() if isinstance(workflow, dict) else []
+    if "nodes" in (workflow if isinstance(workflow, dict) else {}):
+        raise ValueError(f"{path.name} is saved for the page: use File, Export (API).")
+    kinds = [node.get("class_type") for node in nodes if isinstance(node, dict)]
+    if kinds.count("LazyEncodeContext") != 1 or kinds.count("LazyDecode") != 1:
+        raise ValueError(f"{path.name} has no single Encode Context and Lazy Decode: that is what a batch fills.")
+    return workflow
+
+
+def own_workflow(model: str) -> Prompt:
+    """One edit with a LazyDiffusion checkpoint."""
+    links = {"model": ["model", 0], "vae": ["model", 2], "context": ["context", 0]}
+    prompts = {name: [name, 0] for name in ("positive", "negative")}
+    widgets = {"seed": 0, "steps": 0, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
+    return {
+        "model": node("LazyModelLoader", model_name=model),
+        **{name: node("CLIPTextEncode", text="", clip=["model", 1]) for name in prompts},
+        "context": node("LazyEncodeContext", model=["model", 0], vae=["model", 2]),
+        "decode": node("LazyDecode", **links, **prompts, **widgets, denoise=1.0, blend="poisson"),
+    }
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def filled(workflow: Prompt, edit: Edit, files: dict[str, str], own: bool) -> tuple[Prompt, str]:
+    """The workflow with an edit in it, and the node that puts the result out.
+
+    `files` are the server's names of PICTURE, HOLE and SKETCH. Of a user's own workflow (not `own`) steps, guidance,
+    denoise and blend stay what they are there.
+    """
+    prompt = copy.deepcopy(workflow)
+    encode, decode = (only(prompt, kind) for kind in ("LazyEncodeContext", "LazyDecode"))
+    prompt[PICTURE] = node("LoadImage", image=files[PICTURE])
+    prompt[HOLE] = node("LoadImageMask", image=files[HOLE], channel="red")
+    replaced = prompt[encode]["inputs"].get("image")
+    for each in prompt.values():  # whoever else saw the canvas (an editor's reference) sees this one
+        for name, value in each["inputs"].items():
+            if is_link(value) and value == replaced:
+                each["inputs"][name] = [PICTURE, 0]
+    prompt[encode]["inputs"]["image"] = prompt[decode]["inputs"]["image"] = [PICTURE, 0]
+    holder = encode
+    while is_link(source := prompt[holder]["inputs"].get("mask")) and "mask" in prompt[source[0]]["inputs"]:
+        holder = source[0]  # Mask Dilate and its like stay between
+    prompt[holder]["inputs"]["mask"] = [HOLE, 0]
+    set_text(prompt, decode, "positive", edit.prompt)
+    if edit.negative or own:
+        set_text(prompt, decode, "negative", edit.negative)
+    inputs = prompt[decode]["inputs"]
+    inputs["seed"] = edit.seed
+    if own:
+        inputs |= {"steps": edit.steps, "cfg": edit.cfg, "denoise": edit.denoise, "blend": edit.blend}
+    if edit.sketch is not None:
+        prompt["batch_sketch_file"] = node("LoadImage", image=files[SKETCH])
+        inputs["context"] = [SKETCH, 0]
+        known = {"context": [encode, 0], "vae": prompt[encode]["inputs"]["vae"], "sketch": ["batch_sketch_file", 0]}
+        prompt[SKETCH] = node("LazySketchCondition", **known, strength=edit.sketch_strength)
+    shown = [name for name, each in prompt.items() if each["class_type"] in OUTPUTS and leads_to(prompt, decode, name)]
+    if not shown:
+        prompt[SHOWN] = node("PreviewImage", images=[decode, 0])
+    return prompt, min(shown, key=lambda name: OUTPUTS.index(prompt[name]["class_type"]), default=SHOWN)
+
+
+def leads_to(prompt: Prompt, start: str, end: str) -> bool:
+    """Whether what `start` puts out reaches `end`."""
+    waiting, seen = [end], set()
+    while waiting:
+        name = waiting.pop()
+        if name == start:
+            return True
+        if name not in seen and name in prompt:
+            seen.add(name)
+            waiting += [value[0] for value in prompt[name]["inputs"].values() if is_link(value)]
+    return False
+
+
+def only(prompt: Prompt, kind: str) -> str:
+    """The id of the one node of a kind."""
+    [found] = [name for name, each in prompt.items() if each["class_type"] == kind]
+    return found
+
+
+def is_link(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+
+
+def set_text(prompt: Prompt, decode: str, which: str, text: str) -> None:
+    """Put a text into the nearest node upstream of Lazy Decode's prompt that has one. Raises ValueError for none."""
+    start = prompt[decode]["inputs"].get(which)
+    waiting, seen = [start[0]] if is_link(start) else [], set()
+    while waiting:
+        name = waiting.pop(0)
+        if name in seen or name not in prompt:
+            continue
+        seen.add(name)
+        inputs = prompt[name]["inputs"]
+        for field in ("text", "prompt"):
+            if isinstance(inputs.get(field), str):
+                inputs[field] = text
+                return
+        waiting += [value[0] for value in inputs.values() if is_link(value)]
+    if text:
+        raise ValueError(f"the workflow has no text to put the {which} prompt into")

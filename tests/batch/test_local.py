@@ -1,0 +1,162 @@
+"""`python -m batch run` in one process: results, resuming after a kill, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from batch.__main__ import main
+from batch.journal import FILE
+from lazy_core.editor import LazyEditor
+
+ROOT = Path(__file__).resolve().parents[2]
+SIDE, HOLE = 96, (32, 32, 40, 40)  # x, y, width, height
+
+
+def picture(path: Path, seed: int, mode: str = "RGB") -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, len(mode)), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(3):
+        picture(tmp_path / f"{number}.png", number)
+    return tmp_path
+
+
+def manifest(folder: Path, *rows: dict[str, Any]) -> Path:
+    (path := folder / "edits.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def rows_of(count: int, canvases: int = 3) -> list[dict[str, Any]]:
+    return [{"image": f"{n % canvases}.png", "box": list(HOLE), "prompt": "panda", "seed": n} for n in range(count)]
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if not file.name.startswith(FILE)}
+
+
+def test_edits_are_what_each_is_by_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """To one 8-bit level in the hole, bit for bit outside."""
+    path = manifest(folder, *rows_of(5))
+    assert main(["run", str(path), "--steps", "1", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["edits"], figures["made"], figures["kept"], figures["failed"]) == (5, 5, 0, 0)
+    editor = LazyEditor.load(ROOT / "models" / "fluent-small.safetensors")
+    x, y, width, height = HOLE
+    mask = torch.zeros(1, SIDE, SIDE)
+    mask[:, y : y + height, x : x + width] = 1
+    for name, content in results(folder / "edits_edits").items():
+        number = int(name.split("_")[1].split(".")[0]) - 1
+        before = np.asarray(Image.open(folder / f"{number % 3}.png"))
+        after = np.asarray(Image.open(folder / "edits_edits" / name)).astype(int)
+        assert content and (after != before)[mask[0].numpy() == 0].sum() == 0
+        image = torch.from_numpy(before / np.float32(255)).movedim(-1, 0)[None]
+        alone = editor.decode(editor.encode(image, mask), "panda", number, steps=1, blend="poisson")
+        expected = (alone[0].movedim(0, -1) * 255).round().numpy()
+        assert abs(after - expected).max() <= 1
+    assert main(["run", str(path), "--steps", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kept"] == 5
+
+
+@pytest.mark.parametrize(
+    ("edits", "kills"), [(24, (1, 9)), pytest.param(500, (5, 90, 180, 290, 410), marks=pytest.mark.nightly)]
+)
+def test_a_killed_run_goes_on_where_it_was(folder: Path, edits: int, kills: tuple[int, ...]) -> None:
+    """SIGKILLs; then the same files as of a run that nobody killed, and nothing half."""
+    for number in range(3, 50):
+        picture(folder / f"{number}.png", number)
+    path = manifest(folder, *rows_of(edits, canvases=3 if edits < 50 else 50))
+    command = [sys.executable, "-m", "batch", "run", str(path), "--steps", "1", "--json", "--output"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    whole, killed = folder / "whole", folder / "killed"
+    subprocess.run([*command, str(whole)], cwd=ROOT, env=environment, check=True, capture_output=True)
+    for wanted in kills:
+        run = subprocess.Popen([*command, str(killed)], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 600
+        while len(list(killed.glob("*.png"))) < wanted and run.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+    done = len(list(killed.glob("*.png")))
+    last = subprocess.run([*command, str(killed)], cwd=ROOT, env=environment, check=True, capture_output=True)
+    figures = json.loads(last.stdout)
+    assert 0 < figures["kept"] <= done and figures["kept"] + figures["made"] == edits
+    print(f"{edits} edits, {len(kills)} kills: {figures['kept']} of {done} files kept, {figures['made']} made at last")
+    assert results(whole) == results(killed)
+
+
+def test_what_cannot_be_made_is_told_and_the_rest_is_made(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"image": "0.png", "mask": "alpha", "prompt": "panda"}, *rows_of(1)]
+    assert main(["run", str(manifest(folder, *rows)), "--steps", "1", "--json"]) == 1
+    told = capsys.readouterr()
+    assert "0_00001.png: 0.png has no transparency to be its mask." in told.err
+    assert json.loads(told.out)["failed"] == 1 and len(results(folder / "edits_edits")) == 1
+
+
+def test_transparency_may_be_the_mask_and_is_kept(folder: Path) -> None:
+    pixels = np.full((SIDE, SIDE, 4), 200, dtype=np.uint8)
+    pixels[..., 3] = 255
+    pixels[30:70, 30:70, 3] = 0
+    Image.fromarray(pixels).save(folder / "clear.png")
+    picture(folder / "half.png", 5, "RGBA")
+    rows = [{"image": "clear.png", "mask": "alpha"}, {"image": "half.png", "box": list(HOLE)}]
+    assert main(["run", str(manifest(folder, *rows)), "--prompt", "panda", "--steps", "1"]) == 0
+    clear, half = (Image.open(folder / "edits_edits" / f"{name}.png") for name in ("clear_00001", "half_00002"))
+    assert np.asarray(clear)[..., 3].min() == 255
+    before, after = np.asarray(Image.open(folder / "half.png")), np.asarray(half)
+    x, y, width, height = HOLE
+    assert (after[y : y + height, x : x + width, 3] == 255).all()
+    assert np.array_equal(after[:y], before[:y])
+
+
+def test_a_dry_run_makes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = manifest(folder, *rows_of(2), {"image": "gone.png", "box": list(HOLE)})
+    for extra in ((), ("--dry-run",)):
+        assert main(["run", str(path), *extra]) == 1
+        told = capsys.readouterr()
+        assert told.err == "edits.jsonl, line 3: image: 'gone.png' is not there\n"
+        assert told.out == "2 edits, 1 problems\n"
+    assert main(["run", str(folder / "none.jsonl")]) == 2
+    assert main(["run", str(manifest(folder, *rows_of(1))), "--steps", "many"]) == 2
+    assert "--steps is 'many', expected a whole number" in capsys.readouterr().err
+    assert not (folder / "edits_edits").exists()
+
+
+def test_the_documents_example_is_ten_edits(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith('{"image"')]
+    (folder / "edits.jsonl").write_text("\n".join(rows))
+    Image.new("RGB", (256, 256), (180, 160, 140)).save(folder / "room.png")
+    assert main(["run", str(folder / "edits.jsonl"), "--dry-run"]) == 0
+    assert capsys.readouterr().out == "10 edits, 0 problems\n"
+    assert main(["run", str(folder / "edits.jsonl"), "--steps", "1"]) == 0
+    names = results(folder / "edits_edits").keys()
+    assert len(names) == 10 and {"apple.png", "room_00002.png"} <= names
+
+
+def test_sketches_and_denoise_go_into_an_edit(folder: Path) -> None:
+    picture(folder / "sketch.png", 9)
+    plain, sketched, partly = (
+        {**rows_of(1)[0], "output": name, **more}
+        for name, more in (
+            ("plain", {}),
+            ("sketched", {"sketch": "sketch.png", "sketch_strength": 0.8}),
+            ("partly", {"denoise": 0.4}),
+        )
+    )
+    assert main(["run", str(manifest(folder, plain, sketched, partly)), "--steps", "2"]) == 0
+    assert len(set(results(folder / "edits_edits").values())) == 3
