@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -74,13 +75,14 @@ def defaults_of(args: argparse.Namespace) -> dict[str, Any]:
 def make(manifest: Manifest, args: argparse.Namespace) -> int:
     """Make what is missing, tell what became of it -> the exit status."""
     begun = time.monotonic()
+    path = args.manifest.resolve()
+    folder = args.output or path.with_name(f"{path.stem}_edits")
     try:
         executor = executor_of(args)
-    except (OSError, ValueError) as error:
+        journal = Journal(folder)
+    except (OSError, ValueError, RuntimeError, sqlite3.Error) as error:
         print(error, file=sys.stderr)
         return 2
-    folder = args.output or args.manifest.with_name(f"{args.manifest.stem}_edits")
-    journal = Journal(folder)
     tasks = tasks_of(manifest.edits, executor.made_by)
     missing = {task.edit.output for task in tasks if not journal.has(task.edit.output, task.key)}
     todo = [pack for pack in packs_of(tasks) if any(task.edit.output in missing for task in pack.tasks)]
@@ -88,10 +90,12 @@ def make(manifest: Manifest, args: argparse.Namespace) -> int:
     try:
         with tqdm(total=len(tasks), initial=len(tasks) - len(missing), unit="edit", disable=args.json) as bar:
             for task, result, seconds in executor.run(todo, missing):
-                if isinstance(result, Exception):
-                    failed.append(f"{task.edit.output}: {result}")
-                else:
+                try:
+                    if isinstance(result, Exception):
+                        raise result
                     journal.add(task.edit.output, task.key, result, seconds)
+                except Exception as error:
+                    failed.append(f"{task.edit.output}: {str(error) or type(error).__name__}")
                 bar.update()
     finally:
         journal.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -11,7 +12,9 @@ import uuid
 from pathlib import Path
 
 FILE = ".lazydiffusion-batch.sqlite"
+LOCK = ".lazydiffusion-batch.lock"
 PARTIAL = ".partial"
+OURS = re.compile(r"\.[0-9a-f]{32}\.partial$")
 
 
 class Journal:
@@ -30,8 +33,21 @@ class Journal:
         self.database.execute(
             "CREATE TABLE IF NOT EXISTS done (output TEXT PRIMARY KEY, key TEXT, sha256 TEXT, seconds REAL, at REAL)"
         )
-        for left in folder.rglob(f"*{PARTIAL}"):
-            left.unlink(missing_ok=True)  # of a run that was killed while it wrote
+        self.lock_folder()
+        for left in folder.rglob(f".*{PARTIAL}"):
+            if OURS.search(left.name) and left.is_file():
+                left.unlink(missing_ok=True)  # of a run that was killed while it wrote
+
+    def lock_folder(self) -> None:
+        """Take the folder for this run, as long as it lives. Raises BlockingIOError where another one has it."""
+        self.owner = sqlite3.connect(self.folder / LOCK, isolation_level=None, check_same_thread=False, timeout=0)
+        try:
+            self.owner.execute("PRAGMA journal_mode=MEMORY")
+            self.owner.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            self.database.close()
+            self.owner.close()
+            raise BlockingIOError(f"another run is at work in {self.folder}: wait for it, or end it.") from error
 
     def has(self, output: str, key: str) -> bool:
         """Whether the result of this edit is there, to the byte as it was written."""
@@ -63,8 +79,9 @@ class Journal:
             self.database.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?, ?)", row)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the files, and leave the folder to other runs."""
         self.database.close()
+        self.owner.close()
 
 
 def sync_folder(folder: Path) -> None:

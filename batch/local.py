@@ -46,12 +46,29 @@ class LocalExecutor:
                 canvases.append((task, read_canvas(task.edit)))
             except (OSError, ValueError) as error:
                 yield task, error
-        if canvases:
-            yield from self.together(canvases)
+        try:
+            made = list(self.together(canvases))
+        except Exception as error:  # out of memory, most often: each by itself may fit, and else the fault is its own
+            if len(canvases) == 1:
+                yield canvases[0][0], error
+            else:
+                for each in canvases:
+                    yield from self.alone(*each)
+        else:
+            yield from made
+
+    def alone(self, task: Task, canvas: Canvas) -> Iterator[Made]:
+        """One edit, or what went wrong with it."""
+        try:
+            yield from self.together([(task, canvas)])
+        except Exception as error:
+            yield task, error
 
     @torch.inference_mode()
     def together(self, canvases: list[tuple[Task, Canvas]]) -> Iterator[Made]:
-        """Canvases of one size -> their edits."""
+        """Canvases of one size -> their edits; none where there are none."""
+        if not canvases:
+            return
         edits = [task.edit for task, _ in canvases]
         image, mask = (torch.stack([getattr(each, name) for _, each in canvases]) for name in ("image", "mask"))
         context = self.editor.encode(image, mask)
@@ -66,6 +83,7 @@ class LocalExecutor:
             edits[0].cfg,
             edits[0].denoise,
             edits[0].blend,  # type: ignore[arg-type]
+            negative=[edit.negative for edit in edits],
         )
         for (task, canvas), one in zip(canvases, result, strict=True):
             yield task, png_of(one, canvas)

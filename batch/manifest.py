@@ -7,7 +7,9 @@ relative to the manifest. Everything that is wrong is said, line by line, before
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
@@ -21,6 +23,7 @@ from lazy_core.blend.composite import BLENDS
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 ALPHA = "alpha"  # as `mask`: what is transparent in the picture is the hole
+MOST = 10_000  # edits that one row stands for
 LISTS = ("mask", "box", "prompt", "seed")
 
 
@@ -66,12 +69,11 @@ def read_manifest(path: Path, defaults: dict[str, Any]) -> Manifest:
         edits, problems = edits_of({**defaults, **row}, folder)
         for number, edit in enumerate(edits):
             name = edit.output or f"{edit.image.stem}_{len(found.edits) + 1:05}"
-            if edit.output and len(edits) > 1:
-                name = f"{PurePosixPath(name).with_suffix('')}_{number + 1}"
-            name = name if PurePosixPath(name).suffix == ".png" else f"{name}.png"
-            if name in names:
+            name = name.removesuffix(".png")
+            name = f"{name}_{number + 1}.png" if edit.output and len(edits) > 1 else f"{name}.png"
+            if name.casefold() in names:
                 problems.append(f"output '{name}' is another edit's, too")
-            names.add(name)
+            names.add(name.casefold())
             found.edits.append(Edit(**{**values_of(edit), "output": name}))
         found.problems += [f"{line}: {problem}" for problem in problems]
     return found
@@ -86,7 +88,7 @@ def rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
     if path.is_dir():
         yield from folder_rows(path)
     elif path.suffix in (".jsonl", ".ndjson"):
-        for number, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        for number, text in enumerate(text_of(path).split("\n"), 1):
             if not text.strip():
                 continue
             try:
@@ -96,14 +98,32 @@ def rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
                 continue
             yield f"line {number}", row if isinstance(row, dict) else "no JSON object"
     elif path.suffix == ".csv":
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for number, row in enumerate(csv.DictReader(file), 2):
-                yield f"line {number}", {key: value for key, value in row.items() if key and value not in (None, "")}
+        yield from csv_rows(csv.DictReader(io.StringIO(text_of(path), newline="")))
     elif path.suffix == ".parquet":
         for number, row in enumerate(parquet_rows(path), 1):
             yield f"row {number}", {key: value for key, value in row.items() if value is not None}
     else:
         raise ValueError(f"{path.name} is no manifest: expected .jsonl, .csv, .parquet or a folder of pictures.")
+
+
+def text_of(path: Path) -> str:
+    """Raises ValueError for a file that is no UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name} is not UTF-8 ({error.reason}): save it as UTF-8.") from error
+
+
+def csv_rows(reader: csv.DictReader) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    try:
+        for row in reader:
+            line = f"line {reader.line_num}"
+            if None in row:
+                yield line, "more values than names: a text with a comma needs quotes"
+            else:
+                yield line, {key.strip(): value for key, value in row.items() if value not in (None, "")}
+    except csv.Error as error:
+        yield f"line {reader.line_num}", f"no CSV ({error})"
 
 
 def folder_rows(folder: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
@@ -119,7 +139,7 @@ def folder_rows(folder: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
         if file.stem not in beside:
             yield file.name, f"no mask: expected {file.stem}_mask.png beside it, or masks/{file.stem}.png"
         else:
-            yield file.name, {"image": str(file), "mask": str(beside[file.stem])}
+            yield file.name, {"image": file.name, "mask": str(beside[file.stem].relative_to(folder))}
 
 
 def parquet_rows(path: Path) -> Iterable[dict[str, Any]]:
@@ -136,7 +156,10 @@ def edits_of(row: dict[str, Any], folder: Path) -> tuple[list[Edit], list[str]]:
     problems = [f"unknown field '{name}', expected one of {', '.join(sorted(known))}" for name in row.keys() - known]
     given = {name: value for name, value in row.items() if name in known}
     many = {name: value for name, value in given.items() if name in LISTS and is_list(name, value)}
+    problems += [f"{name} is an empty list" for name, value in many.items() if not value]
     edits: list[Edit] = []
+    if (count := math.prod(map(len, many.values()))) > MOST:
+        return [], [*problems, f"{count:,} edits in one row, expected at most {MOST:,}"]
     for chosen in product(*many.values()):
         values = {**given, **dict(zip(many, chosen, strict=True))}
         fitted, wrong = fitted_values(values, folder)
@@ -163,11 +186,11 @@ def fitted_values(values: dict[str, Any], folder: Path) -> tuple[dict[str, Any],
     for name in ("image", "mask", "sketch"):
         if isinstance(file := fitted.get(name), Path):
             fitted[name] = file = folder / file
-            if not file.is_file():
+            if not is_there(file):
                 problems.append(f"{name}: '{values[name]}' is not there")
     image, mask, box = (fitted.get(name) for name in ("image", "mask", "box"))
     if not problems and isinstance(image, Path):
-        problems += wrong_sizes(image, mask if isinstance(mask, Path) else None, box)
+        problems += wrong_sizes(image, mask, fitted.get("sketch"), box)
     if "image" not in values:
         problems.append("no image")
     holes = [name for name in ("mask", "box") if values.get(name) not in (None, "")]
@@ -176,18 +199,37 @@ def fitted_values(values: dict[str, Any], folder: Path) -> tuple[dict[str, Any],
     return fitted, problems
 
 
-def wrong_sizes(image: Path, mask: Path | None, box: tuple[int, int, int, int] | None) -> list[str]:
+def is_there(file: Path) -> bool:
+    """Whether a path is a file; one that no system could have is none."""
+    try:
+        return file.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def wrong_sizes(
+    image: Path, mask: Path | str | None, sketch: Path | None, box: tuple[int, int, int, int] | None
+) -> list[str]:
     """What does not fit the picture, by the files' headers."""
     try:
         width, height = size_of(image)
-        if mask is not None and size_of(mask) != (width, height):
-            got = " x ".join(map(str, size_of(mask)))
-            return [f"mask is {got} px, expected {width} x {height} as its image"]
-    except (OSError, ValueError) as error:
+        for name, file in (("mask", mask), ("sketch", sketch)):
+            if isinstance(file, Path) and size_of(file) != (width, height):
+                got = " x ".join(map(str, size_of(file)))
+                return [f"{name} is {got} px, expected {width} x {height} as its image"]
+        if mask == ALPHA and not is_transparent(image):
+            return [f"mask is '{ALPHA}', but {image.name} has no transparency"]
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         return [f"no picture: {error}"]
     if box is not None and (box[0] + box[2] > width or box[1] + box[3] > height):
         return [f"box {list(box)} leads out of its image of {width} x {height} px"]
     return []
+
+
+def is_transparent(path: Path) -> bool:
+    """Whether a picture can have transparent pixels."""
+    with Image.open(path) as picture:
+        return "A" in picture.getbands() or picture.mode == "PA" or "transparency" in picture.info
 
 
 @lru_cache(maxsize=1 << 16)
@@ -201,7 +243,8 @@ def size_of(path: Path) -> tuple[int, int]:
 def in_range(low: float, high: float, kind: type) -> Any:
     def fit(value: Any) -> Any:
         number = kind(value)
-        if isinstance(value, bool) or not low <= number <= high or number != float(value):
+        whole = isinstance(value, int) or (isinstance(value, str) and value.strip().isdecimal())
+        if isinstance(value, bool) or not low <= number <= high or (not whole and number != float(value)):
             raise ValueError
         return number
 
@@ -229,7 +272,8 @@ def as_mask(value: Any) -> Path | str:
 
 def as_output(value: Any) -> str:
     path = PurePosixPath(as_text(value).replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or not path.name or any(ord(letter) < 32 for letter in value):
+    odd = any(ord(letter) < 32 or letter in ':*?"<>|' for letter in value)  # C:, and what Windows does not write
+    if path.is_absolute() or ".." in path.parts or not path.name or odd:
         raise ValueError
     return str(path)
 

@@ -54,6 +54,10 @@ def opened(path: Path) -> Image.Image:
     """A picture, turned as it is to be seen; palettes and 16 bits become 8 bits a channel."""
     with Image.open(path) as file:
         picture = ImageOps.exif_transpose(file)
+        if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip
+            picture = Image.fromarray(
+                (np.asarray(picture, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8)
+            )
         if picture.mode in ("P", "PA", "LA") or "transparency" in picture.info:
             return picture.convert("RGBA")
         return picture.convert("RGBA" if picture.mode == "RGBA" else "L" if picture.mode in ("1", "L") else "RGB")

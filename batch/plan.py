@@ -11,6 +11,7 @@ from pathlib import Path
 from .manifest import Edit, size_of, values_of
 
 EDITS = 16  # in a pack, at most
+PIXELS = 4 << 20  # of a pack's canvases together, or one that is larger
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ def packs_of(tasks: list[Task], most: int = EDITS) -> list[Pack]:
         edit = task.edit
         same = (size_of(edit.image), edit.steps, edit.cfg, edit.denoise, edit.blend, edit.negative)
         groups.setdefault((*same, edit.sketch is not None, edit.sketch_strength), []).append(task)
-    return [
-        Pack(tuple(group[first : first + most])) for group in groups.values() for first in range(0, len(group), most)
-    ]
+    packs = []
+    for ((width, height), *_), group in groups.items():
+        count = max(min(most, PIXELS // (width * height)), 1)
+        packs += [Pack(tuple(group[first : first + count])) for first in range(0, len(group), count)]
+    return packs

@@ -83,7 +83,7 @@ class ServerExecutor:
                 tasks.put(task)  # another one's
                 results.put(None)
                 return
-            except (Refused, OSError, ValueError) as error:
+            except Exception as error:  # whatever it is, it is this edit's, and the run goes on
                 content = error
             results.put((task, content, time.monotonic() - begin))
 
@@ -94,7 +94,7 @@ class ServerExecutor:
             try:
                 return self.tried(server, task, canvas)
             except urllib.error.HTTPError as error:
-                if error.code < 500:
+                if error.code < 500 or (pause is None and answers(server)):
                     raise Refused(f"{server.address} answered {error.code} {error.reason}") from error
                 problem: Exception = error
             except GONE as error:
@@ -133,6 +133,15 @@ class ServerExecutor:
             name: server.upload(f"{hashlib.sha256(content).hexdigest()[:32]}.png", content)
             for name, content in files.items()
         }
+
+
+def answers(server: Comfy) -> bool:
+    """Whether a server answers at all: then an error is the edit's, and not the server's end."""
+    try:
+        server.get("/queue")
+    except (*GONE, ValueError):
+        return False
+    return True
 
 
 def png(path: Path) -> bytes:

@@ -56,14 +56,12 @@ def filled(workflow: Prompt, edit: Edit, files: dict[str, str], own: bool) -> tu
     encode, decode = (only(prompt, kind) for kind in ("LazyEncodeContext", "LazyDecode"))
     prompt[PICTURE] = node("LoadImage", image=files[PICTURE])
     prompt[HOLE] = node("LoadImageMask", image=files[HOLE], channel="red")
-    replaced = prompt[encode]["inputs"].get("image")
-    for each in prompt.values():  # whoever else saw the canvas (an editor's reference) sees this one
-        for name, value in each["inputs"].items():
-            if is_link(value) and value == replaced:
-                each["inputs"][name] = [PICTURE, 0]
+    put_in_place_of(prompt, prompt[encode]["inputs"].get("image"))
     prompt[encode]["inputs"]["image"] = prompt[decode]["inputs"]["image"] = [PICTURE, 0]
     holder = encode
-    while is_link(source := prompt[holder]["inputs"].get("mask")) and "mask" in prompt[source[0]]["inputs"]:
+    while (
+        is_link(source := prompt[holder]["inputs"].get("mask")) and "mask" in prompt.get(source[0], node(""))["inputs"]
+    ):
         holder = source[0]  # Mask Dilate and its like stay between
     prompt[holder]["inputs"]["mask"] = [HOLE, 0]
     set_text(prompt, decode, "positive", edit.prompt)
@@ -73,15 +71,49 @@ def filled(workflow: Prompt, edit: Edit, files: dict[str, str], own: bool) -> tu
     inputs["seed"] = edit.seed
     if own:
         inputs |= {"steps": edit.steps, "cfg": edit.cfg, "denoise": edit.denoise, "blend": edit.blend}
+    if any(each["class_type"] == "LazySketchCondition" for each in prompt.values()):
+        without_sketch(prompt)
     if edit.sketch is not None:
         prompt["batch_sketch_file"] = node("LoadImage", image=files[SKETCH])
-        inputs["context"] = [SKETCH, 0]
-        known = {"context": [encode, 0], "vae": prompt[encode]["inputs"]["vae"], "sketch": ["batch_sketch_file", 0]}
+        known = {
+            "context": inputs["context"],
+            "vae": prompt[encode]["inputs"]["vae"],
+            "sketch": ["batch_sketch_file", 0],
+        }
         prompt[SKETCH] = node("LazySketchCondition", **known, strength=edit.sketch_strength)
+        inputs["context"] = [SKETCH, 0]
     shown = [name for name, each in prompt.items() if each["class_type"] in OUTPUTS and leads_to(prompt, decode, name)]
     if not shown:
         prompt[SHOWN] = node("PreviewImage", images=[decode, 0])
     return prompt, min(shown, key=lambda name: OUTPUTS.index(prompt[name]["class_type"]), default=SHOWN)
+
+
+def put_in_place_of(prompt: Prompt, canvas: Any) -> None:
+    """Whoever else saw the canvas (an editor's reference, the node that shows the result) sees the edit's picture.
+
+    A Lazy Canvas goes, with what only a page needs of it.
+    """
+    outputs = {0: [PICTURE, 0]}
+    painted = is_link(canvas) and prompt.get(canvas[0], {}).get("class_type") == "LazyCanvas"
+    if painted:
+        outputs |= {1: [HOLE, 0], 2: [PICTURE, 0]}
+    for each in prompt.values():
+        for name, value in list(each["inputs"].items()):
+            if is_link(value) and is_link(canvas) and value[0] == canvas[0] and (painted or value == canvas):
+                if value[1] in outputs or not painted:
+                    each["inputs"][name] = outputs.get(value[1] if painted else 0, [PICTURE, 0])
+                else:
+                    del each["inputs"][name]  # EDIT: its own mask would hide the result
+    if painted:
+        del prompt[canvas[0]]
+
+
+def without_sketch(prompt: Prompt) -> None:
+    """Take sketches out: they belong to the workflow's own canvas."""
+    for name in [name for name, each in prompt.items() if each["class_type"] == "LazySketchCondition"]:
+        source = prompt.pop(name)["inputs"]["context"]
+        for each in prompt.values():
+            each["inputs"] |= {key: source for key, value in each["inputs"].items() if value == [name, 0]}
 
 
 def leads_to(prompt: Prompt, start: str, end: str) -> bool:
@@ -109,7 +141,7 @@ def is_link(value: Any) -> bool:
 
 def set_text(prompt: Prompt, decode: str, which: str, text: str) -> None:
     """Put a text into the nearest node upstream of Lazy Decode's prompt that has one. Raises ValueError for none."""
-    start = prompt[decode]["inputs"].get(which)
+    start, positive = (prompt[decode]["inputs"].get(name) for name in (which, "positive"))
     waiting, seen = [start[0]] if is_link(start) else [], set()
     while waiting:
         name = waiting.pop(0)
@@ -119,6 +151,8 @@ def set_text(prompt: Prompt, decode: str, which: str, text: str) -> None:
         inputs = prompt[name]["inputs"]
         for field in ("text", "prompt"):
             if isinstance(inputs.get(field), str):
+                if which == "negative" and is_link(positive) and leads_to(prompt, name, positive[0]):
+                    raise ValueError("the workflow's negative prompt is made of its positive one: leave `negative` out")
                 inputs[field] = text
                 return
         waiting += [value[0] for value in inputs.values() if is_link(value)]

@@ -103,6 +103,7 @@ class Cases:
             {"segmentation": [[4, 4, 20, 4, 20, 16, 4, 16]], "caption": ["a box", "box"]},
         )
         self.runs = {"size": [24, 32], "counts": "X2;0:0:0:0:0e3"}
+        self.saved, self.parts = small_context()
 
     def read(self, data: bytes) -> None:
         from lazy_core.checkpoint import load_model
@@ -209,8 +210,41 @@ class Cases:
             if "manifest-000.json" not in str(error):
                 raise
 
+    def context(self, rng: random.Random) -> None:
+        """A saved CONTEXT, signed anew half of the time, as who changes it on purpose would."""
+        from lazy_core.checks.errors import CheckpointError
+        from lazy_core.context_file import DIGEST_KEY, digest, read_context
+        from lazy_core.context_notes import NOTES_KEY
+
+        def change(header: dict[str, Any]) -> dict[str, Any]:
+            notes = header["__metadata__"]
+            notes[NOTES_KEY] = json.dumps(damaged(json.loads(notes[NOTES_KEY]), rng))
+            notes[DIGEST_KEY] = digest(notes[NOTES_KEY], self.parts)
+            return damaged(header, rng) if rng.random() < 0.2 else header
+
+        data = flipped(self.saved, rng) if rng.random() < 0.5 else with_header(self.saved, change)
+        (path := self.folder / "case.safetensors").write_bytes(data)
+        try:
+            read_context(path)
+        except CheckpointError:
+            return
+
+    def edits(self, rng: random.Random) -> None:
+        """A manifest of `python -m batch`: whatever is wrong is a sentence of it."""
+        from batch.manifest import read_manifest
+
+        row = {"image": "a.png", "box": [0, 0, 4, 4], "prompt": ["x", "y"], "seed": 1, "output": "b/c", "cfg": 2.5}
+        text = "\n".join(json.dumps(damaged(row, rng)) for _ in range(3)).encode()
+        (path := self.folder / "case.jsonl").write_bytes(flipped(text, rng) if rng.random() < 0.3 else text)
+        try:
+            read_manifest(path, {})
+        except ValueError as error:
+            if "case.jsonl" not in str(error):
+                raise
+
 
 TARGETS = ("checkpoint_bytes", "header", "config", "words", "prompt", "mask", "annotations", "shard", "manifest")
+TARGETS += ("context", "edits")
 
 
 def skipped() -> Any:
@@ -231,6 +265,22 @@ def small_checkpoint(folder: Path) -> bytes:
     initialise(model, torch.Generator().manual_seed(0))
     save_checkpoint(folder / "good.safetensors", model, build_tokenizer(["red", "apple"], 16))
     return (folder / "good.safetensors").read_bytes()
+
+
+def small_context() -> tuple[bytes, dict[str, Any]]:
+    """The file of a CONTEXT of 2 x 2 tokens, and its tensors."""
+    import torch
+
+    from lazy_core.context import Context, Origin
+    from lazy_core.context_file import parts_of, to_bytes
+    from lazy_core.geometry import Grid
+    from lazy_core.tokens import HoleTokens
+
+    grid, hole = Grid(16, 16, 4, 2), HoleTokens(torch.tensor([[0, 3]]), torch.ones(1, 2, dtype=torch.bool), 4)
+    latent, tokens = torch.zeros(1, 4, 4, 4), torch.zeros(1, 2, 3)
+    mask, origin = torch.ones(1, 16, 16, dtype=torch.bool), Origin("", torch.ones(2))
+    made = Context("a", grid, torch.zeros(1, 3, 16, 16), mask, latent, hole, tokens, origin=origin)
+    return to_bytes(made), parts_of(made)
 
 
 def with_header(file: bytes, change: Callable[[Any], Any]) -> bytes:

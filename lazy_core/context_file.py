@@ -59,14 +59,17 @@ def parts_of(context: Context) -> dict[str, Tensor]:
         "negative_offset": context.negative_offset,
         "weight": context.weight,
         "strength": context.strength,
-        "alpha": context.alpha,
+        "alpha": context.alpha if context.alpha is None else context.alpha.expand(len(context.image), -1, -1, -1),
         "vae": context.origin.vae,
     }
-    return {
-        name: (part.to(torch.uint8) if part.dtype == torch.bool else part).contiguous().cpu()
-        for name, part in found.items()
-        if part is not None
-    }
+    return {name: plain(part) for name, part in found.items() if part is not None}
+
+
+def plain(part: Tensor) -> Tensor:
+    """In the one type of number that a file has for its kind: bytes, whole numbers, or float32."""
+    if part.dtype == torch.bool:
+        part = part.to(torch.uint8)
+    return (part.float() if part.is_floating_point() else part).contiguous().cpu()
 
 
 def read_context(path: Path) -> Context:
@@ -99,6 +102,8 @@ def from_parts(parts: dict[str, Tensor], notes: dict[str, Any], name: str) -> Co
         if part.is_floating_point():
             finite(part, key, name)
     within(parts, "index", grid.tokens, name)
+    if not ascending(parts["index"], parts["valid"] > 0):
+        raise CheckpointError(name, "tensor index", "a token twice", "each hole's tokens in order")
     within(parts, "owner", images, name)
     owner = parts.get("owner")
     if owner is None and notes["rows"] != images:
@@ -143,6 +148,14 @@ def within(parts: dict[str, Tensor], key: str, end: int, name: str) -> None:
     if part is not None and part.numel() and not 0 <= int(part.min()) <= int(part.max()) < end:
         got = f"from {int(part.min())} to {int(part.max())}"
         raise CheckpointError(name, f"tensor {key}", got, f"numbers from 0 to {end - 1}")
+
+
+def ascending(index: Tensor, valid: Tensor) -> bool:
+    """Whether each row's tokens [R, K] that are `valid` come first, and rise."""
+    if index.shape[1] < 2:
+        return True
+    both = valid[:, 1:]
+    return bool((valid[:, :-1] | ~both).all()) and bool((index[:, 1:] > index[:, :-1])[both].all())
 
 
 def digest(notes: str, parts: dict[str, Tensor]) -> str:

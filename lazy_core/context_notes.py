@@ -21,10 +21,14 @@ NAME = Rule(lambda value: type(value) is str and len(value) <= 300, "a name of a
 
 
 def _is_grid(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(SIDE.fits(each) for each in value)
+    if not (isinstance(value, list) and len(value) == 4 and all(SIDE.fits(each) for each in value)):
+        return False
+    height, width, scale, patch = value
+    return scale <= MOST_SCALE and patch <= MOST_PATCH and height * width <= MOST_PIXELS
 
 
-GRID = Rule(_is_grid, "four whole numbers: height, width, scale and patch")
+MOST_SCALE, MOST_PATCH, MOST_PIXELS = 64, 64, 1 << 29
+GRID = Rule(_is_grid, "height, width (at most 512 megapixels), scale and patch (at most 64 each)")
 RULES: dict[str, Rule] = {
     "format": integer(1, FORMAT),
     "model": NAME,
@@ -139,6 +143,8 @@ def read_notes(metadata: dict[str, str], name: str) -> dict[str, Any]:
     for key, rule in RULES.items():
         if not rule.fits(notes[key]):
             raise CheckpointError(name, key, shown(notes[key]), rule.says)
+    if notes["count"] > (tokens := Grid(*notes["grid"]).tokens):
+        raise CheckpointError(name, "count", str(notes["count"]), f"at most {tokens}, the tokens of its grid")
     return notes
 
 

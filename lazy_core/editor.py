@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -86,14 +87,16 @@ class LazyEditor:
         solver: Solver = "euler",
         shift: float | None = None,
         regions: Sequence[tuple[str, Tensor]] = (),
+        negative: str | list[str] = "",
     ) -> Tensor:
         """As often as you like: -> edited canvas [B, 3, H, W]. One prompt and one seed for all images of a batch, or
         one for each.
 
         `regions`: prompts for the holes under their masks [M, H, W] (`prompts.prompt_per_hole`), instead of `prompt`.
-        `shift` moves the noise levels of flow models, see `schedule.shifted`; None is the checkpoint's own.
+        `negative` is what guidance leads away from. `shift` moves the noise levels of flow models, see
+        `schedule.shifted`; None is the checkpoint's own.
         """
-        sample = self.sampler(context, prompt, steps, cfg, solver, shift, regions)
+        sample = self.sampler(context, prompt, steps, cfg, solver, shift, regions, negative)
         decode_hole = partial(decode_windows, self.to_image, self.to_image)
         image, _ = lazy_decode(context, sample, self.to_latent, self.to_image, seed, denoise, blend, decode_hole)
         return image
@@ -117,14 +120,15 @@ class LazyEditor:
         solver: Solver = "euler",
         shift: float | None = None,
         regions: Sequence[tuple[str, Tensor]] = (),
+        negative: str | list[str] = "",
     ) -> Sample:
         """Make the sampler of `decode`, for `pipeline.lazy_decode`."""
         config, device = self.model.config, self.device
         model = parametrisation(config.prediction)
 
         def sample(noise: Tensor, start: Tensor, denoise: float) -> Tensor:
-            positive, negative = self.conditioning(context, prompt, regions)
-            denoiser = guided_denoiser(self.model.transformer.decoder, positive, negative, cfg, self.graphs)
+            toward, away = self.conditioning(context, prompt, regions, negative)
+            denoiser = guided_denoiser(self.model.transformer.decoder, toward, away, cfg, self.graphs)
             sigmas = model.sigmas(steps, denoise, config.shift if shift is None else shift).to(device)
             start, noise = start.to(device), noise.to(device)
             if context.strength is not None:
@@ -137,10 +141,17 @@ class LazyEditor:
         return sample
 
     def conditioning(
-        self, context: Context, prompt: str | list[str], regions: Sequence[tuple[str, Tensor]] = ()
+        self,
+        context: Context,
+        prompt: str | list[str],
+        regions: Sequence[tuple[str, Tensor]] = (),
+        negative: str | list[str] = "",
     ) -> tuple[Conditioning, Conditioning]:
         """Return what the hole is denoised by, and what guidance leads away from. Prompts as in `decode`."""
-        device, prompts = self.device, [prompt] * len(context.image) if isinstance(prompt, str) else prompt
+        device = self.device
+        prompts, against = (
+            [text] * len(context.image) if isinstance(text, str) else text for text in (prompt, negative)
+        )
         token_mask, edges = (None if x is None else x.to(device) for x in (context.hole.token_mask, context.edges))
         positive = Conditioning(
             context.tokens.to(device),
@@ -150,7 +161,10 @@ class LazyEditor:
             (context.seen.grid.height, context.seen.grid.width),
             edges,
         )
-        caption = self.caption([""]).expand(len(positive.caption), -1, -1)
+        captions, length = self.caption(against), positive.caption.shape[1]
+        if (shared := math.lcm(captions.shape[1], length)) != length:
+            positive = replace(positive, caption=positive.caption.repeat(1, shared // length, 1))
+        caption = captions.repeat(1, shared // captions.shape[1], 1)[context.owner.to(device)]
         return positive, replace(positive, context=context.negative_tokens.to(device), caption=caption)
 
     def captions_of_holes(self, context: Context, prompts: list[str], regions: Sequence[tuple[str, Tensor]]) -> Tensor:

@@ -260,6 +260,10 @@ def grid_noise(context: Context, seed: Seeds) -> Tensor:
     if isinstance(seed, int):
         return torch.randn(context.latent.shape, generator=torch.Generator("cpu").manual_seed(seed))
     shape = context.latent.shape[1:]
+    if len(seed) != len(context.latent):
+        raise ValueError(
+            f"{len(seed)} seeds came for {len(context.latent)} images, expected one seed, or one for each."
+        )
     return torch.stack([torch.randn(shape, generator=torch.Generator("cpu").manual_seed(each)) for each in seed])
 
 

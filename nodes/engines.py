@@ -24,7 +24,7 @@ from .host.model import LazyDiffusionModel, transformer_of
 from .host.sampling import Settings, hole_sampler
 from .host.timing import Timing, saved_ms
 from .host.vae import canvas_encoder, check_vae
-from .images import check_context
+from .images import check_context, check_shape
 from .memory import retry_when_out_of_memory
 from .stock import edit as stock
 from .stock.families import is_stock
@@ -116,7 +116,10 @@ class OwnEngine:
 
     def check(self, context: object, vae: Any) -> Context:
         self.check_vae(vae)
-        return check_origin(check_context(context, identity_of(self.model)), self.model, vae)
+        config = self.transformer.config
+        known = check_context(context, identity_of(self.model))
+        check_shape(known, config.latent_scale, config.patch_size, config.latent_channels, config.encoder_width)
+        return check_origin(known, self.model, vae)
 
     def check_vae(self, vae: Any) -> None:
         check_vae(vae, self.transformer.config.latent_channels, self.transformer.config.latent_scale)
@@ -158,7 +161,10 @@ class StockEngine:
         return Origin("", vae_magnitudes(vae))  # no encoder runs: patches on MODEL change nothing of the CONTEXT
 
     def check(self, context: object, vae: Any) -> Context:
-        return check_origin(check_context(context, stock.latents_of(self.model, vae).identity), None, vae)
+        latents = stock.latents_of(self.model, vae)
+        known = check_context(context, latents.identity)
+        check_shape(known, latents.scale, latents.patch, latents.channels, 0)
+        return check_origin(known, None, vae)
 
     def sampler(self, context: Context, positive: list, negative: list, settings: Settings, timing: Timing) -> Sample:
         return stock.hole_sampler(self.model, context, positive, negative, settings, timing)

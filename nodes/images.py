@@ -120,6 +120,17 @@ def check_context(context: object, identity: str | None = None) -> Context:
     return context
 
 
+def check_shape(context: Context, scale: int, patch: int, channels: int, width: int) -> None:
+    """Raises ValueError for a CONTEXT whose sizes are not those of the model whose name it has: a file was changed."""
+    got = context.grid.scale, context.grid.patch, context.latent.shape[1], context.tokens.shape[-1]
+    if got != (scale, patch, channels, width):
+        raise ValueError(
+            f"the CONTEXT has {got[2]} channels at 1/{got[0]} in tokens of {got[1]} and {got[3]} wide, expected"
+            f" {channels} channels at 1/{scale} in tokens of {patch} and {width} wide: it is not this model's. Encode"
+            " the canvas again."
+        )
+
+
 def same_picture(image: Any, canvas: Tensor) -> bool:
     """Whether IMAGE [B or 1, H, W, C] shows the canvas [B, C, H, W]; None does."""
     if image is None:

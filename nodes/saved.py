@@ -5,6 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..lazy_core.context_file import read_context, to_bytes
+from .checks import explains_memory
 from .context import ContextType
 from .host import context_files
 from .host.files import write_whole
@@ -39,6 +40,7 @@ class LazySaveContext(io.ComfyNode):
         )
 
     @classmethod
+    @explains_memory
     def execute(cls, context: Any, filename_prefix: str) -> io.NodeOutput:
         content = to_bytes(check_context(context))
         path = context_files.new_path(filename_prefix)
@@ -56,8 +58,8 @@ class LazyLoadContext(io.ComfyNode):
             display_name="Load Context",
             category="lazydiffusion",
             description=(
-                "Reads a CONTEXT that Save Context wrote. Lazy Decode refuses it with another model, LoRA or VAE than"
-                " it was made with."
+                "Reads a CONTEXT that Save Context wrote. Lazy Decode refuses it with another VAE than it was made"
+                " with, and a LazyDiffusion model's with another model or LoRA."
             ),
             inputs=[
                 Choice(
@@ -76,6 +78,7 @@ class LazyLoadContext(io.ComfyNode):
         return f"{context_name} {state.st_size} {state.st_mtime_ns}"
 
     @classmethod
+    @explains_memory
     def execute(cls, context_name: str) -> io.NodeOutput:
         context = read_context(context_files.path_of(context_name))
         figures = {"hole_tokens": context.hole_tokens, "all_tokens": context.hole.total}

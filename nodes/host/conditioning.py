@@ -140,6 +140,11 @@ def spread(text: Tensor, rows: int, length: int) -> Tensor:
 
 def check_whole_image_conditions(conditioning: list) -> None:
     for _, values in of_masks(conditioning)[0]:
+        if (strength := values.get("mask_strength", 1.0)) != 1.0:
+            raise ValueError(
+                f"a prompt's mask has strength {strength}, expected 1: a hole has one prompt, whole. Set it to 1 in"
+                " Conditioning (Set Mask)."
+            )
         for name, usual in ONE_PROMPT_ONLY.items():
             if values.get(name, usual) != usual:
                 raise ValueError(

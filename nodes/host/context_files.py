@@ -33,9 +33,19 @@ def new_path(prefix: str) -> Path:
     leads out of it.
     """
     parts = Path(prefix).parts
-    if not prefix.strip() or Path(prefix).is_absolute() or ".." in parts or any(ord(letter) < 32 for letter in prefix):
+    if (
+        not prefix.strip()
+        or not parts
+        or Path(prefix).is_absolute()
+        or ".." in parts
+        or any(ord(letter) < 32 for letter in prefix)
+    ):
         raise ValueError(f"filename_prefix is {prefix!r}, expected a name like 'room' or 'tuesday/room'.")
     output = str(folder_paths.get_output_directory())
+    if linked(folder() / prefix):
+        raise ValueError(
+            f"filename_prefix is {prefix!r}, which a link leads out of {FOLDER.as_posix()}. Choose another."
+        )
     where, name, counter, _, _ = folder_paths.get_save_image_path(str(FOLDER / prefix), output)
     return Path(where) / f"{name}_{counter:05}_{ENDING}"
 

@@ -66,7 +66,7 @@ def write_whole(file: Path, content: bytes) -> None:
         partial.replace(file)
     except OSError as error:
         raise OSError(
-            f"The picture could not be written into {file.parent}: {error.strerror}. Make room there, then try again."
+            f"{file.name} could not be written into {file.parent}: {error.strerror}. Make room there, then try again."
         ) from error
     finally:
         partial.unlink(missing_ok=True)

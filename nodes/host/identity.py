@@ -60,10 +60,10 @@ MAGNITUDES: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()
 def vae_magnitudes(vae: Any) -> Tensor:
     """The mean magnitude of each of the VAE's tensors [n]: the same in any type of number, up to rounding."""
     module = vae.first_stage_model
-    if module is None:
+    if not isinstance(module, torch.nn.Module):
         return torch.zeros(0)
     if module not in MAGNITUDES:
-        weights = [part for _, part in sorted(module.state_dict().items()) if part.is_floating_point()]
+        weights = [part for _, part in sorted(module.state_dict().items()) if part.is_floating_point() and part.numel()]
         MAGNITUDES[module] = torch.tensor([float(part.detach().float().abs().mean()) for part in weights])
     return MAGNITUDES[module]
 

@@ -29,9 +29,20 @@ def test_a_result_counts_once_it_is_whole_and_written_down(tmp_path: Path) -> No
 
 
 def test_halves_that_a_killed_run_left_are_taken_away(tmp_path: Path) -> None:
-    (tmp_path / ".a.png.0123.partial").write_bytes(b"half")
+    (tmp_path / f".a.png.{'0' * 32}.partial").write_bytes(b"half")
+    (tmp_path / "movie.mkv.partial").write_bytes(b"somebody else's")
+    (tmp_path / f".folder.{'0' * 32}.partial").mkdir()
     Journal(tmp_path).close()
-    assert [file.name for file in tmp_path.iterdir() if not file.name.startswith(FILE)] == []
+    left = {file.name for file in tmp_path.iterdir() if not file.name.startswith(".lazydiffusion")}
+    assert left == {"movie.mkv.partial", f".folder.{'0' * 32}.partial"}
+
+
+def test_two_runs_are_not_at_work_in_one_folder(tmp_path: Path) -> None:
+    first = Journal(tmp_path)
+    with pytest.raises(BlockingIOError, match="another run is at work in"):
+        Journal(tmp_path)
+    first.close()
+    Journal(tmp_path).close()
 
 
 def test_what_cannot_be_written_is_not_written_down(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 
 from batch.__main__ import main
-from batch.journal import FILE
 from lazy_core.editor import LazyEditor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +45,7 @@ def rows_of(count: int, canvases: int = 3) -> list[dict[str, Any]]:
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if not file.name.startswith(FILE)}
+    return {file.name: file.read_bytes() for file in sorted(folder.glob("*.png"))}
 
 
 def test_edits_are_what_each_is_by_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,11 +99,44 @@ def test_a_killed_run_goes_on_where_it_was(folder: Path, edits: int, kills: tupl
 
 
 def test_what_cannot_be_made_is_told_and_the_rest_is_made(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [{"image": "0.png", "mask": "alpha", "prompt": "panda"}, *rows_of(1)]
+    Image.open(folder / "1.png").save(folder / "1.bmp")
+    whole = (folder / "1.bmp").read_bytes()
+    (folder / "1.bmp").write_bytes(whole[: len(whole) // 2])  # its header is whole
+    rows = rows_of(3)
+    rows[1]["image"] = "1.bmp"
     assert main(["run", str(manifest(folder, *rows)), "--steps", "1", "--json"]) == 1
     told = capsys.readouterr()
-    assert "0_00001.png: 0.png has no transparency to be its mask." in told.err
-    assert json.loads(told.out)["failed"] == 1 and len(results(folder / "edits_edits")) == 1
+    assert "1_00002.png: " in told.err and "truncated" in told.err
+    assert json.loads(told.out)["failed"] == 1 and len(results(folder / "edits_edits")) == 2
+
+
+def test_a_pack_that_fails_is_made_edit_by_edit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = LazyEditor.decode
+
+    def cramped(self: LazyEditor, context: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(context.image) > 1:
+            raise MemoryError("no room for two")
+        return decode(self, context, *args, **kwargs)
+
+    path = manifest(folder, *rows_of(3))
+    assert main(["run", str(path), "--steps", "1", "--output", str(folder / "whole")]) == 0
+    monkeypatch.setattr(LazyEditor, "decode", cramped)
+    assert main(["run", str(path), "--steps", "1", "--output", str(folder / "cramped")]) == 0
+    assert results(folder / "whole").keys() == results(folder / "cramped").keys()
+
+
+def test_a_negative_prompt_counts(folder: Path) -> None:
+    rows = [{**rows_of(1)[0], "negative": text, "output": text or "none"} for text in ("", "panda", "a red apple")]
+    assert main(["run", str(manifest(folder, *rows)), "--steps", "2"]) == 0
+    assert len(set(results(folder / "edits_edits").values())) == 3
+
+
+def test_sixteen_bits_of_grey_are_scaled_and_not_cut_off(folder: Path) -> None:
+    from batch.pictures import opened
+
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16)
+    Image.fromarray(np.tile(ramp, (4, 1))).save(folder / "deep.png")
+    assert abs(np.asarray(opened(folder / "deep.png")).astype(int)[0] - np.arange(256)).max() <= 1
 
 
 def test_transparency_may_be_the_mask_and_is_kept(folder: Path) -> None:

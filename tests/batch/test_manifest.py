@@ -69,6 +69,13 @@ def test_csv_and_folders_are_manifests_too(folder: Path) -> None:
     assert found.problems == ["b.png: no mask: expected b_mask.png beside it, or masks/b.png"]
 
 
+def test_a_folder_may_be_named_from_where_one_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "odd.png").unlink()
+    monkeypatch.chdir(folder.parent)
+    found = read_manifest(Path(folder.name), {"prompt": "panda"})
+    assert not found.problems and len(found.edits) == 2
+
+
 def test_parquet_is_read_where_pyarrow_is(folder: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     import pyarrow.parquet as parquet
@@ -97,6 +104,11 @@ WRONG = {
     "line 1: prompt is '5', expected text": {**GOOD, "prompt": 5},
     "line 1: output is '../x', expected a name inside the output folder": {**GOOD, "output": "../x"},
     "line 1: no JSON object": ["a.png"],
+    "line 1: 1,000,000 edits in one row, expected at most 10,000": {**GOOD, "prompt": ["x"] * 1000, "seed": [1] * 1000},
+    "line 1: prompt is an empty list": {**GOOD, "prompt": []},
+    "line 1: output is 'C:/x', expected a name inside the output folder": {**GOOD, "output": "C:/x"},
+    "line 1: sketch is 8 x 8 px, expected 32 x 24 as its image": {**GOOD, "sketch": "odd.png"},
+    "line 1: mask is 'alpha', but a.png has no transparency": {"image": "a.png", "mask": "alpha"},
 }
 
 
@@ -113,6 +125,12 @@ def test_other_rows_are_read_all_the_same(folder: Path) -> None:
     assert found.problems[0].startswith("line 2: unknown field 'colour', expected one of blend, box")
     assert found.problems[1] == "line 4: output 'x.png' is another edit's, too"
     assert found.problems[2].startswith("line 5: no JSON (")
+    same = [{**GOOD, "output": name, "seed": [1, 2]} for name in ("v1.5", "v1.6")]
+    assert not problems(folder, *same) and problems(folder, {**GOOD, "output": "A"}, {**GOOD, "output": "a"})
+    assert not problems(folder, {**GOOD, "seed": 2**64 - 1, "prompt": "one\u2028two"})
+    (folder / "wide.csv").write_text("image,mask,prompt\na.png,a_mask.png,a red apple, shiny\n")
+    [told] = read_manifest(folder / "wide.csv", {}).problems
+    assert told == "line 2: more values than names: a text with a comma needs quotes"
     (folder / "text.png").write_text("no picture")
     assert problems(folder, {**GOOD, "image": "text.png"})[0].startswith("line 1: no picture: cannot identify")
     with pytest.raises(ValueError, match=r"text.txt is no manifest: expected .jsonl, .csv, .parquet or a folder"):
@@ -126,9 +144,10 @@ def test_a_key_follows_contents_and_settings_and_no_names(folder: Path) -> None:
     assert tasks_of(read_manifest(written(folder, GOOD), {}).edits, "another model")[0].key != one
 
 
-def test_packs_are_of_one_size_and_the_same_each_time(folder: Path) -> None:
+def test_packs_are_of_one_size_and_not_too_large(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (16, 16)).save(folder / "c.png")
     rows = [{**GOOD, "seed": n} for n in range(20)] + [{"image": "c.png", "box": [0, 0, 8, 8]}, {**GOOD, "cfg": 1}]
     tasks = tasks_of(read_manifest(written(folder, *rows), {}).edits, "model")
     assert [len(pack.tasks) for pack in packs_of(tasks)] == [16, 4, 1, 1]
-    assert packs_of(tasks) == packs_of(tasks)
+    monkeypatch.setattr("batch.plan.PIXELS", 3 * 32 * 24)
+    assert [len(pack.tasks) for pack in packs_of(tasks)] == [3] * 6 + [2, 1, 1], "three of these canvases"

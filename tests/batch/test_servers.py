@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from batch.__main__ import main
 from batch.comfy import Comfy
 from batch.manifest import Edit
 from batch.servers import ServerExecutor
-from batch.workflows import HOLE, PICTURE, SHOWN, filled, load_workflow
+from batch.workflows import HOLE, PICTURE, SHOWN, SKETCH, filled, load_workflow
 from comfy_client import ComfyClient
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -245,6 +246,45 @@ def test_a_users_own_workflow_gets_picture_mask_prompt_and_seed() -> None:
     assert prompt[encode]["inputs"]["image"] == [PICTURE, 0] and prompt[encode]["inputs"]["mask"] == [dilate, 0]
     assert prompt[dilate]["inputs"]["mask"] == [HOLE, 0], "the mask is dilated as the workflow has it"
     assert workflow[encode]["inputs"]["image"] != [PICTURE, 0], "the file's own is not changed"
+
+
+def test_in_a_workflow_with_a_lazy_canvas_the_canvas_is_replaced_whole() -> None:
+    """Its EDIT would hide the result behind its own empty mask, its SKETCH would draw its old picture."""
+    canvas = {"class_type": "LazyCanvas", "inputs": {"canvas_file": "x"}}
+    encode = {"model": ["m", 0], "vae": ["m", 2], "image": ["c", 0], "mask": ["c", 1]}
+    sketch = {"context": ["e", 0], "vae": ["m", 2], "sketch": ["c", 2], "strength": 0.5}
+    decode = {"model": ["m", 0], "context": ["s", 0], "positive": ["t", 0], "negative": ["z", 0], "image": ["c", 0]}
+    workflow = {
+        "c": canvas,
+        "m": {"class_type": "LazyModelLoader", "inputs": {}},
+        "t": {"class_type": "CLIPTextEncode", "inputs": {"text": "x", "clip": ["m", 1]}},
+        "z": {"class_type": "ConditioningZeroOut", "inputs": {"conditioning": ["t", 0]}},
+        "e": {"class_type": "LazyEncodeContext", "inputs": encode},
+        "s": {"class_type": "LazySketchCondition", "inputs": sketch},
+        "d": {"class_type": "LazyDecode", "inputs": {**decode, "seed": 0}},
+        "r": {"class_type": "LazyResult", "inputs": {"image": ["d", 0], "edit": ["c", 3]}},
+    }
+    files = {PICTURE: "a.png", HOLE: "b.png", SKETCH: "c.png"}
+    edit = Edit(image=Path("a.png"), box=(0, 0, 8, 8), prompt="a panda")
+    prompt, shown = filled(workflow, edit, files, own=False)
+    assert "c" not in prompt and "s" not in prompt and shown == "r"
+    assert prompt["r"]["inputs"] == {"image": ["d", 0]}
+    assert prompt["d"]["inputs"]["context"] == ["e", 0] and prompt["e"]["inputs"]["mask"] == [HOLE, 0]
+    drawn, _ = filled(workflow, replace(edit, sketch=Path("s.png"), sketch_strength=0.3), files, own=False)
+    assert drawn["d"]["inputs"]["context"] == [SKETCH, 0] and drawn[SKETCH]["inputs"]["context"] == ["e", 0]
+    with pytest.raises(ValueError, match="negative prompt is made of its positive one"):
+        filled(workflow, replace(edit, negative="dull"), files, own=False)
+
+
+def test_whatever_goes_wrong_with_an_edit_ends_no_run(
+    fakes: list[FakeComfy], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def odd(*_: Any) -> None:
+        raise KeyError("99")
+
+    monkeypatch.setattr("batch.servers.filled", odd)
+    assert main(["run", str(manifest(tmp_path, 3)), f"--server={fakes[0].address}", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["failed"] == 3
 
 
 def test_files_that_are_no_workflow_are_refused(tmp_path: Path) -> None:

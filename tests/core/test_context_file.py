@@ -113,7 +113,10 @@ def put(where: str, name: str, value: Any) -> Any:
 
 CHANGES = {
     "a newer format": (put("notes", "format", 2), "context format 2 is newer than this pack's 1: update"),
-    "a grid of a thousand million": (put("notes", "grid", [10**9, 8, 8, 2]), "grid is .*, expected four whole numbers"),
+    "a grid of a thousand million": (put("notes", "grid", [10**9, 8, 8, 2]), "grid is .*, expected height, width"),
+    "tokens of 64 pixels by 64": (put("notes", "grid", [40, 56, 512, 2]), "grid is .*scale and patch .at most 64 each"),
+    "more tokens in a hole than there are": (put("notes", "count", 13), "count is 13, expected at most 12"),
+    "a token twice": (put("parts", "index", torch.tensor([[1, 1], [5, 0], [3, 7]])), "index is a token twice"),
     "rows below nothing": (put("notes", "rows", -1), "rows is -1, expected a whole number"),
     "more rows than tensors": (put("notes", "rows", 10**6), r"tensor \w+.* is \w+ \(3"),
     "an unknown field": (put("notes", "x", 1), "fields is .*'x'.*, expected those of a saved CONTEXT"),

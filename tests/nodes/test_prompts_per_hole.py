@@ -124,6 +124,13 @@ def test_a_masked_prompt_for_some_of_the_steps_is_refused(lazy: Lazy, image: Ten
         lazy.decode(context, positive=positive)
 
 
+def test_a_prompts_mask_that_is_to_count_less_is_refused(lazy: Lazy, image: Tensor):
+    context, _ = lazy.encode(image, mask(BOXES[0]))
+    [positive] = lazy.stock.ConditioningSetMask().append(lazy.text("a panda"), mask(BOXES[0]), "default", 0.5)
+    with pytest.raises(ValueError, match=r"a prompt's mask has strength 0.5, expected 1"):
+        lazy.decode(context, positive=positive)
+
+
 def test_a_hole_under_several_prompts_is_said_on_the_node(lazy: Lazy, image: Tensor):
     context, _ = lazy.encode(image, mask(BOXES[0]))
     top, left, bottom, right = BOXES[0]

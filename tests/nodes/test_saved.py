@@ -71,6 +71,25 @@ def test_a_stock_models_context_goes_to_any_checkpoint_of_its_latents(lazy: Lazy
     assert torch.equal(*edits)
 
 
+def test_transparency_and_sixteen_bits_go_into_a_file(lazy: Lazy, canvas: tuple[Tensor, Tensor]):
+    image, mask = canvas
+    clear = torch.cat([image, torch.full_like(image[..., :1], 0.5)], -1)
+    context, _ = lazy.encode(clear, torch.cat([mask, mask.flip(1)]))
+    half = context.with_(alpha=context.alpha.half())
+    for each in (context, half):
+        found = load(lazy, save(lazy, each)[0])
+        assert found.alpha.shape == (2, 1, SIDE, SIDE) and found.alpha.dtype == torch.float32
+        assert torch.equal(lazy.decode(context, steps=1)[0], lazy.decode(found, steps=1)[0])
+
+
+def test_a_file_whose_sizes_are_not_the_models_is_refused(lazy: Lazy, canvas: tuple[Tensor, Tensor]):
+    """Its name alone can be copied into any file."""
+    context, _ = lazy.encode(*canvas)
+    grid = type(context.grid)(SIDE, SIDE, context.grid.scale * 4, context.grid.patch)
+    with pytest.raises(ValueError, match=r"has 8 channels at 1/32.*expected 8 channels at 1/8.*not this model's"):
+        lazy.decode(context.with_(grid=grid), steps=1)
+
+
 def with_lora(lazy: Lazy, strength: float) -> Any:
     model = lazy.model.clone()
     key = "diffusion_model.context_encoder.embed.weight"
@@ -91,15 +110,18 @@ def test_another_lora_another_vae_and_another_model_are_refused(
     lazy.decode(context, steps=1)  # one that never was in a file is the user's own business, as ever
     own = load(lazy, save(lazy, lazy.encode(*canvas)[0])[0])
     host = lazy.node_module("host.identity")
-    monkeypatch.setattr(host, "vae_magnitudes", lambda vae: torch.ones(3))
-    with pytest.raises(ValueError, match=r"made with another VAE.*encode the canvas again"):
-        lazy.decode(own, steps=1)
+    with monkeypatch.context() as patch:
+        other = 1.01 * host.vae_magnitudes(lazy.vae)
+        patch.setattr(host, "vae_magnitudes", lambda vae: other)
+        with pytest.raises(ValueError, match=r"made with another VAE.*encode the canvas again"):
+            lazy.decode(own, steps=1)
+    lazy.decode(own, steps=1)
     stock = {"model": make_stock("flux"), "vae": AverageVAE(16, 8)}
     with pytest.raises(ValueError, match="made by another model"):
         lazy.decode(own, steps=1, positive=conditioning("flux", 3), negative=conditioning("flux", 4), **stock)
 
 
-@pytest.mark.parametrize("prefix", ["../out", "/etc/x", "a/../../b", "", " ", "a\nb"])
+@pytest.mark.parametrize("prefix", [".", "./", "../out", "/etc/x", "a/../../b", "", " ", "a\nb"])
 def test_names_that_lead_out_of_the_folder_are_refused(lazy: Lazy, canvas: tuple[Tensor, Tensor], prefix: str):
     context, _ = lazy.encode(*canvas)
     with pytest.raises(ValueError, match=r"filename_prefix is .*, expected a name like 'room'"):

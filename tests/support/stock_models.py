@@ -328,7 +328,7 @@ class AverageVAE:
     def __init__(self, channels: int, scale: int, alpha: bool = False):
         self.latent_channels, self.scale, self.latent_dim, self.alpha = channels, scale, 2, alpha
         self.mix = torch.randn(3, channels, generator=torch.Generator().manual_seed(9))
-        self.patcher, self.first_stage_model = SimpleNamespace(patches_uuid="average"), None
+        self.patcher, self.first_stage_model = SimpleNamespace(patches_uuid="average"), torch.nn.Linear(1, 1)
 
     def spacial_compression_encode(self) -> int:
         return self.scale
