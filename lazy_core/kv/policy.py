@@ -11,6 +11,7 @@ keys before the rotary embedding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -23,20 +24,30 @@ Reuse = Literal["fast", "balanced", "exact"]
 REUSES: tuple[Reuse, ...] = get_args(Reuse)
 
 
+def cost(levels: list[int], steps: int, share: float) -> float:
+    """Token-steps of a run with passes over all tokens at `levels`, as a share of all tokens at every step."""
+    sparse = steps - (0 in levels)  # the first step may be a pass itself; one ahead replaces no step
+    return (len(levels) + sparse * share) / steps
+
+
 @dataclass(frozen=True)
 class Plan:
-    """Passes over all tokens, for runs of at least `steps` steps in holes of at most `share` of the tokens.
+    """Passes over all tokens, for runs of at least `steps` steps that then cost at most `most` of the host's own.
 
     `levels` are the shares of the steps, 0 (the first) to 1, at whose noise levels the passes are, rising.
     """
 
     levels: tuple[float, ...]
     steps: int = 1
-    share: float = 1.0
+    most: float = math.inf
 
     def at(self, steps: int) -> list[int]:
         """The steps, of so many, at whose noise levels all tokens are computed."""
         return sorted({min(int(level * steps), steps - 1) for level in self.levels})
+
+    def fits(self, steps: int, share: float) -> bool:
+        """Whether the plan is for runs of so many steps in a hole of a `share` of the tokens."""
+        return steps >= self.steps and cost(self.at(steps), steps, share) <= self.most
 
 
 @dataclass(frozen=True)
@@ -65,14 +76,12 @@ class Policy:
         if self.plans is None:
             return list(range(steps))
         first, *others = self.plans
-        fitting = [first, *(plan for plan in others if steps >= plan.steps and share <= plan.share)]
+        fitting = [first, *(plan for plan in others if plan.fits(steps, share))]
         return fitting[-1].at(steps)
 
     def cost(self, steps: int, share: float) -> float:
         """Token-steps that a run takes, as a share of those that all tokens at every step are."""
-        levels = self.levels(steps, share)
-        sparse = 0 if self.plans is None else steps - (0 in levels)  # a pass ahead replaces no step
-        return (len(levels) + sparse * share) / steps
+        return 1.0 if self.plans is None else cost(self.levels(steps, share), steps, share)
 
     def at_once(self, steps: int, share: float = 0.0) -> int:
         """How many passes' keys and values are kept at the same time."""
@@ -82,7 +91,7 @@ class Policy:
 Policies = dict[Reuse, Policy]
 POLICIES: Policies = {  # the knee of `python -m benchmarks.fidelity --sweep`, see docs/benchmark.md
     "fast": Policy((Plan((0.3,)),)),
-    "balanced": Policy((Plan((0.3,)), Plan((0.2, 0.6), steps=15))),
+    "balanced": Policy((Plan((0.3,)), Plan((0.0, 0.65), steps=8, most=1 / 3), Plan((0.2, 0.6), steps=15))),
     "exact": Policy(None),
 }
 EARLY: Policies = {  # for networks whose keys and values change most in the first steps
