@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     run.add_argument("manifest", type=Path, help=".jsonl, .csv, .parquet, or a folder of pictures with masks")
     run.add_argument("--output", type=Path, default=None, help="folder of the results; default: beside the manifest")
     run.add_argument("--dry-run", action="store_true", help="say what is wrong with the manifest, and make nothing")
+    run.add_argument("--force", action="store_true", help="write over files that no run made, or that somebody changed")
     run.add_argument("--json", action="store_true", help="print one line of JSON at the end, for programs")
     run.add_argument(
         "--server",
@@ -47,17 +48,28 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_manifest(args: argparse.Namespace) -> int:
     try:
+        if args.workflow and not args.server:
+            raise ValueError("--workflow is for servers: say --server http://HOST:8188, too")
         manifest = read_manifest(args.manifest, defaults_of(args))
     except (OSError, ValueError) as error:
-        print(f"{args.manifest}: {error}", file=sys.stderr)
-        return 2
+        return stopped(f"{args.manifest}: {error}", args)
     for problem in manifest.problems:
         print(f"{args.manifest.name}, {problem}", file=sys.stderr)
     if manifest.problems or args.dry_run:
-        told = f"{len(manifest.edits)} edits, {len(manifest.problems)} problems"
+        told = f"{counted(len(manifest.edits), 'edit')}, {counted(len(manifest.problems), 'problem')}"
         print(json.dumps({"edits": len(manifest.edits), "problems": manifest.problems}) if args.json else told)
         return 1 if manifest.problems else 0
     return make(manifest, args)
+
+
+def stopped(sentence: str, args: argparse.Namespace) -> int:
+    """Say why nothing could begin -> the exit status."""
+    print(json.dumps({"error": sentence}) if args.json else sentence, file=sys.stdout if args.json else sys.stderr)
+    return 2
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def defaults_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -74,39 +86,61 @@ def defaults_of(args: argparse.Namespace) -> dict[str, Any]:
 
 def make(manifest: Manifest, args: argparse.Namespace) -> int:
     """Make what is missing, tell what became of it -> the exit status."""
-    begun = time.monotonic()
-    path = args.manifest.resolve()
+    begun, path = time.monotonic(), args.manifest.resolve()
     folder = args.output or path.with_name(f"{path.stem}_edits")
+    sources = {
+        file.resolve()
+        for edit in manifest.edits
+        for file in (edit.image, edit.mask, edit.sketch)
+        if isinstance(file, Path)
+    }
+    if own := [edit.output for edit in manifest.edits if (folder / edit.output).resolve() in sources]:
+        return stopped(f"{own[0]} would be written over a picture of the manifest: choose another --output", args)
     try:
         executor = executor_of(args)
         journal = Journal(folder)
     except (OSError, ValueError, RuntimeError, sqlite3.Error) as error:
-        print(error, file=sys.stderr)
-        return 2
+        return stopped(f"{folder}: {error}" if isinstance(error, sqlite3.Error) else str(error), args)
     tasks = tasks_of(manifest.edits, executor.made_by)
-    missing = {task.edit.output for task in tasks if not journal.has(task.edit.output, task.key)}
+    states = {task.edit.output: journal.state(task.edit.output, task.key) for task in tasks}
+    others = {state: [name for name, each in states.items() if each == state] for state in ("foreign", "changed")}
+    if others["foreign"] and not args.force:
+        journal.close()
+        more = f" and {len(others['foreign']) - 1} more" * (len(others["foreign"]) > 1)
+        return stopped(f"{folder / others['foreign'][0]}{more} is of no run here: --force writes over it", args)
+    if others["changed"] and not args.force:
+        for name in others["changed"]:
+            print(f"{name} was changed since it was made, and is kept: --force makes it anew", file=sys.stderr)
+    again = ("missing", "foreign", "changed") if args.force else ("missing",)
+    missing = {name for name, state in states.items() if state in again}
     todo = [pack for pack in packs_of(tasks) if any(task.edit.output in missing for task in pack.tasks)]
-    failed: list[str] = []
-    try:
-        with tqdm(total=len(tasks), initial=len(tasks) - len(missing), unit="edit", disable=args.json) as bar:
+    failed: dict[str, str] = {}
+    made, interrupted = 0, False
+    with tqdm(total=len(tasks), initial=len(tasks) - len(missing), unit="edit", disable=args.json) as bar:
+        executor.warn = lambda sentence: bar.write(sentence, file=sys.stderr)
+        try:
             for task, result, seconds in executor.run(todo, missing):
                 try:
                     if isinstance(result, Exception):
                         raise result
                     journal.add(task.edit.output, task.key, result, seconds)
+                    made += 1
                 except Exception as error:
-                    failed.append(f"{task.edit.output}: {str(error) or type(error).__name__}")
+                    failed[task.edit.output] = str(error) or type(error).__name__
                 bar.update()
-    finally:
-        journal.close()
-    for sentence in failed:
-        print(sentence, file=sys.stderr)
-    made = len(missing) - len(failed)
-    figures: dict[str, float] = {"edits": len(tasks), "made": made, "kept": len(tasks) - len(missing)}
-    figures |= {"failed": len(failed), "seconds": round(time.monotonic() - begun, 1)}
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            journal.close()
+    for name, sentence in failed.items():
+        print(f"{name}: {sentence}", file=sys.stderr)
+    figures: dict[str, Any] = {"edits": len(tasks), "made": made, "kept": len(tasks) - len(missing)}
+    figures |= {"failed": len(failed), "seconds": round(time.monotonic() - begun, 1), "failures": failed}
     told = f"{made} made, {figures['kept']} were there, {len(failed)} failed, in {figures['seconds']} s: {folder}"
-    print(json.dumps(figures) if args.json else told)
-    return 1 if failed else 0
+    if interrupted:
+        told = f"stopped: {told}. Run it again to go on."
+    print(json.dumps(figures, ensure_ascii=False) if args.json else told)
+    return 130 if interrupted else 1 if failed else 0
 
 
 def executor_of(args: argparse.Namespace) -> Any:

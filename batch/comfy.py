@@ -22,7 +22,7 @@ class Refused(Exception):
 class Comfy:
     """One server, by its address."""
 
-    def __init__(self, address: str, timeout: float = 60):
+    def __init__(self, address: str, timeout: float = 20):
         self.address = address.rstrip("/") if "://" in address else f"http://{address.rstrip('/')}"
         self.timeout = timeout
 

@@ -10,6 +10,10 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from typing import Literal
+
+State = Literal["missing", "done", "changed", "foreign"]
+"""Of a result: not there or another edit's; as it was written; changed since by somebody; of no run in this folder."""
 
 FILE = ".lazydiffusion-batch.sqlite"
 LOCK = ".lazydiffusion-batch.lock"
@@ -28,12 +32,16 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.lock = folder, threading.Lock()
         self.database = sqlite3.connect(folder / FILE, check_same_thread=False, isolation_level=None)
+        self.lock_folder()
         self.database.execute("PRAGMA journal_mode=WAL")
         self.database.execute("PRAGMA synchronous=FULL")
-        self.database.execute(
-            "CREATE TABLE IF NOT EXISTS done (output TEXT PRIMARY KEY, key TEXT, sha256 TEXT, seconds REAL, at REAL)"
-        )
-        self.lock_folder()
+        columns = "output TEXT PRIMARY KEY, key TEXT, sha256 TEXT, seconds REAL, at REAL"
+        for table in ("done", "writing"):  # what is being written is known before its file has its name
+            self.database.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
+        for row in self.database.execute("SELECT * FROM writing").fetchall():
+            if self.sha256(row[0]) == row[2]:
+                self.database.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?, ?)", row)
+        self.database.execute("DELETE FROM writing")
         for left in folder.rglob(f".*{PARTIAL}"):
             if OURS.search(left.name) and left.is_file():
                 left.unlink(missing_ok=True)  # of a run that was killed while it wrote
@@ -49,22 +57,34 @@ class Journal:
             self.owner.close()
             raise BlockingIOError(f"another run is at work in {self.folder}: wait for it, or end it.") from error
 
-    def has(self, output: str, key: str) -> bool:
-        """Whether the result of this edit is there, to the byte as it was written."""
+    def state(self, output: str, key: str) -> State:
+        """What is there of an edit's result."""
         with self.lock:
             row = self.database.execute("SELECT key, sha256 FROM done WHERE output = ?", (output,)).fetchone()
-        if row is None or row[0] != key:
-            return False
+        found = self.sha256(output)
+        if found is None:
+            return "missing"
+        if row is None:
+            return "foreign"
+        if found != row[1]:
+            return "changed"
+        return "done" if row[0] == key else "missing"
+
+    def sha256(self, output: str) -> str | None:
+        """Of a result's file; None where there is none."""
         try:
-            return hashlib.sha256((self.folder / output).read_bytes()).hexdigest() == row[1]
+            return hashlib.sha256((self.folder / output).read_bytes()).hexdigest()
         except OSError:
-            return False
+            return None
 
     def add(self, output: str, key: str, content: bytes, seconds: float) -> None:
         """Write a result, whole or not at all, and write it down. Raises OSError."""
         file = self.folder / output
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}{PARTIAL}")
+        row = (output, key, hashlib.sha256(content).hexdigest(), seconds, time.time())
+        with self.lock:
+            self.database.execute("INSERT OR REPLACE INTO writing VALUES (?, ?, ?, ?, ?)", row)
         try:
             with partial.open("wb") as handle:
                 handle.write(content)
@@ -74,9 +94,9 @@ class Journal:
         finally:
             partial.unlink(missing_ok=True)
         sync_folder(file.parent)
-        row = (output, key, hashlib.sha256(content).hexdigest(), seconds, time.time())
         with self.lock:
             self.database.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?, ?)", row)
+            self.database.execute("DELETE FROM writing WHERE output = ?", (output,))
 
     def close(self) -> None:
         """Close the files, and leave the folder to other runs."""

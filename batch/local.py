@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ class LocalExecutor:
 
     def __init__(self, model: Path = MODEL, device: str = "cpu"):
         self.editor = LazyEditor.load(model, device)
+        self.warn: Callable[[str], None] = print
 
     @property
     def made_by(self) -> str:
@@ -44,6 +45,8 @@ class LocalExecutor:
         for task in pack.tasks:
             try:
                 canvases.append((task, read_canvas(task.edit)))
+                if (warning := canvases[-1][1].warning) is not None:
+                    self.warn(f"{task.edit.output}: {warning}")
             except (OSError, ValueError) as error:
                 yield task, error
         try:
@@ -86,4 +89,4 @@ class LocalExecutor:
             negative=[edit.negative for edit in edits],
         )
         for (task, canvas), one in zip(canvases, result, strict=True):
-            yield task, png_of(one, canvas)
+            yield task, png_of(one, canvas, task.edit)

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
@@ -22,6 +23,7 @@ from PIL import Image
 from lazy_core.blend.composite import BLENDS
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+NOTE = "note"  # a field for whoever writes the manifest
 ALPHA = "alpha"  # as `mask`: what is transparent in the picture is the hole
 MOST = 10_000  # edits that one row stands for
 LISTS = ("mask", "box", "prompt", "seed")
@@ -68,15 +70,42 @@ def read_manifest(path: Path, defaults: dict[str, Any]) -> Manifest:
             continue
         edits, problems = edits_of({**defaults, **row}, folder)
         for number, edit in enumerate(edits):
-            name = edit.output or f"{edit.image.stem}_{len(found.edits) + 1:05}"
-            name = name.removesuffix(".png")
-            name = f"{name}_{number + 1}.png" if edit.output and len(edits) > 1 else f"{name}.png"
+            name = without_ending(edit.output) or "_".join(
+                filter(None, (edit.image.stem, slug(edit.prompt), str(edit.seed)))
+            )
+            if edit.output and len(edits) > 1:
+                name += f"_{number + 1}"
+            elif not edit.output:  # alike but for box or mask
+                name = free_name(name, names)
             if name.casefold() in names:
-                problems.append(f"output '{name}' is another edit's, too")
+                problems.append(f"output '{name}.png' is another edit's, too")
             names.add(name.casefold())
+            name += ".png"
             found.edits.append(Edit(**{**values_of(edit), "output": name}))
         found.problems += [f"{line}: {problem}" for problem in problems]
+    if not found.edits and not found.problems:
+        found.problems.append("no edits in it")
     return found
+
+
+def without_ending(name: str) -> str:
+    """A result's name without the ending of a picture: results are PNG."""
+    path = PurePosixPath(name)
+    return name.removesuffix(path.suffix) if path.suffix.lower() in PICTURES else name
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    """A name, with a number where it is taken."""
+    number, free = 1, name
+    while free.casefold() in taken:
+        number += 1
+        free = f"{name}_{number}"
+    return free
+
+
+def slug(prompt: str) -> str:
+    """The beginning of a prompt as a part of a file's name."""
+    return re.sub(r"[^\w]+", "-", prompt).strip("-")[:40].strip("-")
 
 
 def values_of(edit: Edit) -> dict[str, Any]:
@@ -87,7 +116,7 @@ def rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """-> what a row is called, and its values, or what is wrong with it."""
     if path.is_dir():
         yield from folder_rows(path)
-    elif path.suffix in (".jsonl", ".ndjson"):
+    elif path.suffix.lower() in (".jsonl", ".ndjson"):
         for number, text in enumerate(text_of(path).split("\n"), 1):
             if not text.strip():
                 continue
@@ -97,9 +126,11 @@ def rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
                 yield f"line {number}", f"no JSON ({error})"
                 continue
             yield f"line {number}", row if isinstance(row, dict) else "no JSON object"
-    elif path.suffix == ".csv":
-        yield from csv_rows(csv.DictReader(io.StringIO(text_of(path), newline="")))
-    elif path.suffix == ".parquet":
+    elif path.suffix.lower() == ".csv":
+        text = text_of(path)
+        mark = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets of many countries write semicolons
+        yield from csv_rows(csv.DictReader(io.StringIO(text, newline=""), delimiter=mark))
+    elif path.suffix.lower() == ".parquet":
         for number, row in enumerate(parquet_rows(path), 1):
             yield f"row {number}", {key: value for key, value in row.items() if value is not None}
     else:
@@ -118,17 +149,20 @@ def csv_rows(reader: csv.DictReader) -> Iterator[tuple[str, dict[str, Any] | str
     try:
         for row in reader:
             line = f"line {reader.line_num}"
+            if not any(row.values()):
+                continue
             if None in row:
                 yield line, "more values than names: a text with a comma needs quotes"
             else:
-                yield line, {key.strip(): value for key, value in row.items() if value not in (None, "")}
+                yield line, {key.strip().lower(): value for key, value in row.items() if value not in (None, "")}
     except csv.Error as error:
         yield f"line {reader.line_num}", f"no CSV ({error})"
 
 
 def folder_rows(folder: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """Pictures of a folder, each with `NAME_mask.*` beside it, or with a picture of its stem in `masks/`."""
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES and file.is_file())
+    pictures = (file for file in folder.iterdir() if file.suffix.lower() in PICTURES and file.is_file())
+    files = sorted(file for file in pictures if not file.name.startswith("."))
     beside = {file.stem.removesuffix("_mask"): file for file in files if file.stem.endswith("_mask")}
     inside = folder / "masks"
     if inside.is_dir():
@@ -153,13 +187,14 @@ def parquet_rows(path: Path) -> Iterable[dict[str, Any]]:
 def edits_of(row: dict[str, Any], folder: Path) -> tuple[list[Edit], list[str]]:
     """All edits of a row, and what is wrong with it."""
     known = {each.name for each in fields(Edit)}
-    problems = [f"unknown field '{name}', expected one of {', '.join(sorted(known))}" for name in row.keys() - known]
+    odd = sorted(name for name in row.keys() - known if name != NOTE)
+    problems = [f"unknown field '{name}', expected one of {', '.join(sorted(known))}" for name in odd]
     given = {name: value for name, value in row.items() if name in known}
     many = {name: value for name, value in given.items() if name in LISTS and is_list(name, value)}
     problems += [f"{name} is an empty list" for name, value in many.items() if not value]
     edits: list[Edit] = []
-    if (count := math.prod(map(len, many.values()))) > MOST:
-        return [], [*problems, f"{count:,} edits in one row, expected at most {MOST:,}"]
+    if (total := math.prod(map(len, many.values()))) > MOST:
+        return [], [*problems, f"{total:,} edits in one row, expected at most {MOST:,}"]
     for chosen in product(*many.values()):
         values = {**given, **dict(zip(many, chosen, strict=True))}
         fitted, wrong = fitted_values(values, folder)
@@ -217,6 +252,8 @@ def wrong_sizes(
             if isinstance(file, Path) and size_of(file) != (width, height):
                 got = " x ".join(map(str, size_of(file)))
                 return [f"{name} is {got} px, expected {width} x {height} as its image"]
+        if isinstance(mask, Path) and is_transparent(mask) and lowest_alpha(mask) < 255:
+            return ["mask has transparency, which may mean either: save it without, white where the hole is"]
         if mask == ALPHA and not is_transparent(image):
             return [f"mask is '{ALPHA}', but {image.name} has no transparency"]
     except (OSError, ValueError, Image.DecompressionBombError) as error:
@@ -232,6 +269,12 @@ def is_transparent(path: Path) -> bool:
         return "A" in picture.getbands() or picture.mode == "PA" or "transparency" in picture.info
 
 
+def lowest_alpha(path: Path) -> int:
+    """Of a picture's pixels."""
+    with Image.open(path) as picture:
+        return picture.convert("RGBA").getchannel("A").getextrema()[0]  # type: ignore[return-value]
+
+
 @lru_cache(maxsize=1 << 16)
 def size_of(path: Path) -> tuple[int, int]:
     """Width and height of a picture as it is shown, by its header alone."""
@@ -242,7 +285,8 @@ def size_of(path: Path) -> tuple[int, int]:
 
 def in_range(low: float, high: float, kind: type) -> Any:
     def fit(value: Any) -> Any:
-        number = kind(value)
+        text = value.strip() if isinstance(value, str) else value
+        number = kind(text.removesuffix(".0") if isinstance(text, str) else text)
         whole = isinstance(value, int) or (isinstance(value, str) and value.strip().isdecimal())
         if isinstance(value, bool) or not low <= number <= high or (not whole and number != float(value)):
             raise ValueError
@@ -253,9 +297,9 @@ def in_range(low: float, high: float, kind: type) -> Any:
 
 def as_box(value: Any) -> tuple[int, int, int, int]:
     """[x, y, width, height], or the same as text."""
-    numbers = [int(each) for each in (value.replace(",", " ").split() if isinstance(value, str) else value)]
-    x, y, width, height = numbers
-    if min(x, y) < 0 or min(width, height) < 1:
+    parts = re.split(r"[\s,;]+", value.strip("[]() ")) if isinstance(value, str) else value
+    x, y, width, height = (int(each) for each in parts)
+    if min(x, y) < 0 or min(width, height) < 1 or [x, y, width, height] != [float(each) for each in parts]:
         raise ValueError
     return x, y, width, height
 
@@ -272,7 +316,9 @@ def as_mask(value: Any) -> Path | str:
 
 def as_output(value: Any) -> str:
     path = PurePosixPath(as_text(value).replace("\\", "/"))
-    odd = any(ord(letter) < 32 or letter in ':*?"<>|' for letter in value)  # C:, and what Windows does not write
+    odd = (
+        any(ord(letter) < 32 or letter in ':*?"<>|' for letter in value) or max(map(len, path.parts), default=0) > 200
+    )  # C:, and what Windows does not write
     if path.is_absolute() or ".." in path.parts or not path.name or odd:
         raise ValueError
     return str(path)

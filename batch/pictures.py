@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+
+from lazy_core.masks import FLOOR
 
 from .manifest import ALPHA, Edit
 
@@ -24,6 +28,18 @@ class Canvas:
     mask: Tensor
     alpha: Tensor | None
     sketch: Tensor | None
+    profile: bytes | None = None
+
+    @property
+    def warning(self) -> str | None:
+        """What is odd about the mask."""
+        share = float((self.mask > FLOOR).float().mean())
+        if share == 0:
+            return "its mask is empty: the picture came back as it was"
+        return f"its mask covers {share:.0%} of the picture: white is the hole" if share > MUCH else None
+
+
+MUCH = 0.8  # of a picture: a mask of more is often upside down
 
 
 def read_canvas(edit: Edit) -> Canvas:
@@ -42,12 +58,14 @@ def read_canvas(edit: Edit) -> Canvas:
         mask, alpha = 1 - alpha, torch.ones_like(alpha)
     else:
         mask = pixels(opened(Path(str(edit.mask))).convert("L"))[0]
+        if 0 < float(mask.max()) < 1.5 / 255:
+            raise ValueError(f"{Path(str(edit.mask)).name} holds 0 and 1, expected 0 and 255: white is the hole.")
     sketch = None if edit.sketch is None else pixels(opened(edit.sketch).convert("RGB"))
     for name, other in (("mask", mask), ("sketch", sketch)):
         if other is not None and other.shape[-2:] != (height, width):
             got = f"{other.shape[-1]} x {other.shape[-2]}"
             raise ValueError(f"{name} is {got} px, expected {width} x {height} as {edit.image.name}. Resize it.")
-    return Canvas(image, mask, alpha, sketch)
+    return Canvas(image, mask, alpha, sketch, picture.info.get("icc_profile"))
 
 
 def opened(path: Path) -> Image.Image:
@@ -69,12 +87,17 @@ def pixels(picture: Image.Image) -> Tensor:
     return torch.from_numpy(values / np.float32(255)).movedim(-1, 0)
 
 
-def png_of(result: Tensor, canvas: Canvas) -> bytes:
-    """An edited picture [3, H, W] in 0..1 as PNG, with the canvas's alpha, which is opaque in the hole."""
+def png_of(result: Tensor, canvas: Canvas, edit: Edit) -> bytes:
+    """An edited picture [3, H, W] in 0..1 as PNG, with the canvas's alpha, which is opaque in the hole, its colour
+    profile, and what was asked for as text.
+    """
     parts = result[:3]
     if canvas.alpha is not None:
         parts = torch.cat([parts, torch.maximum(canvas.alpha, canvas.mask)[None]])
     values = (parts.clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1).contiguous().numpy()
     buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, "PNG", compress_level=1)
+    text = PngInfo()
+    asked = {name: getattr(edit, name) for name in ("prompt", "negative", "seed", "steps", "cfg", "denoise", "blend")}
+    text.add_itxt("lazydiffusion", json.dumps(asked, ensure_ascii=False))
+    Image.fromarray(values).save(buffer, "PNG", compress_level=1, pnginfo=text, icc_profile=canvas.profile)
     return buffer.getvalue()

@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.error
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -39,7 +39,23 @@ class ServerExecutor:
         self.servers = [Comfy(address) for address in addresses]
         self.own = workflow is None
         self.workflow = own_workflow(model or MODEL) if workflow is None else load_workflow(workflow)
-        self.pauses = PAUSES
+        self.pauses, self.gone = PAUSES, set[str]()
+        self.warn: Callable[[str], None] = print
+        reached = [self.reached(server) for server in self.servers]
+        if not any(reached):
+            raise ConnectionError("; ".join(sorted(self.gone)))
+
+    def reached(self, server: Comfy) -> bool:
+        """Whether a server is there; why not is kept."""
+        try:
+            server.get("/queue")
+        except urllib.error.HTTPError as error:
+            self.gone.add(f"{server.address} is no ComfyUI: it answered {error.code} {error.reason}")
+        except (*GONE, ValueError) as error:
+            self.gone.add(f"{server.address} does not answer: {getattr(error, 'reason', None) or error}")
+        else:
+            return True
+        return False
 
     @property
     def made_by(self) -> str:
@@ -70,7 +86,7 @@ class ServerExecutor:
             left.pop(result[0].edit.output)
             yield result
         for task in left.values():
-            yield task, ConnectionError("no server is left that answers"), 0.0
+            yield task, ConnectionError(f"no server is left that answers ({'; '.join(sorted(self.gone))})"), 0.0
 
     def work(self, server: Comfy, tasks: queue.Queue[Task], results: queue.Queue[Result | None]) -> None:
         """Make task after task on a server, until it is given up."""
@@ -79,7 +95,8 @@ class ServerExecutor:
             begin = time.monotonic()
             try:
                 content: bytes | Exception = self.make(server, task)
-            except Gone:
+            except Gone as error:
+                self.gone.add(str(error))
                 tasks.put(task)  # another one's
                 results.put(None)
                 return
@@ -90,6 +107,8 @@ class ServerExecutor:
     def make(self, server: Comfy, task: Task) -> bytes:
         """The PNG of an edit. Raises Refused, Gone, or what reading its pictures raises."""
         canvas = read_canvas(task.edit)
+        if canvas.warning is not None:
+            self.warn(f"{task.edit.output}: {canvas.warning}")
         for pause in (*self.pauses, None):
             try:
                 return self.tried(server, task, canvas)
@@ -118,7 +137,7 @@ class ServerExecutor:
         with Image.open(io.BytesIO(content)) as picture:
             result = pixels(picture.convert("RGB"))
         # The user's workflow may have made another size of it.
-        return png_of(result, canvas) if result.shape == canvas.image.shape else content
+        return png_of(result, canvas, task.edit) if result.shape == canvas.image.shape else content
 
     def upload(self, server: Comfy, task: Task, canvas: Canvas) -> dict[str, str]:
         """Put an edit's pictures into the server's input folder, by names made of their content -> those names."""

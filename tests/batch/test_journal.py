@@ -11,20 +11,35 @@ from batch.journal import FILE, Journal
 
 
 def test_a_result_counts_once_it_is_whole_and_written_down(tmp_path: Path) -> None:
+    file = tmp_path / "out" / "a" / "b.png"
     journal = Journal(tmp_path / "out")
-    assert not journal.has("a/b.png", "key")
+    assert journal.state("a/b.png", "key") == "missing"
     journal.add("a/b.png", "key", b"content", 0.5)
-    assert journal.has("a/b.png", "key") and not journal.has("a/b.png", "another key")
-    assert (tmp_path / "out" / "a" / "b.png").read_bytes() == b"content"
+    assert journal.state("a/b.png", "key") == "done" and journal.state("a/b.png", "another key") == "missing"
+    assert file.read_bytes() == b"content"
     journal.close()
     again = Journal(tmp_path / "out")
-    assert again.has("a/b.png", "key")
-    (tmp_path / "out" / "a" / "b.png").write_bytes(b"contenu")
-    assert not again.has("a/b.png", "key"), "somebody changed it"
-    (tmp_path / "out" / "a" / "b.png").unlink()
-    assert not again.has("a/b.png", "key")
+    assert again.state("a/b.png", "key") == "done"
+    file.write_bytes(b"contenu")
+    assert again.state("a/b.png", "key") == again.state("a/b.png", "another key") == "changed"
+    file.unlink()
+    assert again.state("a/b.png", "key") == "missing"
     again.add("a/b.png", "key", b"content", 0.5)
-    assert again.has("a/b.png", "key")
+    assert again.state("a/b.png", "key") == "done"
+    (tmp_path / "out" / "mine.png").write_bytes(b"mine")
+    assert again.state("mine.png", "key") == "foreign"
+    again.close()
+
+
+def test_a_file_that_has_its_name_before_it_is_written_down_is_no_strangers(tmp_path: Path) -> None:
+    """Killed between the two."""
+    journal = Journal(tmp_path)
+    journal.add("a.png", "key", b"content", 0.5)
+    journal.database.execute("INSERT INTO writing SELECT * FROM done")
+    journal.database.execute("DELETE FROM done")
+    journal.close()
+    again = Journal(tmp_path)
+    assert again.state("a.png", "key") == "done"
     again.close()
 
 
@@ -50,7 +65,7 @@ def test_what_cannot_be_written_is_not_written_down(tmp_path: Path) -> None:
     (tmp_path / "a.png").mkdir()
     with pytest.raises(OSError):
         journal.add("a.png", "key", b"content", 0.5)
-    assert not journal.has("a.png", "key")
+    assert journal.state("a.png", "key") == "missing"
     journal.close()
     rows = sqlite3.connect(tmp_path / FILE).execute("SELECT * FROM done").fetchall()
     assert rows == [] and not list(tmp_path.glob("*.partial"))

@@ -22,6 +22,7 @@ def folder(tmp_path: Path) -> Path:
         Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
         Image.new("L", (32, 24), 255).save(tmp_path / f"{name}_mask.png")
     Image.new("L", (8, 8), 255).save(tmp_path / "odd.png")
+    Image.new("RGBA", (32, 24), (255, 255, 255, 0)).save(tmp_path / "clear.png")
     (tmp_path / "text.txt").write_text("no picture")
     return tmp_path
 
@@ -40,7 +41,7 @@ def test_a_row_is_an_edit_with_paths_beside_the_manifest(folder: Path) -> None:
     [edit] = found.edits
     assert not found.problems
     assert (edit.image, edit.mask, edit.prompt, edit.seed) == (folder / "a.png", folder / "a_mask.png", "panda", 7)
-    assert edit.output == "a_00001.png"
+    assert edit.output == "a_panda_7.png"
 
 
 def test_lists_are_all_combinations(folder: Path) -> None:
@@ -49,15 +50,23 @@ def test_lists_are_all_combinations(folder: Path) -> None:
     assert not found.problems and len(found.edits) == 24
     assert len({edit.output for edit in found.edits}) == 24
     assert found.edits[12].output == "x/y_1.png"
+    named = [edit.output for edit in read_manifest(written(folder, {**row, "prompt": "A red apple, 小熊!"}), {}).edits]
+    assert named[:2] == ["a_A-red-apple-小熊_1.png", "a_A-red-apple-小熊_2.png"] and named[3].endswith("小熊_1_2.png")
+    more = read_manifest(written(folder, {**row, "prompt": "new"}, {**row, "prompt": "A red apple, 小熊!"}), {}).edits
+    assert [edit.output for edit in more[6:]] == named, "a line before it changes no name"
     boxes = {"image": "a.png", "box": [[0, 0, 8, 8], [8, 8, 8, 8]], "prompt": "panda"}
     assert [edit.box for edit in read_manifest(written(folder, boxes), {}).edits] == [(0, 0, 8, 8), (8, 8, 8, 8)]
 
 
 def test_csv_and_folders_are_manifests_too(folder: Path) -> None:
+    (folder / "semi.CSV").write_text("Image;Box;prompt;seed;Note\r\na.png;[1, 2, 8, 8];panda;3.0;mine\r\n;;;;\r\n")
+    [semi] = read_manifest(folder / "semi.CSV", {}).edits
+    assert (semi.box, semi.seed, semi.prompt) == ((1, 2, 8, 8), 3, "panda")
+    (folder / "semi.CSV").unlink()
     (folder / "edits.csv").write_text("image,mask,box,prompt,seed\na.png,a_mask.png,,panda,3\nb.png,,1 2 8 8,pizza,\n")
     one, two = read_manifest(folder / "edits.csv", {"seed": 9}).edits
     assert (one.prompt, one.seed, two.box, two.seed) == ("panda", 3, (1, 2, 8, 8), 9)
-    for name in ("odd.png", "edits.csv"):
+    for name in ("odd.png", "edits.csv", "clear.png"):
         (folder / name).unlink()
     found = read_manifest(folder, {"prompt": "panda"})
     assert [edit.image.name for edit in found.edits] == ["a.png", "b.png"] and not found.problems
@@ -71,6 +80,8 @@ def test_csv_and_folders_are_manifests_too(folder: Path) -> None:
 
 def test_a_folder_may_be_named_from_where_one_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "odd.png").unlink()
+    (folder / "clear.png").unlink()
+    (folder / "._a.png").write_text("a Mac's")
     monkeypatch.chdir(folder.parent)
     found = read_manifest(Path(folder.name), {"prompt": "panda"})
     assert not found.problems and len(found.edits) == 2
@@ -105,6 +116,11 @@ WRONG = {
     "line 1: output is '../x', expected a name inside the output folder": {**GOOD, "output": "../x"},
     "line 1: no JSON object": ["a.png"],
     "line 1: 1,000,000 edits in one row, expected at most 10,000": {**GOOD, "prompt": ["x"] * 1000, "seed": [1] * 1000},
+    "line 1: box is '[0.5, 0, 8, 8]', expected x, y, width and height in px": {"image": "a.png", "box": [0.5, 0, 8, 8]},
+    "line 1: mask has transparency, which may mean either: save it without, white where the hole is": {
+        **GOOD,
+        "mask": "clear.png",
+    },
     "line 1: prompt is an empty list": {**GOOD, "prompt": []},
     "line 1: output is 'C:/x', expected a name inside the output folder": {**GOOD, "output": "C:/x"},
     "line 1: sketch is 8 x 8 px, expected 32 x 24 as its image": {**GOOD, "sketch": "odd.png"},
@@ -124,6 +140,7 @@ def test_other_rows_are_read_all_the_same(folder: Path) -> None:
     assert len(found.edits) == 4
     assert found.problems[0].startswith("line 2: unknown field 'colour', expected one of blend, box")
     assert found.problems[1] == "line 4: output 'x.png' is another edit's, too"
+    assert problems(folder) == ["no edits in it"]
     assert found.problems[2].startswith("line 5: no JSON (")
     same = [{**GOOD, "output": name, "seed": [1, 2]} for name in ("v1.5", "v1.6")]
     assert not problems(folder, *same) and problems(folder, {**GOOD, "output": "A"}, {**GOOD, "output": "a"})
