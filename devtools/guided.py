@@ -24,7 +24,7 @@ from .places import ROOT, home
 
 ATHERIS = "atheris==3.0.0"
 CORPUS = ROOT / "tests" / "data" / "fuzz"
-WATCHED = ["lazy_core", "training.corpus"]
+WATCHED = ["lazy_core", "training.corpus", "batch"]
 LARGEST = 1024  # bytes of an input
 SEEDS = 6  # random inputs of 16 to 512 bytes that a run begins with, beside the corpus
 
@@ -109,7 +109,9 @@ def main(argv: list[str]) -> None:
     sys.path.append(tools)
     atheris: Any = importlib.import_module("atheris")
     with atheris.instrument_imports(include=WATCHED):
+        import batch.manifest
         import lazy_core.checkpoint
+        import lazy_core.context_file
         import lazy_core.text.tokenizer  # noqa: F401
         import training.corpus.decoding
         import training.corpus.instances

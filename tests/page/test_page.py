@@ -57,7 +57,7 @@ def assert_notes(notes: list[str], pattern: str) -> None:
 
 
 def test_template_browser_shows_each_template_with_its_thumbnail(open_page: OpenPage) -> None:
-    assert len(TEMPLATES) == 11
+    assert len(TEMPLATES) == 14
     with open_page() as page:
         cards = page.browse_templates()
         assert sorted(card.get_attribute("data-testid") or "" for card in cards.all()) == [
