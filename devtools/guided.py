@@ -109,7 +109,6 @@ def main(argv: list[str]) -> None:
     sys.path.append(tools)
     atheris: Any = importlib.import_module("atheris")
     with atheris.instrument_imports(include=WATCHED):
-        import batch.manifest
         import lazy_core.checkpoint
         import lazy_core.context_file
         import lazy_core.text.tokenizer  # noqa: F401

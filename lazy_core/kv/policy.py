@@ -11,7 +11,6 @@ keys before the rotary embedding.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -32,22 +31,18 @@ def cost(levels: list[int], steps: int, share: float) -> float:
 
 @dataclass(frozen=True)
 class Plan:
-    """Passes over all tokens, for runs of at least `steps` steps that then cost at most `most` of the host's own.
+    """Passes over all tokens, for runs of at least `steps` steps: whatever their holes, as the images of a batch share
+    their passes and are to be what each is by itself.
 
     `levels` are the shares of the steps, 0 (the first) to 1, at whose noise levels the passes are, rising.
     """
 
     levels: tuple[float, ...]
     steps: int = 1
-    most: float = math.inf
 
     def at(self, steps: int) -> list[int]:
         """The steps, of so many, at whose noise levels all tokens are computed."""
         return sorted({min(int(level * steps), steps - 1) for level in self.levels})
-
-    def fits(self, steps: int, share: float) -> bool:
-        """Whether the plan is for runs of so many steps in a hole of a `share` of the tokens."""
-        return steps >= self.steps and cost(self.at(steps), steps, share) <= self.most
 
 
 @dataclass(frozen=True)
@@ -69,29 +64,27 @@ class Policy:
         """Whether a step ever uses what another one computed."""
         return self.plans is not None
 
-    def levels(self, steps: int, share: float = 0.0) -> list[int]:
-        """The steps, of so many, at whose noise levels all tokens are computed, for a hole of a `share` 0..1 of the
-        tokens.
-        """
+    def levels(self, steps: int) -> list[int]:
+        """The steps, of so many, at whose noise levels all tokens are computed."""
         if self.plans is None:
             return list(range(steps))
         first, *others = self.plans
-        fitting = [first, *(plan for plan in others if plan.fits(steps, share))]
+        fitting = [first, *(plan for plan in others if steps >= plan.steps)]
         return fitting[-1].at(steps)
 
     def cost(self, steps: int, share: float) -> float:
         """Token-steps that a run takes, as a share of those that all tokens at every step are."""
-        return 1.0 if self.plans is None else cost(self.levels(steps, share), steps, share)
+        return 1.0 if self.plans is None else cost(self.levels(steps), steps, share)
 
-    def at_once(self, steps: int, share: float = 0.0) -> int:
+    def at_once(self, steps: int) -> int:
         """How many passes' keys and values are kept at the same time."""
-        return min(len(self.levels(steps, share)), 2) if self.keeps else 0
+        return min(len(self.levels(steps)), 2) if self.keeps else 0
 
 
 Policies = dict[Reuse, Policy]
 POLICIES: Policies = {  # the knee of `python -m benchmarks.fidelity --sweep`, see docs/benchmark.md
     "fast": Policy((Plan((0.3,)),)),
-    "balanced": Policy((Plan((0.3,)), Plan((0.0, 0.65), steps=8, most=1 / 3), Plan((0.2, 0.6), steps=15))),
+    "balanced": Policy((Plan((0.3,)), Plan((0.0, 0.65), steps=12), Plan((0.2, 0.6), steps=15))),
     "exact": Policy(None),
 }
 EARLY: Policies = {  # for networks whose keys and values change most in the first steps

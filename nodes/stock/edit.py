@@ -212,8 +212,7 @@ def kept_bytes(job: Job, context: Context) -> int:
             )
             more = sum(values[name].shape[1] for name in job.family.more_text if name in values)
             numbers += job.family.kept_numbers(base.diffusion_model, image, text.shape[1] + more)
-    passes = job.policy.at_once(job.settings.steps, share_of(groups_of(context), len(context.latent)))
-    return passes * len(context.latent) * numbers * size
+    return job.policy.at_once(job.settings.steps) * len(context.latent) * numbers * size
 
 
 def with_picture(positive: list, negative: list, context: Context) -> tuple[list, list]:

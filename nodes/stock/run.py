@@ -33,7 +33,6 @@ from .passes import (
     replaced_blocks,
     restore_time_axis,
     select_rows,
-    share_of,
 )
 from .roles import Prefix
 
@@ -105,9 +104,7 @@ class Run:
         sigmas = [float(sigma) for sigma in call.options.get("sample_sigmas", t[:1])]
         step, now = step_at(float(t[0]), sigmas), self.full_passes.get(call.batch)
         if now is None:
-            now = self.full_passes[call.batch] = FullPasses(
-                self.policy.levels(len(sigmas) - 1, share_of(self.groups, len(self.canvas.latent)))
-            )
+            now = self.full_passes[call.batch] = FullPasses(self.policy.levels(len(sigmas) - 1))
             if step >= now.steps[0]:  # or later, where the host batches conditionings in a new way as memory got short
                 now.steps = [step, *(later for later in now.steps if later > step)]
                 now.denoised = now.denoised_full[0] = self.run_full(x, t, call)

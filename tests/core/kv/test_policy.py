@@ -15,7 +15,8 @@ from lazy_core.kv.policy import EARLY, POLICIES, HoleInLatent, Plan, Policies, P
         (POLICIES, "balanced", 20, [4, 12]),
         (POLICIES, "balanced", 40, [8, 24]),
         (POLICIES, "balanced", 16, [3, 9]),
-        (POLICIES, "balanced", 8, [0, 5]),
+        (POLICIES, "balanced", 12, [0, 7]),
+        (POLICIES, "balanced", 8, [2]),
         (POLICIES, "balanced", 4, [1]),
         (POLICIES, "balanced", 1, [0]),
         (POLICIES, "fast", 20, [6]),
@@ -37,12 +38,10 @@ def test_passes_that_a_short_schedule_puts_together_are_one():
     assert Plan((0.0, 0.01)).at(3) == [0]
 
 
-def test_of_a_policys_plans_the_last_one_is_taken_that_fits_steps_and_hole():
-    policy = Policy((Plan((0.3,)), Plan((0.0, 0.5), steps=8, most=1 / 3), Plan((0.2, 0.6), steps=15)))
+def test_of_a_policys_plans_the_last_one_is_taken_that_fits_the_steps():
+    policy = Policy((Plan((0.3,)), Plan((0.0, 0.5), steps=8), Plan((0.2, 0.6), steps=15)))
     assert [policy.levels(steps) for steps in (4, 7, 8, 15)] == [[1], [2], [0, 4], [3, 9]]
-    assert policy.levels(8, share=0.09) == [0, 4] and policy.levels(8, share=0.11) == [2], "a third: 0.095"
-    assert policy.levels(12, share=0.11) == [0, 6]
-    assert policy.at_once(8, share=0.09) == 2 and policy.at_once(8, share=0.2) == 1
+    assert policy.at_once(7) == 1 and policy.at_once(8) == 2
 
 
 def test_what_a_run_costs_of_all_tokens_at_every_step():
