@@ -28,7 +28,7 @@ OpenPage = Callable[..., AbstractContextManager[WebPage]]
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD = sorted(path for path in (ROOT / "tests" / "data" / "upgrade").glob("*/*.json") if ".api" not in path.name)
-TOKENS = r"\d+ of 256 tokens"
+TOKENS = r"\d+ of (256|1024) tokens"
 TIME = r"\d+(\.\d)? m?s"
 DECODED = (  # on a busy machine a step in the hole may take what all tokens would
     rf"{TOKENS} · {TIME}( · about {TIME} saved)?"
