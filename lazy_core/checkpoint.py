@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,25 +91,32 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     """
     path = Path(path)
     name = path.name
+    with opened(path) as file:
+        metadata = file.metadata() or {}
+        config = config_in(metadata, name)
+        tokenizer = tokenizer_in(metadata, config, name)
+        styles_in(metadata, config, name)
+        expected = expected_shapes(config)
+        check_tensors(file, expected, name)
+        weights = {key: finite(file.get_tensor(key), key, name) for key in expected}
+        return Checkpoint(config, weights, tokenizer, fingerprint(path), metadata)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[safe_open]:
+    """Open a `.safetensors` file. Raises CheckpointError for one that cannot be read, there or while it is open."""
+    name = path.name
     try:
         check_file(path)
         with safe_open(str(path), "pt") as file:
-            metadata = file.metadata() or {}
-            config = config_in(metadata, name)
-            tokenizer = tokenizer_in(metadata, config, name)
-            styles_in(metadata, config, name)
-            expected = expected_shapes(config)
-            check_tensors(file, expected, name)
-            weights = {key: finite(file.get_tensor(key), key, name) for key in expected}
-        return Checkpoint(config, weights, tokenizer, fingerprint(path), metadata)
+            yield file
     except SafetensorError as error:
         sentence = f"{name} is damaged or no safetensors file ({error}). {AGAIN}"
         raise CheckpointError(name, "file", str(error), "a safetensors file", sentence=sentence) from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise CheckpointError(
-            name, "file", reason, "a file that can be read", sentence=f"{name} cannot be read ({reason})."
-        ) from error
+        sentence = f"{name} cannot be read ({reason})."
+        raise CheckpointError(name, "file", reason, "a file that can be read", sentence=sentence) from error
 
 
 def check_file(path: Path) -> None:

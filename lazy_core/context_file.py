@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .checkpoint import check_file, finite
+from .checkpoint import finite, opened
 from .checks.errors import AGAIN, CheckpointError
 from .context import Context, Origin, Sketch, StockTerms, View
 from .context_notes import NOTES_KEY, check_parts, kinds_of, notes_of, read_notes
@@ -43,16 +42,16 @@ def parts_of(context: Context) -> dict[str, Tensor]:
     image = (context.image * 255).round()
     exact = bool(((image >= 0) & (image <= 255)).all()) and torch.equal(image / 255, context.image)
     found: dict[str, Tensor | None] = {
-        "image": image.to(torch.uint8) if exact else context.image.float(),
+        "image": image.to(torch.uint8) if exact else context.image,
         "mask": context.mask,
-        "latent": context.latent.float(),
+        "latent": context.latent,
         "index": hole.index,
         "valid": hole.valid,
         "owner": hole.owner,
-        "tokens": context.tokens.float(),
+        "tokens": context.tokens,
         "view.index": view and view.index,
         "view.sizes": view and view.sizes,
-        "sketch.tokens": sketch and sketch.tokens.float(),
+        "sketch.tokens": sketch and sketch.tokens,
         "sketch.where": sketch and sketch.where,
         "masked": stock and stock.masked,
         "edges": context.edges,
@@ -75,21 +74,12 @@ def plain(part: Tensor) -> Tensor:
 def read_context(path: Path) -> Context:
     """Read a file of `to_bytes`. Raises CheckpointError, and nothing else: what the file is instead, and what to do."""
     name = path.name
-    try:
-        check_file(path)
-        with safe_open(str(path), "pt") as file:
-            metadata = file.metadata() or {}
-            notes = read_notes(metadata, name)
-            kinds = kinds_of(notes)
-            check_parts(file, kinds, notes, name)
-            parts = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        sentence = f"{name} is damaged or no safetensors file ({error}). {AGAIN}"
-        raise CheckpointError(name, "file", str(error), "a safetensors file", sentence=sentence) from error
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        sentence = f"{name} cannot be read ({reason})."
-        raise CheckpointError(name, "file", reason, "a file that can be read", sentence=sentence) from error
+    with opened(path) as file:
+        metadata = file.metadata() or {}
+        notes = read_notes(metadata, name)
+        kinds = kinds_of(notes)
+        check_parts(file, kinds, notes, name)
+        parts = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     if digest(metadata[NOTES_KEY], parts) != metadata.get(DIGEST_KEY):
         raise CheckpointError(name, "content", "not what was saved", "what its SHA-256 says", AGAIN)
     return from_parts(parts, notes, name)
@@ -116,9 +106,8 @@ def from_parts(parts: dict[str, Tensor], notes: dict[str, Any], name: str) -> Co
         within(parts, "view.index", view.grid.tokens, name)
         within(parts, "view.sizes", 1 << 16, name)
     if notes["sketch_strength"] is not None:
-        where = parts.get("sketch.where")
+        where = parts["sketch.where"] > 0 if "sketch.where" in parts else None
         sketch = Sketch(parts["sketch.tokens"], notes["sketch_strength"], where, notes["sketch_black"])
-        sketch = sketch if where is None else Sketch(sketch.tokens, sketch.strength, where > 0, sketch.black)
     if notes["reuse"] is not None:
         stock = StockTerms(notes["reuse"], notes["kv_dtype"] or "model", parts.get("masked"), notes["visible"] or "all")
     image = parts["image"]
