@@ -122,7 +122,7 @@ class LazyEncodeContext(io.ComfyNode):
         else:
             context, ran = CACHE.get_or_make(content_key(picture.movedim(1, -1), mask, encoding.key), encoding.make)
         terms = context.stock and replace(context.stock, reuse=reuse, kv_dtype=kv_dtype)
-        context = context.with_(stock=terms, alpha=alpha_of(image), origin=engine.origin(vae))
+        context = context.with_(stock=terms, alpha=alpha_of(image), origin=encoding.origin)
         figures = {
             "encoder_ran": ran,
             "encoder_runs": CACHE.runs,

@@ -17,7 +17,7 @@ from ..lazy_core.context import Context, Origin
 from ..lazy_core.pipeline import Sample, encode_canvas, encode_context, tokens_read
 from . import messages
 from .host.conditioning import holes_of_several_prompts
-from .host.identity import check_origin, identity_of, origin_of, vae_key, vae_magnitudes, weights_key
+from .host.identity import check_origin, identity_of, origin_of, vae_key, vae_magnitudes
 from .host.load import load_for_encoding
 from .host.memory import unload_other_models
 from .host.model import LazyDiffusionModel, transformer_of
@@ -32,10 +32,13 @@ from .stock.families import is_stock
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a canvas is encoded: `make` does it, `key` says all that its result depends on beside canvas and mask."""
+    """How a canvas is encoded: `make` does it, `key` says all that its result depends on beside canvas and mask;
+    `origin` is the same for a file, told by content.
+    """
 
     make: Callable[[], Context]
     key: str
+    origin: Origin
 
 
 class Engine(Protocol):
@@ -59,10 +62,6 @@ class Engine(Protocol):
 
         `style` is one of the model's drawing styles or auto, where it knows several.
         """
-        ...
-
-    def origin(self, vae: Any) -> Origin:
-        """Say what contexts are made with, told by content."""
         ...
 
     def check(self, context: object, vae: Any) -> Context:
@@ -109,10 +108,8 @@ class OwnEngine:
         make = partial(
             retry_when_out_of_memory, "Encode Context", work=encode, again=encode, make_room=unload_other_models
         )
-        return Encoding(make, f"{weights_key(model, vae)}/{number}")
-
-    def origin(self, vae: Any) -> Origin:
-        return origin_of(self.model, vae)
+        origin = origin_of(model, vae)
+        return Encoding(make, f"{identity_of(model)}/{origin.patches}/{vae_key(vae)}/{number}", origin)
 
     def check(self, context: object, vae: Any) -> Context:
         self.check_vae(vae)
@@ -155,10 +152,8 @@ class StockEngine:
                 canvas_encoder(vae), picture, mask, latents.identity, scale, patch, channels, fill=fill
             )
 
-        return Encoding(make, f"{latents.identity}/{vae_key(vae)}/{fill}")
-
-    def origin(self, vae: Any) -> Origin:
-        return Origin("", vae_magnitudes(vae))  # no encoder runs: patches on MODEL change nothing of the CONTEXT
+        origin = Origin("", vae_magnitudes(vae))  # no encoder runs: patches on MODEL change nothing of the CONTEXT
+        return Encoding(make, f"{latents.identity}/{vae_key(vae)}/{fill}", origin)
 
     def check(self, context: object, vae: Any) -> Context:
         latents = stock.latents_of(self.model, vae)

@@ -19,11 +19,6 @@ def identity_of(model: Any) -> str:
     return model.model.lazy_identity
 
 
-def weights_key(model: Any, vae: Any) -> str:
-    """Tells apart whatever changes the encoder's result: checkpoint, weight patches such as LoRA, and the VAE."""
-    return f"{identity_of(model)}/{patches_key(model)}/{vae_key(vae)}"
-
-
 def vae_key(vae: Any) -> str:
     return str(getattr(vae, "lazy_identity", vae.patcher.patches_uuid))
 
