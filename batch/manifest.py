@@ -1,7 +1,8 @@
 """A manifest of edits: JSON Lines, CSV, Parquet, or a folder of pictures with masks of the same stem.
 
 A row is an edit, or several where `mask`, `box`, `prompt` or `seed` is a list: all combinations of them. Paths are
-relative to the manifest. Everything that is wrong is said, line by line, before anything is computed.
+relative to the manifest. What rows and the headers of pictures show to be wrong is said, line by line, before anything
+is computed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path, PurePosixPath
@@ -81,7 +82,7 @@ def read_manifest(path: Path, defaults: dict[str, Any]) -> Manifest:
                 problems.append(f"output '{name}.png' is another edit's, too")
             names.add(name.casefold())
             name += ".png"
-            found.edits.append(Edit(**{**values_of(edit), "output": name}))
+            found.edits.append(replace(edit, output=name))
         found.problems += [f"{line}: {problem}" for problem in problems]
     if not found.edits and not found.problems:
         found.problems.append("no edits in it")
@@ -106,10 +107,6 @@ def free_name(name: str, taken: set[str]) -> str:
 def slug(prompt: str) -> str:
     """The beginning of a prompt as a part of a file's name."""
     return re.sub(r"[^\w]+", "-", prompt).strip("-")[:40].strip("-")
-
-
-def values_of(edit: Edit) -> dict[str, Any]:
-    return {each.name: getattr(edit, each.name) for each in fields(edit)}
 
 
 def rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from .manifest import Edit, size_of, values_of
+from .manifest import Edit, size_of
 
 EDITS = 16  # in a pack, at most
 PIXELS = 4 << 20  # of a pack's canvases together, or one that is larger
@@ -37,7 +37,7 @@ def tasks_of(edits: list[Edit], made_by: str) -> list[Task]:
 def key_of(edit: Edit, made_by: str) -> str:
     values = {
         name: content(value) if isinstance(value, Path) else value
-        for name, value in values_of(edit).items()
+        for name, value in vars(edit).items()
         if name != "output"
     }
     return hashlib.sha256(json.dumps([made_by, values], sort_keys=True).encode()).hexdigest()

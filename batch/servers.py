@@ -47,15 +47,10 @@ class ServerExecutor:
 
     def reached(self, server: Comfy) -> bool:
         """Whether a server is there; why not is kept."""
-        try:
-            server.get("/queue")
-        except urllib.error.HTTPError as error:
-            self.gone.add(f"{server.address} is no ComfyUI: it answered {error.code} {error.reason}")
-        except (*GONE, ValueError) as error:
-            self.gone.add(f"{server.address} does not answer: {getattr(error, 'reason', None) or error}")
-        else:
-            return True
-        return False
+        problem = silence(server)
+        if problem is not None:
+            self.gone.add(problem)
+        return problem is None
 
     @property
     def made_by(self) -> str:
@@ -113,7 +108,7 @@ class ServerExecutor:
             try:
                 return self.tried(server, task, canvas)
             except urllib.error.HTTPError as error:
-                if error.code < 500 or (pause is None and answers(server)):
+                if error.code < 500 or (pause is None and silence(server) is None):
                     raise Refused(f"{server.address} answered {error.code} {error.reason}") from error
                 problem: Exception = error
             except GONE as error:
@@ -154,13 +149,15 @@ class ServerExecutor:
         }
 
 
-def answers(server: Comfy) -> bool:
-    """Whether a server answers at all: then an error is the edit's, and not the server's end."""
+def silence(server: Comfy) -> str | None:
+    """Why a server does not answer as ComfyUI does; None: it does, and an error is the edit's, not the server's end."""
     try:
         server.get("/queue")
-    except (*GONE, ValueError):
-        return False
-    return True
+    except urllib.error.HTTPError as error:
+        return f"{server.address} is no ComfyUI: it answered {error.code} {error.reason}"
+    except (*GONE, ValueError) as error:
+        return f"{server.address} does not answer: {getattr(error, 'reason', None) or error}"
+    return None
 
 
 def png(path: Path) -> bytes:

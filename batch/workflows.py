@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,7 @@ def filled(workflow: Prompt, edit: Edit, files: dict[str, str], own: bool) -> tu
     inputs["seed"] = edit.seed
     if own:
         inputs |= {"steps": edit.steps, "cfg": edit.cfg, "denoise": edit.denoise, "blend": edit.blend}
-    if any(each["class_type"] == "LazySketchCondition" for each in prompt.values()):
-        without_sketch(prompt)
+    without_sketch(prompt)
     if edit.sketch is not None:
         prompt["batch_sketch_file"] = node("LoadImage", image=files[SKETCH])
         known = {
@@ -82,7 +82,9 @@ def filled(workflow: Prompt, edit: Edit, files: dict[str, str], own: bool) -> tu
         }
         prompt[SKETCH] = node("LazySketchCondition", **known, strength=edit.sketch_strength)
         inputs["context"] = [SKETCH, 0]
-    shown = [name for name, each in prompt.items() if each["class_type"] in OUTPUTS and leads_to(prompt, decode, name)]
+    shown = [
+        name for name, each in prompt.items() if each["class_type"] in OUTPUTS and decode in upstream(prompt, name)
+    ]
     if not shown:
         prompt[SHOWN] = node("PreviewImage", images=[decode, 0])
     return prompt, min(shown, key=lambda name: OUTPUTS.index(prompt[name]["class_type"]), default=SHOWN)
@@ -93,19 +95,21 @@ def put_in_place_of(prompt: Prompt, canvas: Any) -> None:
 
     A Lazy Canvas goes, with what only a page needs of it.
     """
-    outputs = {0: [PICTURE, 0]}
-    painted = is_link(canvas) and prompt.get(canvas[0], {}).get("class_type") == "LazyCanvas"
-    if painted:
-        outputs |= {1: [HOLE, 0], 2: [PICTURE, 0]}
+    if not is_link(canvas):
+        return
+    source, output = canvas
+    painted = prompt.get(source, {}).get("class_type") == "LazyCanvas"
+    places = {0: [PICTURE, 0], 1: [HOLE, 0], 2: [PICTURE, 0]} if painted else {output: [PICTURE, 0]}
     for each in prompt.values():
         for name, value in list(each["inputs"].items()):
-            if is_link(value) and is_link(canvas) and value[0] == canvas[0] and (painted or value == canvas):
-                if value[1] in outputs or not painted:
-                    each["inputs"][name] = outputs.get(value[1] if painted else 0, [PICTURE, 0])
-                else:
-                    del each["inputs"][name]  # EDIT: its own mask would hide the result
+            if not is_link(value) or value[0] != source:
+                continue
+            if value[1] in places:
+                each["inputs"][name] = places[value[1]]
+            elif painted:
+                del each["inputs"][name]  # EDIT: its own mask would hide the result
     if painted:
-        del prompt[canvas[0]]
+        del prompt[source]
 
 
 def without_sketch(prompt: Prompt) -> None:
@@ -116,17 +120,15 @@ def without_sketch(prompt: Prompt) -> None:
             each["inputs"] |= {key: source for key, value in each["inputs"].items() if value == [name, 0]}
 
 
-def leads_to(prompt: Prompt, start: str, end: str) -> bool:
-    """Whether what `start` puts out reaches `end`."""
+def upstream(prompt: Prompt, end: str) -> Iterator[str]:
+    """The nodes that `end` is made of, itself first, the nearest before those further away."""
     waiting, seen = [end], set()
     while waiting:
-        name = waiting.pop()
-        if name == start:
-            return True
+        name = waiting.pop(0)
         if name not in seen and name in prompt:
             seen.add(name)
+            yield name
             waiting += [value[0] for value in prompt[name]["inputs"].values() if is_link(value)]
-    return False
 
 
 def only(prompt: Prompt, kind: str) -> str:
@@ -142,19 +144,13 @@ def is_link(value: Any) -> bool:
 def set_text(prompt: Prompt, decode: str, which: str, text: str) -> None:
     """Put a text into the nearest node upstream of Lazy Decode's prompt that has one. Raises ValueError for none."""
     start, positive = (prompt[decode]["inputs"].get(name) for name in (which, "positive"))
-    waiting, seen = [start[0]] if is_link(start) else [], set()
-    while waiting:
-        name = waiting.pop(0)
-        if name in seen or name not in prompt:
-            continue
-        seen.add(name)
+    for name in upstream(prompt, start[0]) if is_link(start) else ():
         inputs = prompt[name]["inputs"]
         for field in ("text", "prompt"):
             if isinstance(inputs.get(field), str):
-                if which == "negative" and is_link(positive) and leads_to(prompt, name, positive[0]):
+                if which == "negative" and is_link(positive) and name in upstream(prompt, positive[0]):
                     raise ValueError("the workflow's negative prompt is made of its positive one: leave `negative` out")
                 inputs[field] = text
                 return
-        waiting += [value[0] for value in inputs.values() if is_link(value)]
     if text:
         raise ValueError(f"the workflow has no text to put the {which} prompt into")
