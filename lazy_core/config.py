@@ -49,7 +49,9 @@ class LazyConfig:
     as probable as they are. `steps`: how many denoising steps are enough for it; a checkpoint that does not say has its
     preset's. `shift` moves the noise levels of a flow model's steps, see `schedule.shifted`; a checkpoint carries the
     one that suits it in few steps. `latent_rgb`: for each latent channel its share in (red, green, blue), -1..1, for
-    step previews; None shows none. `vae` and `text` are None for a model that brings neither.
+    step previews; None shows none. `matte`: channels of the network that tells an object from its background
+    (`networks.matte`), whose place the picture's own texture takes; 0: all of the hole is as generated. `vae` and
+    `text` are None for a model that brings neither.
     """
 
     latent_channels: int = 4
@@ -77,6 +79,7 @@ class LazyConfig:
     shift: float = 1.0
     steps: int = 20
     latent_rgb: tuple[tuple[float, float, float], ...] | None = None
+    matte: int = 0
     vae: VAEConfig | None = None
     text: TextConfig | None = None
     preset: str = field(default="", compare=False)

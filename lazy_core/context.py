@@ -95,7 +95,8 @@ class Context:
     Of a soft mask, `weight` [B, H, W] in 0..1 is what the hole is blended with, and `mask` where it is not 0;
     `strength` [R, K] in 0..1 is how much of the noise levels each token takes part in
     (`lazy_core.diffusion.differential`). `alpha` [B, 1, H, W] is the canvas's, if any; `origin` says what made the
-    context.
+    context. `texture` [P, 4] is what the mask's pixels show where no object will be (`blend.background`), for models
+    that tell objects from backgrounds.
 
     For a `stock` model an image's holes are one row, and `tokens` are empty [B, K, 0].
     """
@@ -116,6 +117,7 @@ class Context:
     strength: Tensor | None = None
     alpha: Tensor | None = None
     origin: Origin | None = None
+    texture: Tensor | None = None
 
     @property
     def owner(self) -> Tensor:

@@ -59,6 +59,7 @@ def parts_of(context: Context) -> dict[str, Tensor]:
         "weight": context.weight,
         "strength": context.strength,
         "alpha": context.alpha if context.alpha is None else context.alpha.expand(len(context.image), -1, -1, -1),
+        "texture": context.texture,
         "vae": context.origin.vae,
     }
     return {name: plain(part) for name, part in found.items() if part is not None}
@@ -128,7 +129,16 @@ def from_parts(parts: dict[str, Tensor], notes: dict[str, Any], name: str) -> Co
         parts.get("strength"),
         parts.get("alpha"),
         Origin(notes["patches"], parts["vae"], loaded=True),
+        texture_in(parts, name),
     )
+
+
+def texture_in(parts: dict[str, Tensor], name: str) -> Tensor | None:
+    """Raises CheckpointError for another number of colours than the mask has pixels."""
+    texture = parts.get("texture")
+    if texture is not None and len(texture) != (count := int((parts["mask"] > 0).sum())):
+        raise CheckpointError(name, "tensor texture", f"{len(texture)} colours", f"{count}, one for each masked pixel")
+    return texture
 
 
 def within(parts: dict[str, Tensor], key: str, end: int, name: str) -> None:

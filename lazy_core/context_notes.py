@@ -47,7 +47,7 @@ RULES: dict[str, Rule] = {
     "sketch_black": TRUTH,
 }
 OPTIONAL = ("owner", "view.sizes", "sketch.tokens", "sketch.where", "masked", "edges", "negative_offset", "weight")
-OPTIONAL += ("strength", "alpha")
+OPTIONAL += ("strength", "alpha", "texture")
 
 
 def notes_of(context: Context) -> dict[str, Any]:
@@ -111,6 +111,7 @@ def kinds_of(notes: dict[str, Any]) -> dict[str, Kind]:
         "weight": Kind(FLOAT, (images, *pixels)),
         "strength": Kind(FLOAT, (rows, count)),
         "alpha": Kind(FLOAT, (images, 1, *pixels)),
+        "texture": Kind(FLOAT, (None, 4)),
         "vae": Kind(FLOAT, (None,)),
     }
     if notes["view"] is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .blend.background import Matte
 from .blend.composite import Blend
 from .checkpoint import load_model, style_number
 from .context import Context
@@ -98,8 +99,22 @@ class LazyEditor:
         """
         sample = self.sampler(context, prompt, steps, cfg, solver, shift, regions, negative)
         decode_hole = partial(decode_windows, self.to_image, self.to_image)
-        image, _ = lazy_decode(context, sample, self.to_latent, self.to_image, seed, denoise, blend, decode_hole)
+        image, _ = lazy_decode(
+            context, sample, self.to_latent, self.to_image, seed, denoise, blend, decode_hole, self.matte
+        )
         return image
+
+    @property
+    def matte(self) -> Matte | None:
+        """What tells an object from its background, where the model has it."""
+        return None if self.model.transformer.matte is None else self.object_in
+
+    def object_in(self, image: Tensor, fill: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
+        """`ObjectMatte` where the model is, its answers on the CPU."""
+        matte, weights = self.model.transformer.matte, next(self.model.transformer.parameters())
+        assert matte is not None
+        alpha, light = matte(image.to(weights), fill.to(weights), hole.to(weights.device))
+        return alpha.float().cpu(), light.float().cpu()
 
     def caption(self, prompts: list[str]) -> Tensor:
         """-> [len(prompts), L, T], L the text encoder's length for each chunk of a long prompt (`tokenizer.CHUNKS`).

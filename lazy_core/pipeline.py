@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .blend.background import Matte, on_texture, texture_of
 from .blend.composite import Blend, composite
 from .blend.prefill import prefill
 from .canvas import Canvas
@@ -72,6 +73,8 @@ def encode_context(
     context = Context(
         model, grid, canvas.image, canvas.hole, latent.cpu(), hole, tokens, view=view, negative_offset=negative_offset
     )
+    if transformer.matte is not None:
+        context = context.with_(texture=texture_of(canvas.image, canvas.hole))
     return with_soft_mask(context, canvas.weight)
 
 
@@ -189,19 +192,23 @@ def lazy_decode(
     denoise: float = 1.0,
     blend: Blend = "feather",
     decode_hole: DecodeHole | None = None,
+    matte: Matte | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Fill the hole: -> (image [B, 3, H, W] in 0..1, latent [B, C, h, w] of the edited canvas).
 
     Denoising starts from noise, from the sketch, or, for `denoise` < 1, from what the hole showed before. Tokens of a
     soft mask start from the canvas. With an empty mask, or `denoise` 0 and no sketch, the image comes back as it is.
     With `decode_hole` the VAE decodes the neighbourhood of the hole, and nothing else. `seed`: one for the batch, whose
-    images then have noise of their own, or one for each image, which is then what it is by itself.
+    images then have noise of their own, or one for each image, which is then what it is by itself. `matte`, where the
+    context has a `texture`: this takes the place of what was generated beside the object, unless sampling starts from
+    something else than noise.
     """
     if len(context.image) == 0:
         return context.image, context.latent
     if context.hole.count == 0 or (denoise <= 0 and context.sketch is None):
         return context.image, encode_image(context.grid.pad(context.image))
     noise, old = hole_noise(context, seed), old_share(context, denoise)
+    from_noise = context.sketch is None and denoise >= 1
     if context.sketch is not None:
         start, denoise = context.sketch.tokens, denoise * (1 - context.sketch.strength)
     elif denoise < 1:
@@ -219,6 +226,8 @@ def lazy_decode(
     else:
         decoded = decode_image(latent)
     pixels = grid.crop(decoded).to(context.image)
+    if matte is not None and context.texture is not None and from_noise:
+        pixels = on_texture(context.image, pixels, context.mask, context.texture, matte)
     return composite(context.image, pixels, context.mask, blend, weight=context.weight, old=old), latent
 
 

@@ -155,7 +155,7 @@ class LazyDecode(io.ComfyNode):
         decode_hole = hole_decoder(vae, decode_image) if vae_decode == "lazy" else None
         said = examine(model, positive, negative, known.stock and known.stock.reuse, known.strength is not None)
         result, latent = lazy_decode(
-            known, sample, canvas_encoder(vae), decode_image, seed, denoise, blend, decode_hole
+            known, sample, canvas_encoder(vae), decode_image, seed, denoise, blend, decode_hole, engine.matte
         )
         untouched = denoise <= 0 and known.sketch is None
         pixels = with_alpha(

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from ..lazy_core.blend.background import Matte
 from ..lazy_core.blend.composite import Blend
 from ..lazy_core.checkpoint import style_number
 from ..lazy_core.context import Context, Origin
@@ -18,7 +19,7 @@ from ..lazy_core.pipeline import Sample, encode_canvas, encode_context, tokens_r
 from . import messages
 from .host.conditioning import holes_of_several_prompts
 from .host.identity import check_origin, identity_of, origin_of, vae_key, vae_magnitudes
-from .host.load import load_for_encoding
+from .host.load import load_for_encoding, object_in
 from .host.memory import unload_other_models
 from .host.model import LazyDiffusionModel, transformer_of
 from .host.sampling import Settings, hole_sampler
@@ -70,6 +71,11 @@ class Engine(Protocol):
 
     def sampler(self, context: Context, positive: list, negative: list, settings: Settings, timing: Timing) -> Sample:
         """Make the sampler of an edit; `timing` learns what its run took."""
+        ...
+
+    @property
+    def matte(self) -> Matte | None:
+        """What tells an object from its background, where the model can."""
         ...
 
     def saved_ms(self, context: Context, positive: list, timing: Timing) -> float:
@@ -124,6 +130,10 @@ class OwnEngine:
     def sampler(self, context: Context, positive: list, negative: list, settings: Settings, timing: Timing) -> Sample:
         return hole_sampler(self.model, context, positive, negative, settings, timing)
 
+    @property
+    def matte(self) -> Matte | None:
+        return None if self.transformer.matte is None else partial(object_in, self.model)
+
     def saved_ms(self, context: Context, positive: list, timing: Timing) -> float:
         return saved_ms(self.model, context, positive[0][0].shape[1], timing)
 
@@ -163,6 +173,10 @@ class StockEngine:
 
     def sampler(self, context: Context, positive: list, negative: list, settings: Settings, timing: Timing) -> Sample:
         return stock.hole_sampler(self.model, context, positive, negative, settings, timing)
+
+    @property
+    def matte(self) -> Matte | None:
+        return None
 
     def saved_ms(self, context: Context, positive: list, timing: Timing) -> float:
         return max(1000 * timing.saved_seconds, 0.0)

@@ -83,6 +83,7 @@ MODEL = {
     "edges": TRUTH,
     "fill": TRUTH,
     "styles": integer(0, 1024),
+    "matte": integer(0, 256),
     "style_depth": integer(0, 128),
     "style_guidance": number(-100, 100),
     "style_decisive": TRUTH,

@@ -9,10 +9,16 @@ from ..config import LazyConfig
 from .context_encoder import ContextEncoder
 from .decoder import LazyDecoder
 from .layers import Build
+from .matte import ObjectMatte
 
 
 class LazyTransformer(nn.Module):
-    """The paper's two halves: `context_encoder` once per edit, `decoder` once per step."""
+    """The paper's two halves: `context_encoder` once per edit, `decoder` once per step.
+
+    `matte`, where a checkpoint has it, tells a hole's object from its background.
+    """
+
+    matte: ObjectMatte | None
 
     def __init__(self, config: LazyConfig, build: Build | None = None):
         super().__init__()
@@ -20,6 +26,7 @@ class LazyTransformer(nn.Module):
         self.config = config
         self.context_encoder = ContextEncoder(config, build)
         self.decoder = LazyDecoder(config, build)
+        self.matte = ObjectMatte(config.matte, build) if config.matte else None
 
 
 @torch.no_grad()

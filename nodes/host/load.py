@@ -6,6 +6,7 @@ from typing import Any
 
 import comfy.model_management as mm
 import torch
+from torch import Tensor
 
 from ...lazy_core.checkpoint import read_checkpoint
 from .clip import make_clip
@@ -23,6 +24,16 @@ def load_for_encoding(model: Any, tokens: int) -> tuple[LazyDiffusionModel, torc
     width = transformer.config.encoder_width
     mm.load_models_gpu([model], memory_required=tokens * width * 4 * 16)
     return transformer, model.load_device, model.model.manual_cast_dtype or model.model.get_dtype()
+
+
+def object_in(model: Any, image: Tensor, fill: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
+    """`ObjectMatte` of a model that has one, on its device; its answers are on the CPU."""
+    transformer, device, dtype = load_for_encoding(
+        model, hole.numel() // transformer_of(model).config.token_pixels ** 2
+    )
+    assert transformer.matte is not None
+    alpha, light = transformer.matte(image.to(device, dtype), fill.to(device, dtype), hole.to(device))
+    return alpha.float().cpu(), light.float().cpu()
 
 
 def load_all(name: str) -> tuple[Any, Any, Any]:

@@ -23,7 +23,7 @@ from lazy_core.geometry import Grid
 from lazy_core.tokens import HoleTokens
 
 GRID = Grid(40, 56, 8, 2)  # 3 x 4 tokens, padded at both ends
-ROWS, COUNT, WIDTH = 3, 2, 5
+ROWS, COUNT, WIDTH, MASKED = 3, 2, 5, 2000
 
 
 def context(**changes: Any) -> Context:
@@ -40,14 +40,17 @@ def context(**changes: Any) -> Context:
         "weight": torch.rand(2, 40, 56),
         "strength": torch.rand(ROWS, COUNT),
         "alpha": torch.rand(2, 1, 40, 56),
+        "texture": torch.rand(MASKED, 4),
         "origin": Origin("a LoRA", torch.rand(7)),
     }
     latent, tokens = torch.randn(2, 4, *GRID.latent_size), torch.randn(ROWS, COUNT, WIDTH)
-    return Context("model", GRID, image, torch.rand(2, 40, 56) > 0.5, latent, hole, tokens, **{**known, **changes})
+    mask = torch.zeros(2 * 40 * 56, dtype=torch.bool)
+    mask[torch.randperm(len(mask))[:MASKED]] = True
+    return Context("model", GRID, image, mask.view(2, 40, 56), latent, hole, tokens, **{**known, **changes})
 
 
 def plain() -> Context:
-    nothing = dict.fromkeys(("view", "sketch", "edges", "negative_offset", "weight", "strength", "alpha"))
+    nothing = dict.fromkeys(("view", "sketch", "edges", "negative_offset", "weight", "strength", "alpha", "texture"))
     return context(**nothing)
 
 
@@ -128,6 +131,7 @@ CHANGES = {
     "a token before it": (put("parts", "view.index", torch.full((3, 2), -1)), "view.index is from -1 to -1"),
     "an image that is not there": (put("parts", "owner", torch.tensor([0, 0, 2])), "owner is from 0 to 2"),
     "no number": (put("parts", "latent", torch.full((2, 4, 6, 8), torch.nan)), "latent is NaN or infinite"),
+    "a texture of another hole": (put("parts", "texture", torch.zeros(3, 4)), "texture is 3 colours, expected 2000"),
     "a missing tensor": (lambda notes, parts: parts.pop("latent"), "tensor latent is missing"),
     "a sketch without tokens": (lambda notes, parts: parts.pop("sketch.tokens"), "tensor sketch.tokens is missing"),
 }

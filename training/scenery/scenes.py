@@ -390,16 +390,21 @@ def paint(image: Tensor, layer: Tensor, shift: Tensor, where: Tensor | None = No
     """Premultiplied `layer` over `image` with a soft shadow `shift` [B, 2] away (canvas = 2), only `where` [B, 1, H/4,
     W/4].
     """
-    size = image.shape[-1]
+    image = image * shade(layer, shift, where)
+    return (image * (1 - layer[:, 3:]) + layer[:, :3]).clamp(0, 1)
+
+
+def shade(layer: Tensor, shift: Tensor, where: Tensor | None = None) -> Tensor:
+    """How much light the shadow of a layer [B, 4, H, W] leaves: [B, 1, H, W] in 0.55..1; the rest as in `paint`."""
+    size = layer.shape[-1]
     coarse = F.avg_pool2d(layer[:, 3:], 4)
     for _ in range(2):
         coarse = F.avg_pool2d(coarse, 5, 1, 2)
-    theta = torch.eye(2, 3, device=image.device).repeat(len(image), 1, 1)
+    theta = torch.eye(2, 3, device=layer.device).repeat(len(layer), 1, 1)
     theta[:, :, 2] = -shift
-    grid = F.affine_grid(theta, [len(image), 1, *coarse.shape[-2:]], align_corners=False)
+    grid = F.affine_grid(theta, [len(layer), 1, *coarse.shape[-2:]], align_corners=False)
     shadow = F.grid_sample(coarse, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     shadow = F.interpolate(
         shadow if where is None else shadow * where, size=(size, size), mode="bilinear", align_corners=False
     )
-    image = image * (1 - 0.45 * shadow)
-    return (image * (1 - layer[:, 3:]) + layer[:, :3]).clamp(0, 1)
+    return 1 - 0.45 * shadow

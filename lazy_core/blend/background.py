@@ -1,0 +1,50 @@
+"""What a hole shows beside the object in it: the picture's own texture, in the shadow that the object throws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..geometry import Box
+from ..masks import boxes_of
+from .prefill import prefill
+from .texture import continue_texture
+
+Matte = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""`networks.matte.ObjectMatte`: (edited image, smooth fill [B, 3, H, W], hole [B, H, W]) -> how much of each pixel is
+the object's, and the light that its shadow leaves, [B, 1, H, W].
+"""
+
+HALO = 32  # px around a hole that the matte looks at
+
+
+def texture_of(image: Tensor, mask: Tensor) -> Tensor:
+    """Canvas [B, 3, H, W] and mask [B, H, W] bool (True = hole) -> [P, 4] for the hole's pixels, image by image and row
+    by row: colours, as the picture around them goes on, and 1; 0 where too little of it is visible.
+    """
+    filled, done = continue_texture(image, mask)
+    return torch.cat([filled, done[:, None].to(filled)], 1).movedim(1, -1)[mask]
+
+
+def on_texture(canvas: Tensor, generated: Tensor, mask: Tensor, texture: Tensor, matte: Matte) -> Tensor:
+    """Keep the object of what was generated [B, 3, H, W] and let the hole's `texture` [P, 4] show around it: a new
+    tensor.
+    """
+    result, fill = generated.clone(), prefill(canvas, mask)
+    whole, parts = Box(0, 0, *mask.shape[-2:]), texture.split(mask.flatten(1).sum(1).tolist())
+    for index, (own, told) in enumerate(zip(mask, parts, strict=True)):
+        under = told.new_zeros(*own.shape, told.shape[1])
+        under[own] = told
+        under = under.movedim(-1, 0)
+        for box in boxes_of(own):
+            window = box.grown(HALO).within(whole)
+            hole, before, new, smooth = (window.cut(x[index])[None] for x in (mask, canvas, generated, fill))
+            alpha, light = matte(torch.where(hole[:, None], new, before), smooth, hole)
+            around = window.cut(under).to(new)
+            mixed = torch.lerp(new, around[:3] * light, (1 - alpha) * around[3:])
+            inside = box.moved(-window.top, -window.left)
+            target = box.cut(result[index])
+            target.copy_(torch.where(box.cut(own), inside.cut(mixed[0]), target))
+    return result

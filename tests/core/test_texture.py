@@ -1,0 +1,218 @@
+"""What a picture shows around a hole goes on in it: patterns, noise, gradients; and nothing of what was there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lazy_core.blend.background import on_texture, texture_of
+from lazy_core.blend.prefill import prefill
+from lazy_core.blend.texture import continue_texture
+from lazy_core.checkpoint import load_model
+from lazy_core.editor import LazyEditor
+from lazy_core.model import LazyDiffusion
+from lazy_core.networks.matte import DARKEST, ObjectMatte
+
+
+def stripes(height: int = 96, width: int = 128) -> Tensor:
+    wave = (torch.arange(width) % 8 < 4).float()
+    return torch.stack([wave * 0.6 + 0.2, wave * 0.3 + 0.1, 0.9 - wave * 0.5]).unsqueeze(1).expand(3, height, width)
+
+
+def grain(height: int = 96, width: int = 128) -> Tensor:
+    return 0.5 + 0.2 * torch.randn(3, height, width, generator=torch.Generator().manual_seed(1)).clamp(-2, 2)
+
+
+def hole_in(picture: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
+    hole = torch.zeros(picture.shape[-2:], dtype=torch.bool)
+    hole[top : top + height, left : left + width] = True
+    return hole
+
+
+def filled(picture: Tensor, hole: Tensor) -> Tensor:
+    return continue_texture(picture[None], hole[None])[0][0]
+
+
+def psnr(one: Tensor, other: Tensor, hole: Tensor) -> float:
+    return float(-10 * (one - other)[:, hole].square().mean().log10())
+
+
+def energy(picture: Tensor, top: int, left: int, height: int, width: int) -> float:
+    part = picture[:, top : top + height, left : left + width]
+    return float(part.diff(dim=1).square().mean() + part.diff(dim=2).square().mean())
+
+
+@pytest.mark.parametrize("where", [(30, 40, 36, 44), (0, 0, 40, 40), (60, 90, 36, 38), (0, 50, 96, 24)])
+def test_a_pattern_goes_on(where: tuple[int, int, int, int]):
+    """In the middle, in corners, along a side: nearer to what was there than the smooth fill by far."""
+    picture, hole = stripes(), hole_in(stripes(), *where)
+    smooth = psnr(prefill(picture[None], hole[None])[0], picture, hole)
+    assert psnr(filled(picture, hole), picture, hole) > smooth + 10
+
+
+def test_grain_stays_grain():
+    """Gradients in the hole are like those around it; the smooth fill has next to none."""
+    picture, where = grain(), (30, 40, 36, 44)
+    hole, inner = hole_in(picture, *where), (33, 43, 30, 38)
+    around = energy(picture, 0, 0, 96, 30)
+    assert 0.5 < energy(filled(picture, hole), *inner) / around < 1.6
+    assert energy(prefill(picture[None], hole[None])[0], *inner) / around < 0.1
+
+
+@pytest.mark.parametrize("make", [stripes, grain])
+def test_nothing_of_the_holes_old_content_is_in_it(make: Callable[[], Tensor]):
+    picture, hole = make().contiguous(), hole_in(make(), 20, 30, 40, 50)
+    other = torch.where(hole, torch.rand(3, 96, 128), picture)
+    before = other.clone()
+    result = filled(other, hole)
+    assert torch.equal(result, filled(picture, hole))
+    assert torch.equal(other, before)
+    assert torch.equal(result[:, ~hole], picture[:, ~hole])
+
+
+def test_a_batch_is_what_its_images_are_alone():
+    pictures = torch.stack([stripes(), grain()])
+    holes = torch.stack([hole_in(pictures[0], 10, 10, 30, 30), hole_in(pictures[1], 50, 60, 40, 30)])
+    together = continue_texture(pictures, holes)[0]
+    for index in range(2):
+        assert torch.equal(together[index], filled(pictures[index], holes[index]))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "where"),
+    [
+        (1, 1, (0, 0, 1, 1)),
+        (5, 7, (1, 1, 3, 3)),
+        (40, 40, (0, 0, 40, 40)),
+        (40, 40, (1, 1, 38, 38)),
+        (9, 200, (0, 3, 9, 60)),
+    ],
+)
+def test_where_little_is_visible_the_fill_is_smooth_or_finite(
+    height: int, width: int, where: tuple[int, int, int, int]
+):
+    picture = torch.rand(3, height, width, generator=torch.Generator().manual_seed(2))
+    hole = hole_in(picture, *where)
+    result, done = continue_texture(picture[None], hole[None])
+    assert bool(result.isfinite().all()) and bool((result >= 0).all()) and bool((result <= 1).all())
+    if not bool(done.any()):
+        assert torch.equal(result, prefill(picture[None], hole[None]))
+
+
+def test_a_hole_over_all_of_the_canvas_has_no_texture():
+    picture = torch.rand(1, 3, 40, 40)
+    told = texture_of(picture, torch.ones(1, 40, 40, dtype=torch.bool))
+    assert told.shape == (1600, 4) and bool((told[:, 3] == 0).all())
+
+
+def test_values_beyond_one_go_on():
+    """An HDR canvas: what is around the hole says how bright it may be."""
+    picture = stripes() * 4
+    hole = hole_in(picture, 30, 40, 36, 44)
+    assert psnr(filled(picture, hole) / 4, picture / 4, hole) > 20
+
+
+# -- the object on it --------------------------------------------------------------------------------------------------
+def on(alpha: float, light: float, known: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """-> what was put together, what was generated, the texture and the hole."""
+    canvas, generated = grain()[None], torch.rand(1, 3, 96, 128)
+    hole = hole_in(canvas, 30, 40, 36, 44)[None]
+    texture = texture_of(canvas, hole)
+    texture[:, 3] = float(known)
+    seen = []
+
+    def matte(image: Tensor, fill: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(image)
+        return torch.full_like(image[:, :1], alpha), torch.full_like(image[:, :1], light)
+
+    before = generated.clone()
+    result = on_texture(canvas, generated, hole, texture, matte)
+    assert torch.equal(generated, before)
+    assert len(seen) == 1 and torch.equal(seen[0][0, :, :20, :20], canvas[0, :, :20, :20])  # the canvas around the hole
+    return result, generated, texture, hole[0]
+
+
+def test_all_of_the_object_is_as_generated():
+    result, generated, _, _ = on(1.0, 0.6)
+    assert torch.equal(result, generated)
+
+
+def test_beside_the_object_is_the_texture_in_its_shadow():
+    result, generated, texture, hole = on(0.0, 0.6)
+    assert torch.allclose(result[0].movedim(0, -1)[hole], texture[:, :3] * 0.6)
+    assert torch.equal(result[0][:, ~hole], generated[0][:, ~hole])
+
+
+def test_what_has_no_texture_is_as_generated():
+    result, generated, _, _ = on(0.0, 0.6, known=False)
+    assert torch.allclose(result, generated)
+
+
+# -- an edit with it ---------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def telling(checkpoint: Path) -> LazyEditor:
+    """The tiny checkpoint with a matte that says object to the hole's left half, and no shadow."""
+    model, read = load_model(checkpoint)
+    larger = LazyDiffusion(replace(model.config, matte=4))
+    larger.load_state_dict({**larger.state_dict(), **model.state_dict()})
+
+    def told(image: Tensor, fill: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
+        light = torch.ones_like(image[:, :1])
+        alpha = torch.zeros_like(light)
+        alpha[..., : alpha.shape[-1] // 2] = 1
+        return alpha, light
+
+    larger.transformer.matte.forward = told  # type: ignore[union-attr]
+    return LazyEditor(larger.eval(), read.tokenizer, "telling")
+
+
+def edit_of(
+    editor: LazyEditor, context_changes: dict | None = None, **settings: object
+) -> tuple[Tensor, Tensor, Tensor]:
+    """-> the edit, the same without the texture, and the hole."""
+    picture = grain(64, 64)[None]
+    mask = hole_in(picture, 16, 16, 32, 32)[None].float()
+    context = editor.encode(picture, mask)
+    context = context.with_(**(context_changes or {}))
+    plain = editor.decode(context.with_(texture=None), "red apple", steps=1, blend="none", **settings)  # type: ignore[arg-type]
+    return editor.decode(context, "red apple", steps=1, blend="none", **settings), plain, mask > 0  # type: ignore[arg-type]
+
+
+def test_an_edit_keeps_the_object_and_continues_the_picture(telling: LazyEditor):
+    result, plain, hole = edit_of(telling)
+    assert torch.equal(result[..., :32], plain[..., :32])  # what the matte calls object, and all outside
+    inside = hole[0].clone()
+    inside[:, :32] = False
+    texture = texture_of(grain(64, 64)[None], hole)[:, :3]
+    wanted = torch.zeros(64, 64, 3)
+    wanted[hole[0]] = texture
+    assert torch.allclose(result[0].movedim(0, -1)[inside], wanted[inside], atol=1e-6)
+    assert torch.equal(result[0][:, ~hole[0]], grain(64, 64)[:, ~hole[0]])
+
+
+def test_where_the_old_content_shows_through_it_is_left_alone(telling: LazyEditor):
+    result, plain, _ = edit_of(telling, denoise=0.5)
+    assert torch.equal(result, plain)
+
+
+def test_a_model_without_a_matte_looks_for_no_texture(editor: LazyEditor):
+    picture = grain(64, 64)[None]
+    assert editor.matte is None
+    assert editor.encode(picture, hole_in(picture, 16, 16, 32, 32)[None].float()).texture is None
+
+
+@pytest.mark.parametrize("size", [(64, 64), (50, 71), (16, 130)])
+def test_the_matte_answers_for_every_pixel(size: tuple[int, int]):
+    torch.manual_seed(0)
+    matte = ObjectMatte(4)
+    image, fill = torch.rand(2, 3, *size), torch.rand(2, 3, *size)
+    with torch.inference_mode():
+        alpha, light = matte(image, fill, torch.rand(2, *size) > 0.5)
+    assert alpha.shape == light.shape == (2, 1, *size)
+    assert 0 <= float(alpha.min()) and float(alpha.max()) <= 1
+    assert DARKEST <= float(light.min()) and float(light.max()) <= 1
