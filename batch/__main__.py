@@ -19,6 +19,7 @@ from tqdm import tqdm
 from .journal import Journal
 from .manifest import FIT, SAYS, Manifest, read_manifest
 from .plan import packs_of, tasks_of
+from .stores import Remote
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,7 +28,11 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="run")
     run = commands.add_parser("run", help="make the edits of a manifest", description=about[2])
     run.add_argument("manifest", type=Path, help=".jsonl, .csv, .parquet, or a folder of pictures with masks")
-    run.add_argument("--output", type=Path, default=None, help="folder of the results; default: beside the manifest")
+    run.add_argument(
+        "--output",
+        default=None,
+        help="folder of the results, or an address that fsspec knows (s3://…); default: a folder beside the manifest",
+    )
     run.add_argument("--dry-run", action="store_true", help="say what is wrong with the manifest, and make nothing")
     run.add_argument("--force", action="store_true", help="write over files that no run made, or that somebody changed")
     run.add_argument("--json", action="store_true", help="print one line of JSON at the end, for programs")
@@ -39,7 +44,17 @@ def main(argv: list[str] | None = None) -> int:
     )
     run.add_argument("--workflow", type=Path, default=None, help="with --server: your own workflow in the API's format")
     run.add_argument("--model", type=Path, default=None, help="a LazyDiffusion checkpoint; default: the shipped one")
-    run.add_argument("--device", default="cpu", help="without --server: where the model runs (cpu, cuda)")
+    run.add_argument("--device", default="cpu", help="in this process: where the model runs (cpu, cuda)")
+    run.add_argument("--threads", type=int, default=None, help="without --server: of the CPU, for each process")
+    run.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        default=None,
+        help="a Ray cluster that makes the edits; auto: the one that runs here, or one for this run",
+    )
+    run.add_argument("--workers", default="1", help="with --ray: how many, N or LEAST:MOST; default 1")
+    run.add_argument("--cpus", type=float, default=1, help="with --ray: of each worker, default 1")
+    run.add_argument("--gpus", type=float, default=0, help="with --ray: of each worker, 0.5 for two on one; default 0")
     for name in ("prompt", "negative", "seed", "steps", "cfg", "denoise", "blend"):
         run.add_argument(f"--{name}", default=None, help=f"for rows without one: {SAYS[name]}")
     args = parser.parse_args(argv)
@@ -50,6 +65,8 @@ def run_manifest(args: argparse.Namespace) -> int:
     try:
         if args.workflow and not args.server:
             raise ValueError("--workflow is for servers: say --server http://HOST:8188, too")
+        if args.server and args.ray:
+            raise ValueError("--server and --ray: expected one of them")
         manifest = read_manifest(args.manifest, defaults_of(args))
     except (OSError, ValueError) as error:
         return stopped(f"{args.manifest}: {error}", args)
@@ -87,18 +104,20 @@ def defaults_of(args: argparse.Namespace) -> dict[str, Any]:
 def make(manifest: Manifest, args: argparse.Namespace) -> int:
     """Make what is missing, tell what became of it -> the exit status."""
     begun, path = time.monotonic(), args.manifest.resolve()
-    folder = args.output or path.with_name(f"{path.stem}_edits")
+    beside = path.with_name(f"{path.stem}_edits")
+    remote = "://" in (args.output or "")
+    folder = beside if remote else Path(args.output or beside)
     sources = {
         file.resolve()
         for edit in manifest.edits
         for file in (edit.image, edit.mask, edit.sketch)
         if isinstance(file, Path)
     }
-    if own := [edit.output for edit in manifest.edits if (folder / edit.output).resolve() in sources]:
+    if own := [edit.output for edit in manifest.edits if not remote and (folder / edit.output).resolve() in sources]:
         return stopped(f"{own[0]} would be written over a picture of the manifest: choose another --output", args)
     try:
         executor = executor_of(args)
-        journal = Journal(folder)
+        journal = Journal(folder, Remote(args.output) if remote else None)
     except (OSError, ValueError, RuntimeError, sqlite3.Error) as error:
         return stopped(f"{folder}: {error}" if isinstance(error, sqlite3.Error) else str(error), args)
     tasks = tasks_of(manifest.edits, executor.made_by)
@@ -132,11 +151,13 @@ def make(manifest: Manifest, args: argparse.Namespace) -> int:
             interrupted = True
         finally:
             journal.close()
+            executor.close()
     for name, sentence in failed.items():
         print(f"{name}: {sentence}", file=sys.stderr)
     figures: dict[str, Any] = {"edits": len(tasks), "made": made, "kept": len(tasks) - len(missing)}
     figures |= {"failed": len(failed), "seconds": round(time.monotonic() - begun, 1), "failures": failed}
-    told = f"{made} made, {figures['kept']} were there, {len(failed)} failed, in {figures['seconds']} s: {folder}"
+    where = args.output if remote else folder
+    told = f"{made} made, {figures['kept']} were there, {len(failed)} failed, in {figures['seconds']} s: {where}"
     if interrupted:
         told = f"stopped: {told}. Run it again to go on."
     print(json.dumps(figures, ensure_ascii=False) if args.json else told)
@@ -151,7 +172,15 @@ def executor_of(args: argparse.Namespace) -> Any:
         return ServerExecutor(args.server, args.workflow, args.model.name if args.model else None)
     from .local import MODEL, LocalExecutor
 
-    return LocalExecutor(args.model or MODEL, args.device)
+    if args.ray:
+        from .ray_data import RayExecutor, workers_of
+
+        try:
+            workers = workers_of(args.workers, args.cpus, args.gpus)
+        except ValueError:
+            raise ValueError(f"--workers is '{args.workers}', expected how many, or LEAST:MOST") from None
+        return RayExecutor(args.ray, args.model or MODEL, workers, args.threads)
+    return LocalExecutor(args.model or MODEL, args.device, args.threads)
 
 
 if __name__ == "__main__":

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 import sqlite3
 import threading
 import time
-import uuid
 from pathlib import Path
 from typing import Literal
+
+from .stores import Folder, Store
 
 State = Literal["missing", "done", "changed", "foreign"]
 """Of a result: not there or another edit's; as it was written; changed since by somebody; of no run in this folder."""
 
 FILE = ".lazydiffusion-batch.sqlite"
 LOCK = ".lazydiffusion-batch.lock"
-PARTIAL = ".partial"
-OURS = re.compile(r"\.[0-9a-f]{32}\.partial$")
 
 
 class Journal:
-    """Of the results in a folder: which edit's each is, and its SHA-256. A file counts once it is whole and written
-    down.
+    """Of the results in `folder`, or in another `store`: which edit's each is, and its SHA-256.
 
-    Threads of one process may share it.
+    A file counts once it is whole and written down. Threads of one process may share it.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, store: Store | None = None):
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.lock = folder, threading.Lock()
+        self.folder, self.store, self.lock = folder, store or Folder(folder), threading.Lock()
         self.database = sqlite3.connect(folder / FILE, check_same_thread=False, isolation_level=None)
         self.lock_folder()
         self.database.execute("PRAGMA journal_mode=WAL")
@@ -42,9 +38,7 @@ class Journal:
             if self.sha256(row[0]) == row[2]:
                 self.database.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?, ?)", row)
         self.database.execute("DELETE FROM writing")
-        for left in folder.rglob(f".*{PARTIAL}"):
-            if OURS.search(left.name) and left.is_file():
-                left.unlink(missing_ok=True)  # of a run that was killed while it wrote
+        self.store.clear()
 
     def lock_folder(self) -> None:
         """Take the folder for this run, as long as it lives. Raises BlockingIOError where another one has it."""
@@ -72,28 +66,15 @@ class Journal:
 
     def sha256(self, output: str) -> str | None:
         """Of a result's file; None where there is none."""
-        try:
-            return hashlib.sha256((self.folder / output).read_bytes()).hexdigest()
-        except OSError:
-            return None
+        content = self.store.read(output)
+        return None if content is None else hashlib.sha256(content).hexdigest()
 
     def add(self, output: str, key: str, content: bytes, seconds: float) -> None:
         """Write a result, whole or not at all, and write it down. Raises OSError."""
-        file = self.folder / output
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}{PARTIAL}")
         row = (output, key, hashlib.sha256(content).hexdigest(), seconds, time.time())
         with self.lock:
             self.database.execute("INSERT OR REPLACE INTO writing VALUES (?, ?, ?, ?, ?)", row)
-        try:
-            with partial.open("wb") as handle:
-                handle.write(content)
-                handle.flush()
-                os.fsync(handle.fileno())
-            os.replace(partial, file)
-        finally:
-            partial.unlink(missing_ok=True)
-        sync_folder(file.parent)
+        self.store.write(output, content)
         with self.lock:
             self.database.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?, ?)", row)
             self.database.execute("DELETE FROM writing WHERE output = ?", (output,))
@@ -102,17 +83,3 @@ class Journal:
         """Close the files, and leave the folder to other runs."""
         self.database.close()
         self.owner.close()
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the folder's names on the disk, where the system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)

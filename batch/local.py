@@ -19,17 +19,24 @@ Made = tuple[Task, bytes | Exception]
 """A task, and its PNG or what went wrong."""
 
 
+def made_by(identity: str) -> str:
+    """What results of a checkpoint depend on beside the edits, in whichever process they are made."""
+    return f"lazydiffusion local {identity}"
+
+
 class LocalExecutor:
     """Makes packs with the checkpoint `model` on `device`. Holds nothing between packs but the model."""
 
-    def __init__(self, model: Path = MODEL, device: str = "cpu"):
+    def __init__(self, model: Path = MODEL, device: str = "cpu", threads: int | None = None):
+        if threads:
+            torch.set_num_threads(threads)
         self.editor = LazyEditor.load(model, device)
         self.warn: Callable[[str], None] = print
 
     @property
     def made_by(self) -> str:
         """What results depend on beside the edits."""
-        return f"lazydiffusion local {self.editor.identity}"
+        return made_by(self.editor.identity)
 
     def run(self, packs: list[Pack], missing: set[str]) -> Iterator[tuple[Task, bytes | Exception, float]]:
         """Make packs one after the other -> the results that are missing, and how many seconds each took."""
@@ -38,6 +45,9 @@ class LocalExecutor:
             for task, result in self.make(pack):
                 if task.edit.output in missing:
                     yield task, result, (time.monotonic() - begin) / len(pack.tasks)
+
+    def close(self) -> None:
+        """Nothing stays open."""
 
     def make(self, pack: Pack) -> Iterator[Made]:
         """The results of a pack, in its order; what cannot be read is an error of its own edit."""

@@ -83,6 +83,9 @@ class ServerExecutor:
         for task in left.values():
             yield task, ConnectionError(f"no server is left that answers ({'; '.join(sorted(self.gone))})"), 0.0
 
+    def close(self) -> None:
+        """Nothing stays open."""
+
     def work(self, server: Comfy, tasks: queue.Queue[Task], results: queue.Queue[Result | None]) -> None:
         """Make task after task on a server, until it is given up."""
         while True:

@@ -47,9 +47,9 @@ ORDER: dict[str, dict[str, tuple[str, ...]]] = {
         "nodes": ("schema", "canvas", "context", "decode", "loader", "mask", "saved", "sketch", ""),
     },
     "batch": {
-        "values": ("manifest", "plan", "journal", "pictures"),
+        "values": ("manifest", "plan", "stores", "journal", "pictures"),
         "comfy": ("comfy", "workflows"),
-        "executors": ("local", "servers"),
+        "executors": ("local", "ray_data", "servers"),
         "commands": ("__main__", ""),
     },
     "training": {
@@ -67,6 +67,7 @@ ORDER: dict[str, dict[str, tuple[str, ...]]] = {
                 "evaluate",
                 "few_steps",
                 "help",
+                "matte",
                 "named",
                 "naming",
             ),

@@ -100,10 +100,12 @@ class Level:
 
     @property
     def deepest(self) -> float:
+        """How deep the deepest pixel lies, in px."""
         return float(self.depth.max())
 
     @property
     def stride(self) -> int:
+        """From a pixel of the list to the one below it."""
         return self.hole.shape[1] + 2 * RADIUS
 
     def padded(self, values: Tensor) -> Tensor:
@@ -116,6 +118,7 @@ class Level:
 
     @cached_property
     def pixels(self) -> Tensor:
+        """The smoothly filled picture as a list [N, 3]."""
         return self.padded(self.smooth)
 
     @cached_property
@@ -132,6 +135,7 @@ class Level:
 
     @cached_property
     def sources(self) -> Tensor:
+        """Centres of the patches that are visible altogether."""
         return self.fillable.nonzero()[:, 0]
 
     @cached_property
