@@ -16,8 +16,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lazy_core.manifest.edits import Manifest, read_manifest
+from lazy_core.manifest.fields import FIT, SAYS
+
 from .journal import Journal
-from .manifest import FIT, SAYS, Manifest, read_manifest
 from .plan import packs_of, tasks_of
 from .stores import Remote
 

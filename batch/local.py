@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from lazy_core.editor import LazyEditor
+from lazy_core.manifest.pictures import Canvas, png_of, read_canvas
 from lazy_core.sketch import add_sketch
 
-from .pictures import Canvas, png_of, read_canvas
 from .plan import Pack, Task
 
 MODEL = Path(__file__).parent.parent / "models" / "fluent-small.safetensors"

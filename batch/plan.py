@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from .manifest import Edit, size_of
+from lazy_core.manifest.edits import size_of
+from lazy_core.manifest.fields import Edit
 
 EDITS = 16  # in a pack, at most
 PIXELS = 4 << 20  # of a pack's canvases together, or one that is larger

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from lazy_core.manifest.pictures import Canvas, opened, pixels, png_of, read_canvas
+
 from .comfy import GONE, Comfy, Refused, failed
-from .pictures import Canvas, opened, pixels, png_of, read_canvas
 from .plan import Pack, Task
 from .workflows import HOLE, PICTURE, SKETCH, filled, load_workflow, own_workflow
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lazy_core.manifest.fields import Edit
+
 from .comfy import Prompt
-from .manifest import Edit
 
 PICTURE, HOLE, SKETCH, SHOWN = "batch_image", "batch_mask", "batch_sketch", "batch_result"
 OUTPUTS = ("SaveImage", "SaveImageAdvanced", "PreviewImage", "LazyResult")  # the first kind that there is

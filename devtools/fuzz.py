@@ -231,7 +231,7 @@ class Cases:
 
     def edits(self, rng: random.Random) -> None:
         """A manifest of `python -m batch`: whatever is wrong is a sentence of it."""
-        from batch.manifest import read_manifest
+        from lazy_core.manifest.edits import read_manifest
 
         row = {"image": "a.png", "box": [0, 0, 4, 4], "prompt": ["x", "y"], "seed": 1, "output": "b/c", "cfg": 2.5}
         text = "\n".join(json.dumps(damaged(row, rng)) for _ in range(3)).encode()

@@ -135,7 +135,7 @@ def test_a_negative_prompt_counts(folder: Path) -> None:
 
 
 def test_sixteen_bits_of_grey_are_scaled_and_not_cut_off(folder: Path) -> None:
-    from batch.pictures import opened
+    from lazy_core.manifest.pictures import opened
 
     ramp = np.linspace(0, 65535, 256).astype(np.uint16)
     Image.fromarray(np.tile(ramp, (4, 1))).save(folder / "deep.png")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from batch.manifest import read_manifest
 from batch.plan import packs_of, tasks_of
+from lazy_core.manifest.edits import read_manifest
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ from PIL import Image
 
 from batch.__main__ import main
 from batch.comfy import Comfy
-from batch.manifest import Edit
 from batch.servers import ServerExecutor
 from batch.workflows import HOLE, PICTURE, SHOWN, SKETCH, filled, load_workflow
 from comfy_client import ComfyClient
+from lazy_core.manifest.fields import Edit
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE, BOX = 64, [16, 16, 24, 24]

@@ -13,9 +13,8 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from lazy_core.masks import FLOOR
-
-from .manifest import ALPHA, Edit
+from ..masks import FLOOR
+from .fields import ALPHA, Edit
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A manifest of edits: JSON Lines, CSV, Parquet, or a folder of pictures with masks of the same stem.
+"""A manifest's rows as edits.
 
 A row is an edit, or several where `mask`, `box`, `prompt` or `seed` is a list: all combinations of them. Paths are
 relative to the manifest. What rows and the headers of pictures show to be wrong is said, line by line, before anything
@@ -7,12 +7,8 @@ is computed.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from itertools import product
@@ -21,34 +17,12 @@ from typing import Any
 
 from PIL import Image
 
-from lazy_core.blend.composite import BLENDS
+from .fields import ALPHA, FIT, SAYS, Edit
+from .rows import PICTURES, rows_of
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 NOTE = "note"  # a field for whoever writes the manifest
-ALPHA = "alpha"  # as `mask`: what is transparent in the picture is the hole
 MOST = 10_000  # edits that one row stands for
 LISTS = ("mask", "box", "prompt", "seed")
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One edit. The hole is a `mask`, a picture that is white where the hole is (or `ALPHA`), or a `box`: x, y, width,
-    height in px.
-    """
-
-    image: Path
-    mask: Path | str | None = None
-    box: tuple[int, int, int, int] | None = None
-    prompt: str = ""
-    negative: str = ""
-    seed: int = 0
-    steps: int = 0
-    cfg: float = 3.0
-    denoise: float = 1.0
-    blend: str = "poisson"
-    sketch: Path | None = None
-    sketch_strength: float = 0.5
-    output: str = ""
 
 
 @dataclass
@@ -107,78 +81,6 @@ def free_name(name: str, taken: set[str]) -> str:
 def slug(prompt: str) -> str:
     """The beginning of a prompt as a part of a file's name."""
     return re.sub(r"[^\w]+", "-", prompt).strip("-")[:40].strip("-")
-
-
-def rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """-> what a row is called, and its values, or what is wrong with it."""
-    if path.is_dir():
-        yield from folder_rows(path)
-    elif path.suffix.lower() in (".jsonl", ".ndjson"):
-        for number, text in enumerate(text_of(path).split("\n"), 1):
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                yield f"line {number}", f"no JSON ({error})"
-                continue
-            yield f"line {number}", row if isinstance(row, dict) else "no JSON object"
-    elif path.suffix.lower() == ".csv":
-        text = text_of(path)
-        mark = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets of many countries write semicolons
-        yield from csv_rows(csv.DictReader(io.StringIO(text, newline=""), delimiter=mark))
-    elif path.suffix.lower() == ".parquet":
-        for number, row in enumerate(parquet_rows(path), 1):
-            yield f"row {number}", {key: value for key, value in row.items() if value is not None}
-    else:
-        raise ValueError(f"{path.name} is no manifest: expected .jsonl, .csv, .parquet or a folder of pictures.")
-
-
-def text_of(path: Path) -> str:
-    """Raises ValueError for a file that is no UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name} is not UTF-8 ({error.reason}): save it as UTF-8.") from error
-
-
-def csv_rows(reader: csv.DictReader) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    try:
-        for row in reader:
-            line = f"line {reader.line_num}"
-            if not any(row.values()):
-                continue
-            if None in row:
-                yield line, "more values than names: a text with a comma needs quotes"
-            else:
-                yield line, {key.strip().lower(): value for key, value in row.items() if value not in (None, "")}
-    except csv.Error as error:
-        yield f"line {reader.line_num}", f"no CSV ({error})"
-
-
-def folder_rows(folder: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """Pictures of a folder, each with `NAME_mask.*` beside it, or with a picture of its stem in `masks/`."""
-    pictures = (file for file in folder.iterdir() if file.suffix.lower() in PICTURES and file.is_file())
-    files = sorted(file for file in pictures if not file.name.startswith("."))
-    beside = {file.stem.removesuffix("_mask"): file for file in files if file.stem.endswith("_mask")}
-    inside = folder / "masks"
-    if inside.is_dir():
-        beside |= {file.stem: file for file in sorted(inside.iterdir()) if file.suffix.lower() in PICTURES}
-    for file in files:
-        if file.stem.endswith("_mask"):
-            continue
-        if file.stem not in beside:
-            yield file.name, f"no mask: expected {file.stem}_mask.png beside it, or masks/{file.stem}.png"
-        else:
-            yield file.name, {"image": file.name, "mask": str(beside[file.stem].relative_to(folder))}
-
-
-def parquet_rows(path: Path) -> Iterable[dict[str, Any]]:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise ValueError(f"{path.name} needs pyarrow: pip install pyarrow, or write the manifest as .jsonl.") from error
-    return parquet.read_table(path).to_pylist()
 
 
 def edits_of(row: dict[str, Any], folder: Path) -> tuple[list[Edit], list[str]]:
@@ -278,76 +180,3 @@ def size_of(path: Path) -> tuple[int, int]:
     with Image.open(path) as picture:
         turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         return picture.size[::-1] if turned else picture.size
-
-
-def in_range(low: float, high: float, kind: type) -> Any:
-    def fit(value: Any) -> Any:
-        text = value.strip() if isinstance(value, str) else value
-        number = kind(text.removesuffix(".0") if isinstance(text, str) else text)
-        whole = isinstance(value, int) or (isinstance(value, str) and value.strip().isdecimal())
-        if isinstance(value, bool) or not low <= number <= high or (not whole and number != float(value)):
-            raise ValueError
-        return number
-
-    return fit
-
-
-def as_box(value: Any) -> tuple[int, int, int, int]:
-    """[x, y, width, height], or the same as text."""
-    parts = re.split(r"[\s,;]+", value.strip("[]() ")) if isinstance(value, str) else value
-    x, y, width, height = (int(each) for each in parts)
-    if min(x, y) < 0 or min(width, height) < 1 or [x, y, width, height] != [float(each) for each in parts]:
-        raise ValueError
-    return x, y, width, height
-
-
-def as_text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-def as_mask(value: Any) -> Path | str:
-    return ALPHA if value == ALPHA else Path(as_text(value))
-
-
-def as_output(value: Any) -> str:
-    path = PurePosixPath(as_text(value).replace("\\", "/"))
-    odd = (
-        any(ord(letter) < 32 or letter in ':*?"<>|' for letter in value) or max(map(len, path.parts), default=0) > 200
-    )  # C:, and what Windows does not write
-    if path.is_absolute() or ".." in path.parts or not path.name or odd:
-        raise ValueError
-    return str(path)
-
-
-FIT: dict[str, Any] = {
-    "image": lambda value: Path(as_text(value)),
-    "mask": as_mask,
-    "box": as_box,
-    "prompt": as_text,
-    "negative": as_text,
-    "seed": in_range(0, 2**64 - 1, int),
-    "steps": in_range(0, 1000, int),
-    "cfg": in_range(0, 100, float),
-    "denoise": in_range(0, 1, float),
-    "blend": {name: name for name in BLENDS}.__getitem__,
-    "sketch": lambda value: Path(as_text(value)),
-    "sketch_strength": in_range(0, 1, float),
-    "output": as_output,
-}
-SAYS = {
-    "image": "the path of a picture",
-    "mask": f"the path of a picture that is white where the hole is, or '{ALPHA}'",
-    "box": "x, y, width and height in px",
-    "prompt": "text",
-    "negative": "text",
-    "seed": "a whole number from 0 on",
-    "steps": "a whole number from 0 (what suits the model) to 1000",
-    "cfg": "a number from 0 to 100",
-    "denoise": "a number from 0 to 1",
-    "blend": f"one of {', '.join(BLENDS)}",
-    "sketch": "the path of a picture",
-    "sketch_strength": "a number from 0 to 1",
-    "output": "a name inside the output folder",
-}

@@ -1,0 +1,1 @@
+"""Many edits in one file, or in a folder of pictures."""
