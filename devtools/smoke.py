@@ -27,6 +27,8 @@ NODES = (
     "LazyResult",
     "LazySaveContext",
     "LazyLoadContext",
+    "LazyBatchEdits",
+    "LazyDecodeBatch",
 )
 
 

@@ -14,6 +14,7 @@ class LazyDiffusionExtension(ComfyExtension):
         from .host.symbols import check_host
 
         check_host(__version__)  # before what follows imports them
+        from .batch import LazyBatchEdits, LazyDecodeBatch
         from .canvas import LazyCanvas, LazyResult
         from .context import LazyEncodeContext
         from .decode import LazyDecode
@@ -39,4 +40,6 @@ class LazyDiffusionExtension(ComfyExtension):
             LazyResult,
             LazySaveContext,
             LazyLoadContext,
+            LazyBatchEdits,
+            LazyDecodeBatch,
         ]

@@ -6,23 +6,17 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..lazy_core.blend.composite import BLENDS
 from ..lazy_core.context import Context
-from ..lazy_core.pipeline import lazy_decode
 from . import messages
-from .checks import check_choice, check_number, check_socket, explains_memory
+from .checks import explains_memory
 from .context import ContextType
+from .editing import AUTO_BLENDS, VAE_DECODES, Terms, check_links, decode
 from .engines import Engine, engine_of
-from .host.conditioning import check_prompt
 from .host.patches import examine
-from .host.sampling import SAMPLERS, SCHEDULERS, Settings
+from .host.sampling import SAMPLERS, SCHEDULERS
 from .host.timing import Timing
-from .host.vae import canvas_encoder, hole_decoder
-from .images import decoder, same_picture, to_bhwc, with_alpha
+from .images import same_picture, to_bhwc, with_alpha
 from .schema import Choice, schema
-
-VAE_DECODES = ("lazy", "full")
-AUTO_BLENDS = ("auto", *BLENDS)
 
 
 class LazyDecode(io.ComfyNode):
@@ -140,23 +134,14 @@ class LazyDecode(io.ComfyNode):
         image: Any = None,
     ) -> io.NodeOutput:
         begin = time.perf_counter()
-        vae_decode = "lazy" if vae_decode is None else vae_decode
-        cls.check(model, vae, positive, negative, cfg, denoise)
-        check_choice(SAMPLERS, sampler_name=sampler_name)
-        check_choice(SCHEDULERS, scheduler=scheduler)
-        check_choice(AUTO_BLENDS, blend=blend)
-        check_choice(VAE_DECODES, vae_decode=vae_decode)
+        how = VAE_DECODES[0] if vae_decode is None else vae_decode
+        check_links(model, vae, positive, negative)
+        terms = Terms(steps, cfg, sampler_name, scheduler, denoise, blend, how).checked()
         engine, timing = engine_of(model), Timing()
-        steps, blend = steps or engine.steps, engine.blend if blend == "auto" else blend
-        settings = Settings(seed, steps, cfg, sampler_name, scheduler, shown_in_canvas(cls.hidden))
         known = engine.check(context, vae)
-        sample = engine.sampler(known, positive, negative, settings, timing)
-        decode_image = decoder(vae)
-        decode_hole = hole_decoder(vae, decode_image) if vae_decode == "lazy" else None
         said = examine(model, positive, negative, known.stock and known.stock.reuse, known.strength is not None)
-        result, latent = lazy_decode(
-            known, sample, canvas_encoder(vae), decode_image, seed, denoise, blend, decode_hole, engine.matte
-        )
+        shown = shown_in_canvas(cls.hidden)
+        result, latent = decode(engine, vae, known, positive, negative, seed, terms, timing, shown)
         untouched = denoise <= 0 and known.sketch is None
         pixels = with_alpha(
             result, known if not untouched else known.with_(mask=torch.zeros_like(known.mask), weight=None)
@@ -165,24 +150,13 @@ class LazyDecode(io.ComfyNode):
             "hole_tokens": known.hole_tokens,
             "all_tokens": known.hole.total,
             "hole_fraction": known.hole_fraction,
-            "steps": steps,
+            "steps": steps or engine.steps,
             "step_ms": timing.step_ms,
             "total_ms": 1000 * (time.perf_counter() - begin),
         }
         figures["saved_ms"] = engine.saved_ms(known, positive, timing)
         figures["messages"] = [*said, *cls.tell(engine, known, positive, negative, denoise, image)]
         return io.NodeOutput(to_bhwc(pixels), {"samples": latent}, ui={"lazydiffusion": [figures]})
-
-    @classmethod
-    def check(cls, model: Any, vae: Any, positive: Any, negative: Any, cfg: Any, denoise: Any) -> None:
-        """Raises ValueError before anything is computed."""
-        check_socket("MODEL", model=model)
-        check_socket("VAE", vae=vae)
-        check_socket("CONDITIONING", positive=positive, negative=negative)
-        check_prompt("positive", positive)
-        check_prompt("negative", negative)
-        check_number(0, 100, cfg=cfg)
-        check_number(0, 1, denoise=denoise)
 
     @classmethod
     def tell(

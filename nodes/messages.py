@@ -22,6 +22,7 @@ CODES: tuple[str, ...] = (
     "no_mask_painted",
     "black_under_alpha",
     "prompts_share_hole",  # count
+    "part_of_manifest",  # count, all
 )
 """Every code has a sentence in each language of web/js/messages.js; a test compares them."""
 

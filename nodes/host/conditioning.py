@@ -80,6 +80,25 @@ def of_rows(text: Tensor, context: Context) -> Tensor:
     return text if len(text) == 1 else text[context.owner % len(text)]
 
 
+def one_plain_prompt(conditioning: list) -> bool:
+    """Whether it is one prompt, for all of an image and of the run."""
+    values = conditioning[0][1]
+    usual = {**ONE_PROMPT_ONLY, "mask": None, "area": None, "control": None, "gligen": None}
+    return (
+        len(conditioning) == 1
+        and len(conditioning[0][0]) == 1
+        and all(values.get(name, each) == each for name, each in usual.items() if name != "mask")
+        and values.get("mask") is None
+    )
+
+
+def prompts_of_images(conditionings: list[list], images: list[int]) -> list:
+    """Prompts of `one_plain_prompt`, each for so many images of a batch -> one conditioning of a prompt for each."""
+    length = math.lcm(*(conditioning[0][0].shape[1] for conditioning in conditionings))
+    texts = [spread(conditioning[0][0], count, length) for conditioning, count in zip(conditionings, images)]
+    return [[torch.cat(texts), conditionings[0][0][1]]]
+
+
 def by_hole(conditioning: list, context: Context) -> list:
     """Prompts of which some have a mask -> those without one, in which each hole [R, L, W] under a mask has its prompt.
 

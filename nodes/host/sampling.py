@@ -24,6 +24,8 @@ from .timing import Timing
 
 SAMPLERS: list[str] = comfy.samplers.KSampler.SAMPLERS
 SCHEDULERS: list[str] = comfy.samplers.KSampler.SCHEDULERS
+DRAW_NO_NOISE = ("euler", "heun", "heunpp2", "dpm_2", "lms", "dpmpp_2m", "ipndm", "ipndm_v", "deis", "res_multistep")
+DRAW_NO_NOISE += ("gradient_estimation", "uni_pc", "uni_pc_bh2")  # their steps follow from the start's noise alone
 
 
 def inpainting_noise(sampler: Any, noise: Tensor, extra: dict[str, Any]) -> Tensor:

@@ -44,11 +44,22 @@ function describeLoaded(run) {
   return run ? { text: words().tokens(run.hole_tokens, run.all_tokens) } : { text: words().kept };
 }
 
+function describeBatch(run) {
+  return run ? withMessages(run, { text: words().edits(run.edits) }) : { text: words().kept };
+}
+
+function describeDecodeBatch(run) {
+  const figures = () => [words().edits(run.edits), words().calls(run.calls), duration(run.total_ms)].join(" · ");
+  return run ? withMessages(run, { text: figures() }) : { text: words().kept };
+}
+
 const DESCRIBE = {
   LazyDecode: describeDecode,
   LazyEncodeContext: describeContext,
   LazySaveContext: describeSaved,
   LazyLoadContext: describeLoaded,
+  LazyBatchEdits: describeBatch,
+  LazyDecodeBatch: describeDecodeBatch,
 };
 const NEVER_RUN = [2, 4]; // modes of a node: muted, bypassed
 

@@ -1,0 +1,80 @@
+"""One call of Lazy Decode's work, for the nodes that have it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..lazy_core.blend.composite import BLENDS, Blend
+from ..lazy_core.context import Context
+from ..lazy_core.pipeline import Seeds, lazy_decode
+from .checks import check_choice, check_number, check_socket
+from .engines import Engine
+from .host.conditioning import check_prompt
+from .host.sampling import SAMPLERS, SCHEDULERS, Settings
+from .host.timing import Timing
+from .host.vae import canvas_encoder, hole_decoder
+from .images import decoder
+
+VAE_DECODES = ("lazy", "full")
+AUTO_BLENDS = ("auto", *BLENDS)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The widgets of Lazy Decode beside the seed, as they came; `checked` holds them against what is offered."""
+
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    denoise: float
+    blend: Any
+    vae_decode: str
+
+    def checked(self) -> Terms:
+        """Raises ValueError before anything is computed."""
+        check_number(0, 100, cfg=self.cfg)
+        check_number(0, 1, denoise=self.denoise)
+        check_choice(SAMPLERS, sampler_name=self.sampler_name)
+        check_choice(SCHEDULERS, scheduler=self.scheduler)
+        check_choice(AUTO_BLENDS, blend=self.blend)
+        check_choice(VAE_DECODES, vae_decode=self.vae_decode)
+        return self
+
+    def settings(self, engine: Engine, seed: int, preview: bool) -> Settings:
+        return Settings(seed, self.steps or engine.steps, self.cfg, self.sampler_name, self.scheduler, preview)
+
+    def blend_of(self, engine: Engine) -> Blend:
+        return engine.blend if self.blend == "auto" else self.blend
+
+
+def check_links(model: Any, vae: Any, positive: Any, negative: Any) -> None:
+    """Raises ValueError for what is not of its socket's type, and for prompts that hold NaN."""
+    check_socket("MODEL", model=model)
+    check_socket("VAE", vae=vae)
+    check_socket("CONDITIONING", positive=positive, negative=negative)
+    check_prompt("positive", positive)
+    check_prompt("negative", negative)
+
+
+def decode(
+    engine: Engine,
+    vae: Any,
+    context: Context,
+    positive: list,
+    negative: list,
+    seed: Seeds,
+    terms: Terms,
+    timing: Timing,
+    preview: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Fill the holes of a checked context: -> (images [B, 3, H, W], latents [B, C, h, w]), as `lazy_decode`."""
+    first = seed if isinstance(seed, int) else seed[0]
+    sample = engine.sampler(context, positive, negative, terms.settings(engine, first, preview), timing)
+    decode_image = decoder(vae)
+    decode_hole = hole_decoder(vae, decode_image) if terms.vae_decode == "lazy" else None
+    encode, blend = canvas_encoder(vae), terms.blend_of(engine)
+    return lazy_decode(context, sample, encode, decode_image, seed, terms.denoise, blend, decode_hole, engine.matte)
