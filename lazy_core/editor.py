@@ -26,6 +26,7 @@ from .networks.text_encoder import same_length
 from .networks.transformer import store_for_few_rows
 from .pipeline import Sample, Seeds, encode_context, hole_coordinates, lazy_decode
 from .prompts import prompt_per_hole
+from .text.removal import asks_for_nothing
 from .text.tokenizer import Tokenizer
 from .vae.windows import decode_windows
 
@@ -99,10 +100,18 @@ class LazyEditor:
         """
         sample = self.sampler(context, prompt, steps, cfg, solver, shift, regions, negative)
         decode_hole = partial(decode_windows, self.to_image, self.to_image)
-        image, _ = lazy_decode(
-            context, sample, self.to_latent, self.to_image, seed, denoise, blend, decode_hole, self.matte
-        )
+        nothing = self.asked_for_nothing(context, prompt, regions)
+        vae = self.to_latent, self.to_image
+        image, _ = lazy_decode(context, sample, *vae, seed, denoise, blend, decode_hole, self.matte, nothing)
         return image
+
+    def asked_for_nothing(
+        self, context: Context, prompt: str | list[str], regions: Sequence[tuple[str, Tensor]] = ()
+    ) -> Tensor:
+        """Which holes [R] bool have a prompt for no object. Prompts as in `decode`."""
+        prompts = [prompt] * len(context.image) if isinstance(prompt, str) else prompt
+        flags = torch.tensor([asks_for_nothing(each) for each in (*prompts, *(text for text, _ in regions))])
+        return flags[self.prompt_numbers(context, len(prompts), regions)]
 
     @property
     def matte(self) -> Matte | None:
@@ -185,11 +194,14 @@ class LazyEditor:
     def captions_of_holes(self, context: Context, prompts: list[str], regions: Sequence[tuple[str, Tensor]]) -> Tensor:
         """A prompt for each image, and those of `decode`'s regions -> each hole's caption [R, L, T]."""
         captions = self.caption([*prompts, *(text for text, _ in regions)])
-        number = context.owner
-        if regions:
-            own = prompt_per_hole(context.mask, context.hole, context.grid, [region for _, region in regions]).number
-            number = torch.where(own < 0, number, len(prompts) + own)
-        return captions[number.to(captions.device)]
+        return captions[self.prompt_numbers(context, len(prompts), regions).to(captions.device)]
+
+    def prompt_numbers(self, context: Context, count: int, regions: Sequence[tuple[str, Tensor]]) -> Tensor:
+        """Which of the images' `count` prompts, and after them those of `decode`'s regions, each hole is given: [R]."""
+        if not regions:
+            return context.owner
+        own = prompt_per_hole(context.mask, context.hole, context.grid, [region for _, region in regions]).number
+        return torch.where(own < 0, context.owner, count + own)
 
     def to_latent(self, image: Tensor) -> Tensor:
         """Image [B, 3, H, W] in 0..1 -> latent [B, C, h, w], on the CPU."""

@@ -62,6 +62,14 @@ def separate(hole: Tensor, grid: Grid, window: int | None) -> list[np.ndarray]:
     return [(name == each).nonzero()[0] for each in names[first.argsort()]]
 
 
+def pixels_of(hole: HoleTokens, chosen: Tensor, grid: Grid, images: int) -> Tensor:
+    """Rows of tokens, of which those of `chosen` [R] bool count -> their pixels [images, H, W] bool."""
+    tokens, side = torch.zeros(images, grid.tokens, dtype=torch.bool), grid.token_pixels
+    row, slot = (hole.valid & chosen[:, None]).nonzero(as_tuple=True)
+    tokens[hole.owners[row], hole.index[row, slot]] = True
+    return grid.crop(tokens.unflatten(1, (grid.rows, grid.cols)).repeat_interleave(side, 1).repeat_interleave(side, 2))
+
+
 class Groups:
     """Holes on their way to becoming rows: `group` [n] of each hole; of each group its box from `low` to `high` [g, 2]
     in cells, and the side of its `largest` hole [g].

@@ -15,7 +15,7 @@ from .config import LazyConfig
 from .context import Context, StockTerms, View
 from .diffusion.differential import token_strength
 from .geometry import Box, Grid
-from .holes import hole_rows, windows_around
+from .holes import hole_rows, pixels_of, windows_around
 from .kv.policy import Reuse
 from .kv.store import KVDtype
 from .masks import boxes_of, hole_token_mask, holes_of, latent_mask
@@ -193,6 +193,7 @@ def lazy_decode(
     blend: Blend = "feather",
     decode_hole: DecodeHole | None = None,
     matte: Matte | None = None,
+    nothing: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Fill the hole: -> (image [B, 3, H, W] in 0..1, latent [B, C, h, w] of the edited canvas).
 
@@ -201,7 +202,7 @@ def lazy_decode(
     With `decode_hole` the VAE decodes the neighbourhood of the hole, and nothing else. `seed`: one for the batch, whose
     images then have noise of their own, or one for each image, which is then what it is by itself. `matte`, where the
     context has a `texture`: this takes the place of what was generated beside the object, unless sampling starts from
-    something else than noise.
+    something else than noise; in the holes `nothing` [R] bool, whose prompt asks for no object, of all of it.
     """
     if len(context.image) == 0:
         return context.image, context.latent
@@ -227,7 +228,8 @@ def lazy_decode(
         decoded = decode_image(latent)
     pixels = grid.crop(decoded).to(context.image)
     if matte is not None and context.texture is not None and from_noise:
-        pixels = on_texture(context.image, pixels, context.mask, context.texture, matte)
+        emptied = None if nothing is None else pixels_of(context.hole, nothing, context.grid, len(context.image))
+        pixels = on_texture(context.image, pixels, context.mask, context.texture, matte, emptied)
     return composite(context.image, pixels, context.mask, blend, weight=context.weight, old=old), latent
 
 

@@ -12,7 +12,7 @@ from ..lazy_core.context import Context
 from ..lazy_core.pipeline import Seeds, lazy_decode
 from .checks import check_choice, check_number, check_socket
 from .engines import Engine
-from .host.conditioning import check_prompt
+from .host.conditioning import check_prompt, holes_without_object
 from .host.sampling import SAMPLERS, SCHEDULERS, Settings
 from .host.timing import Timing
 from .host.vae import canvas_encoder, hole_decoder
@@ -76,5 +76,7 @@ def decode(
     sample = engine.sampler(context, positive, negative, terms.settings(engine, first, preview), timing)
     decode_image = decoder(vae)
     decode_hole = hole_decoder(vae, decode_image) if terms.vae_decode == "lazy" else None
-    encode, blend = canvas_encoder(vae), terms.blend_of(engine)
-    return lazy_decode(context, sample, encode, decode_image, seed, terms.denoise, blend, decode_hole, engine.matte)
+    encode, blend, matte = canvas_encoder(vae), terms.blend_of(engine), engine.matte
+    nothing = None if matte is None else holes_without_object(positive, context)
+    how = terms.denoise, blend, decode_hole, matte, nothing
+    return lazy_decode(context, sample, encode, decode_image, seed, *how)

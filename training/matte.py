@@ -1,7 +1,8 @@
 """`python -m training.matte`: train the network that tells an object in a hole from its background, and nothing else.
 
-First the checkpoint paints empty holes on training canvases: these are the backgrounds that it makes. Sprites and their
-shadows are put on them, so that what is the object is known, and go through the VAE as the checkpoint's own objects do.
+First the checkpoint paints empty holes on training canvases: these are the backgrounds that it makes. Then it draws
+objects on plain colours, from which they can be told. These and sprites are put on the backgrounds with shadows, so
+that what is the object is known, and go through the VAE.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,11 +24,11 @@ from lazy_core.editor import LazyEditor
 from lazy_core.masks import threshold
 from lazy_core.model import LazyDiffusion
 from lazy_core.networks.matte import ObjectMatte
+from lazy_core.text.removal import NOTHING
 from lazy_core.vae.tiny import TinyVAE
 
 from .loop.extended import extended
 from .loop.record import RunRecord, learning_rate, summary
-from .scenery.captions import NOTHING
 from .scenery.draw import Draw
 from .scenery.scenes import Recipe, Scenes, SpriteSheet, compose, fade, lights, place, shade
 
@@ -41,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("training/runs/matte"))
     parser.add_argument("--channels", type=int, default=32)
     parser.add_argument("--backgrounds", type=int, default=1536, help="holes that the checkpoint paints first")
+    parser.add_argument("--drawn", type=int, default=768, help="objects that the checkpoint draws first")
     parser.add_argument("--pool", type=int, default=1024, help="pictures with sprites held in memory")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=12)
@@ -54,9 +58,11 @@ def main(argv: list[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     record = RunRecord(args.out / "record.json", vars(args))
     draw = Draw(torch.Generator().manual_seed(args.seed))
-    backgrounds = painted(LazyEditor(model, checkpoint.tokenizer), sheet, draw, args.backgrounds, args.out)
+    editor = LazyEditor(model, checkpoint.tokenizer, styles=checkpoint.styles)
+    backgrounds = painted(editor, sheet, draw, args.backgrounds, args.out)
+    objects = drawn(editor, sheet, draw, args.drawn, args.out)
     model = extended(model, replace(model.config, matte=args.channels))
-    train(model, Pool(sheet, model, backgrounds, draw), args, record)
+    train(model, Pool(sheet, model, backgrounds, objects, draw), args, record)
     notes = checkpoint.notes | {"attribution": sheet.photographs.attribution if sheet.photographs else ""}
     save_checkpoint(args.out / "model.safetensors", model, checkpoint.tokenizer, torch.float16, **notes)
     record.finish(steps=args.steps, batch=args.batch)
@@ -93,12 +99,55 @@ def painted(editor: LazyEditor, sheet: SpriteSheet, draw: Draw, count: int, out:
     for number in tqdm(range(0, count, PART), desc="backgrounds"):
         scenes = compose(sheet, PART, SIZE, draw.generator, recipe)
         hole = threshold(scenes.mask[:, 0])
-        context = editor.encode(scenes.empty, scenes.mask[:, 0])
+        context = editor.encode(scenes.empty, scenes.mask[:, 0]).with_(texture=None)
         image = editor.decode(context, [NOTHING["en"][0]] * PART, number, 4, blend="none")
         parts.append(in_bytes(image, prefill(scenes.empty, hole), hole, *nothing(scenes)))
     found = Pictures(*(torch.cat([getattr(part, name) for part in parts]) for name in Pictures.__dataclass_fields__))
     torch.save({name: getattr(found, name) for name in Pictures.__dataclass_fields__}, path)
     return found
+
+
+def drawn(editor: LazyEditor, sheet: SpriteSheet, draw: Draw, count: int, out: Path) -> Tensor:
+    """Let the checkpoint draw objects on plain colours -> premultiplied sprites [N, 4, 128, 128] in 0..1 of those that
+    stand out from them; kept beside the weights.
+    """
+    path = out / f"drawn-{count}.pt"
+    if path.is_file():
+        return torch.load(path)
+    part = slice((SIZE - CUT) // 2, (SIZE + CUT) // 2)
+    mask = torch.zeros(1, SIZE, SIZE)
+    mask[:, part, part] = 1
+    found: list[Tensor] = []
+    for number in tqdm(range(0, count, PART), desc="objects"):
+        colour = draw.uniform(PART, 3, 1, 1, low=0.25, high=1.0)
+        style = sheet.styles[number // PART % len(sheet.styles)]
+        context = editor.encode(colour.expand(-1, -1, SIZE, SIZE), mask, style).with_(texture=None)
+        prompts = sheet.prompts(draw.integers(PART, high=len(sheet)))
+        image = editor.decode(context, prompts, number, 4, blend="none")[..., part, part]
+        found += [each for each in cut_out(image, colour) if KEPT[0] < float(each[3].mean()) < KEPT[1]]
+    sprites = F.interpolate(torch.stack(found), (128, 128), mode="bilinear", antialias=True)
+    torch.save(sprites, path)
+    return sprites
+
+
+CUT, KEPT = 144, (0.08, 0.75)  # px of a drawn object's hole; share of it that an object covers, or it was not found
+
+
+def cut_out(image: Tensor, colour: Tensor) -> Tensor:
+    """Objects on plain `colour` [B, 3, 1, 1], in whatever light -> premultiplied [B, 4, H, W]: what is of another hue,
+    and what that encloses.
+    """
+    light = ((image * colour).sum(1, keepdim=True) / colour.square().sum(1, keepdim=True)).clamp(0.5, 1.02)
+    apart = (image - light * colour).abs().amax(1, keepdim=True)
+    alpha = ((apart - 0.05) / 0.12).clamp(0, 1)
+    for each in alpha[:, 0]:
+        inside = ndimage.binary_fill_holes((each > 0.5).numpy())
+        labels, count = ndimage.label(inside)  # type: ignore[misc]
+        large = [part for part in range(1, count + 1) if (labels == part).mean() > 0.01]
+        whole = torch.from_numpy(ndimage.binary_erosion(inside, iterations=2))
+        near = torch.from_numpy(ndimage.binary_dilation(np.isin(labels, large), iterations=2))
+        each.copy_(torch.where(near, torch.where(whole, 1.0, each), 0.0))
+    return torch.cat([(image - (1 - alpha) * light * colour).clamp_min(0) * (alpha > 0), alpha], 1)
 
 
 def nothing(scenes: Scenes) -> tuple[Tensor, Tensor]:
@@ -113,9 +162,9 @@ def in_bytes(image: Tensor, fill: Tensor, hole: Tensor, alpha: Tensor, light: Te
 class Pool:
     """Pictures with sprites in painted holes, a few of which are replaced as training goes on."""
 
-    def __init__(self, sheet: SpriteSheet, model: LazyDiffusion, backgrounds: Pictures, draw: Draw):
+    def __init__(self, sheet: SpriteSheet, model: LazyDiffusion, backgrounds: Pictures, objects: Tensor, draw: Draw):
         assert model.vae is not None
-        self.sheet, self.vae, self.backgrounds, self.draw = sheet, model.vae, backgrounds, draw
+        self.sheet, self.vae, self.backgrounds, self.objects, self.draw = sheet, model.vae, backgrounds, objects, draw
 
     def made(self, count: int) -> Pictures:
         """Put sprites into `count` holes."""
@@ -148,6 +197,8 @@ class Pool:
         centre = middle + (draw.uniform(count, 2) - 0.5) * (sides - side).clamp_min(0.1 * sides)
         sprites = self.sheet.sprites
         chosen = sprites[draw.integers(count, high=len(sprites)), draw.integers(count, high=sprites.shape[1])]
+        own = self.objects[draw.integers(count, high=len(self.objects))]
+        chosen = torch.where(draw.uniform(count, 1, 1, 1) < 0.5, own, chosen)
         return place(chosen, torch.cat([centre, side.clamp(0.08, 0.9)], 1), SIZE)
 
 

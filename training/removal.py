@@ -25,13 +25,13 @@ from tqdm import tqdm
 from lazy_core.blend.composite import composite
 from lazy_core.blend.prefill import prefill
 from lazy_core.masks import threshold
+from lazy_core.text.removal import NOTHING
 
 from .evaluation.edits import BATCH, SEEDS
 from .evaluation.figures import interval, seam
 from .evaluation.pictures import to_picture
 from .evaluation.study import opened, study_parser
 from .scenery.brushes import user_masks
-from .scenery.captions import NOTHING
 from .scenery.draw import Draw
 from .scenery.photographs import PhotographSheet
 from .scenery.scenes import place, placements

@@ -28,9 +28,13 @@ def texture_of(image: Tensor, mask: Tensor) -> Tensor:
     return torch.cat([filled, done[:, None].to(filled)], 1).movedim(1, -1)[mask]
 
 
-def on_texture(canvas: Tensor, generated: Tensor, mask: Tensor, texture: Tensor, matte: Matte) -> Tensor:
+def on_texture(
+    canvas: Tensor, generated: Tensor, mask: Tensor, texture: Tensor, matte: Matte, emptied: Tensor | None = None
+) -> Tensor:
     """Keep the object of what was generated [B, 3, H, W] and let the hole's `texture` [P, 4] show around it: a new
     tensor.
+
+    There is no object on the pixels that are `emptied` [B, H, W] bool.
     """
     result, fill = generated.clone(), prefill(canvas, mask)
     whole, parts = Box(0, 0, *mask.shape[-2:]), texture.split(mask.flatten(1).sum(1).tolist())
@@ -42,6 +46,9 @@ def on_texture(canvas: Tensor, generated: Tensor, mask: Tensor, texture: Tensor,
             window = box.grown(HALO).within(whole)
             hole, before, new, smooth = (window.cut(x[index])[None] for x in (mask, canvas, generated, fill))
             alpha, light = matte(torch.where(hole[:, None], new, before), smooth, hole)
+            if emptied is not None:
+                clear = window.cut(emptied[index])
+                alpha, light = torch.where(clear, 0.0, alpha), torch.where(clear, 1.0, light)
             around = window.cut(under).to(new)
             mixed = torch.lerp(new, around[:3] * light, (1 - alpha) * around[3:])
             inside = box.moved(-window.top, -window.left)

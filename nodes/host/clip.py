@@ -16,20 +16,22 @@ from ...lazy_core.checkpoint import Checkpoint
 from ...lazy_core.checks.keys import check_keys
 from ...lazy_core.networks.layers import Build
 from ...lazy_core.networks.text_encoder import TextEncoder
+from ...lazy_core.text.removal import asks_for_nothing
 from ...lazy_core.text.tokenizer import SPECIAL, Tokenizer
 from ..memory import retry_when_out_of_memory
 from .memory import give_memory_back
 
 
 class Rows(list):
-    """The chunks of a prompt as the host has them, and what the node tells its user: what was `cut`, which words are
-    `unknown`.
+    """The chunks of a prompt as the host has them, and what is to be known of it: what was `cut`, which words are
+    `unknown`, whether it asks for `nothing`.
 
-    A list like any other for nodes that look into tokens; those that make a new one of it lose no more than these two.
+    A list like any other for nodes that look into tokens; those that make a new one of it lose no more than these.
     """
 
     cut: str = ""
     unknown: tuple[str, ...] = ()
+    nothing: bool = False
 
 
 class HostTokenizer:
@@ -45,7 +47,7 @@ class HostTokenizer:
         parts = comfy.sd1_clip.token_weights(comfy.sd1_clip.escape_important(text), 1.0)
         prompt = self.tokenizer.prompt((comfy.sd1_clip.unescape_important(part), weight) for part, weight in parts)
         rows = Rows([(i, w, 0) for i, w in chunk] if return_word_ids else chunk for chunk in prompt.chunks)
-        rows.cut, rows.unknown = prompt.cut, prompt.unknown
+        rows.cut, rows.unknown, rows.nothing = prompt.cut, prompt.unknown, asks_for_nothing(text)
         return {"lazy": rows}
 
     def untokenize(self, tokens: list[tuple]) -> list[tuple]:
@@ -99,6 +101,7 @@ class HostText(torch.nn.Module):
             empty = self.text(torch.tensor([self.empty], device=device)).float()
             caption = empty + (caption - empty) * weights
         told = {"lazy_cut": getattr(rows, "cut", ""), "lazy_unknown": list(getattr(rows, "unknown", ()))}
+        told["lazy_nothing"] = [getattr(rows, "nothing", False)]  # of each prompt of a batch
         return caption.flatten(0, 1)[None].to(mm.intermediate_device()), None, told
 
     def load_sd(self, weights: dict[str, Tensor]) -> Any:

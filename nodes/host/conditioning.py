@@ -96,7 +96,28 @@ def prompts_of_images(conditionings: list[list], images: list[int]) -> list:
     """Prompts of `one_plain_prompt`, each for so many images of a batch -> one conditioning of a prompt for each."""
     length = math.lcm(*(conditioning[0][0].shape[1] for conditioning in conditionings))
     texts = [spread(conditioning[0][0], count, length) for conditioning, count in zip(conditionings, images)]
-    return [[torch.cat(texts), conditionings[0][0][1]]]
+    nothing = [asks_for_nothing(each[0][1]) for each, count in zip(conditionings, images) for _ in range(count)]
+    return [[torch.cat(texts), {**conditionings[0][0][1], "lazy_nothing": nothing}]]
+
+
+def asks_for_nothing(values: dict[str, Any]) -> bool:
+    """Whether a prompt, by its values, asks for no object."""
+    return all(values.get("lazy_nothing") or [False])
+
+
+def holes_without_object(conditioning: list, context: Context) -> Tensor:
+    """Which holes [R] bool have a prompt for no object, and no other."""
+    masked, rest = of_masks(conditioning)
+    result = torch.ones(len(context.owner), dtype=torch.bool) if rest else torch.zeros(0, dtype=torch.bool)
+    for _, values in rest:
+        flags = torch.tensor(values.get("lazy_nothing") or [False])
+        result &= flags[context.owner % len(flags)]
+    if masked:
+        number = prompts_of_holes(masked, context).number
+        result = result if rest else torch.zeros(len(context.owner), dtype=torch.bool)
+        for index, (_, values) in enumerate(masked):
+            result[number == index] = asks_for_nothing(values)
+    return result
 
 
 def by_hole(conditioning: list, context: Context) -> list:

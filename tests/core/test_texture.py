@@ -195,6 +195,25 @@ def test_an_edit_keeps_the_object_and_continues_the_picture(telling: LazyEditor)
     assert torch.equal(result[0][:, ~hole[0]], grain(64, 64)[:, ~hole[0]])
 
 
+@pytest.mark.parametrize("prompt", ["Remove it.", "空白背景"])
+def test_a_prompt_for_nothing_leaves_no_object(telling: LazyEditor, prompt: str):
+    """Whatever the matte takes for one; beside it a hole with a prompt of its own keeps its object."""
+    picture = grain(64, 160)[None]
+    mask = (hole_in(picture, 16, 16, 32, 32) | hole_in(picture, 16, 112, 32, 32))[None].float()
+    context = telling.encode(picture, mask)
+    assert len(context.owner) == 2 and context.texture is not None
+    wanted = torch.zeros(64, 160, 3)
+    wanted[mask[0] > 0] = context.texture[:, :3]
+    result = telling.decode(context, prompt, steps=1, blend="none")[0].movedim(0, -1)
+    assert torch.allclose(result[mask[0] > 0], wanted[mask[0] > 0], atol=1e-6)
+    right = torch.zeros(1, 64, 160)
+    right[..., 100:] = 1
+    result = telling.decode(context, prompt, steps=1, blend="none", regions=[("red apple", right)])[0].movedim(0, -1)
+    assert torch.allclose(result[16:48, 16:48], wanted[16:48, 16:48], atol=1e-6)
+    plain = telling.decode(context.with_(texture=None), prompt, steps=1, blend="none", regions=[("red apple", right)])
+    assert torch.equal(result[16:48, 112:114], plain[0].movedim(0, -1)[16:48, 112:114])
+
+
 def test_where_the_old_content_shows_through_it_is_left_alone(telling: LazyEditor):
     result, plain, _ = edit_of(telling, denoise=0.5)
     assert torch.equal(result, plain)

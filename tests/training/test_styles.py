@@ -22,6 +22,7 @@ from lazy_core.geometry import Grid
 from lazy_core.masks import hole_token_mask, latent_mask
 from lazy_core.model import LazyDiffusion, initialise
 from lazy_core.networks.positions import grid_coordinates
+from lazy_core.text.removal import NOTHING
 from lazy_core.text.tokenizer import build_tokenizer
 from lazy_core.tokens import HoleTokens
 from sprites import NAMES, STYLES, WORDS, sheet
@@ -33,7 +34,7 @@ from training.loop.extended import extended
 from training.loop.method import METHODS
 from training.loop.objective import token_loss
 from training.scenery import drawings
-from training.scenery.captions import NOTHING, all_captions, captions_of, grow_embedding, plural, tokenizer_of
+from training.scenery.captions import all_captions, captions_of, grow_embedding, plural, tokenizer_of
 from training.scenery.crop import CropBox, bounds, crop_boxes, cut, inside, put_back
 from training.scenery.scenes import (
     FAR,

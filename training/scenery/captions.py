@@ -11,6 +11,7 @@ import torch
 import torch.nn as nn
 
 from lazy_core.model import LazyDiffusion
+from lazy_core.text.removal import NOTHING
 from lazy_core.text.tokenizer import SPECIAL, Tokenizer, build_tokenizer, words_of
 
 from .scenes import BIG, PLAIN, SMALL, TWO
@@ -21,19 +22,6 @@ LOOKS: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {
     SMALL: (("a small {}", "a tiny {}", "small {}"), ("小{}", "一个小{}", "小小的{}")),
     BIG: (("a big {}", "a large {}", "big {}"), ("大{}", "一个大{}", "很大的{}")),
     TWO: (("two {s}", "2 {s}", "a pair of {s}", "two {s} here"), ("两个{}", "两只{}", "2个{}", "一对{}")),
-}
-NOTHING = {
-    "en": (
-        "empty background",
-        "background",
-        "nothing",
-        "empty",
-        "remove it",
-        "remove the object",
-        "clear this",
-        "no object",
-    ),
-    "zh": ("空白背景", "背景", "空白", "什么都没有", "移除", "删除物体", "清除", "去掉这个"),
 }
 IRREGULAR = {
     "leaf": "leaves",
