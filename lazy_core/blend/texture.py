@@ -26,7 +26,10 @@ TOWARDS_FILL = 0.3  # how much a patch's mean colour may not leave the smooth fi
 TOWARDS_HOLE = 0.05  # how much near patches are preferred
 ALL_PAIRS = 1_000_000  # of patches to fill and visible ones, up to which each is compared with each
 SEARCHED = 20_000  # patches to fill, beyond which a level takes over what the coarser one found
+AT_ONCE = 1 << 14  # patches that are averaged together: what does not fit a cache is slower
 FEWEST = 32  # visible patches that a level needs
+REACH_LAST = 6  # px around what was found, on the finest level
+ROUNDS_LAST = 1  # and there
 ROUNDS_FIRST, ROUNDS_ALL, ROUNDS = 8, 4, 2  # of look-up and average: on the coarsest level, with all pairs, without
 REPEATS = 1  # of the search among neighbours in a round
 SHARP = 0.05  # quantile of the distances at which a patch counts e^-1/2
@@ -196,26 +199,32 @@ class Level:
         found, all_pairs = start, len(self.targets) * len(self.sources) <= ALL_PAIRS
         if len(self.targets) > SEARCHED and not first:
             return found, estimate
-        rounds = ROUNDS_FIRST if first else ROUNDS_ALL if all_pairs else ROUNDS
+        rounds = ROUNDS_FIRST if first else ROUNDS_ALL if all_pairs else ROUNDS if self.number else ROUNDS_LAST
         for _ in range(rounds):
             search = Search(self, estimate)
             found, distance = search.all_pairs() if all_pairs else search.near(found, generator)
             estimate = self.voted(found, distance)
         return found, estimate
 
+    @cached_property
+    def voters(self) -> Tensor:
+        """Numbers [n, patch] of the targets whose patches show each target's centre, at their own pixel `steps`; -1:
+        none.
+        """
+        return self.number_of[self.targets[:, None] - torch.tensor(self.steps)]
+
     def voted(self, found: Tensor, distance: Tensor | None) -> Tensor:
         """The picture [N, 3] with each target pixel the mean of what the patches over it show there."""
         share = self.certainty[self.targets]
         if distance is not None:
             share = share * (-distance / (2 * distance.quantile(SHARP).clamp_min(1e-6))).exp().clamp_min(1e-6)
-        total, weight = torch.zeros(len(found), 3), torch.zeros(len(found), 1)
-        for step in self.steps:
-            number = self.number_of[self.targets - step]
-            own = (share[number] * (number >= 0))[:, None]
-            total += own * self.pixels[(found[number] + step)]
-            weight += own
+        share, steps = F.pad(share, (0, 1)), torch.tensor(self.steps)  # number -1 is the last: it counts nothing
+        found = F.pad(found, (0, 1), value=int(found[0]))
         result = self.pixels.clone()
-        result[self.targets] = total / weight
+        for targets, voters in zip(self.targets.split(AT_ONCE), self.voters.split(AT_ONCE), strict=True):
+            weight = share[voters][:, None]
+            total = weight @ self.pixels[found[voters] + steps]
+            result[targets] = total[:, 0] / weight.sum(2)
         return result
 
 
@@ -275,7 +284,7 @@ class Search:
             for step in (1, -1, level.stride, -level.stride):
                 number = level.number_of[level.targets + step]
                 consider(best[0][number] - step, number >= 0)
-            reach = max(level.hole.shape)
+            reach = max(level.hole.shape) if level.number else REACH_LAST
             while reach >= 1:
                 apart = torch.rand(count, 2, generator=generator).mul(2).sub(1).mul(reach).round().long()
                 consider(best[0] + apart[:, 0] * level.stride + apart[:, 1])
