@@ -22,8 +22,9 @@ HALO = 32  # px around a hole that the matte looks at
 
 def texture_of(image: Tensor, mask: Tensor) -> Tensor:
     """Canvas [B, 3, H, W] and mask [B, H, W] bool (True = hole) -> [P, 4] for the hole's pixels, image by image and row
-    by row: colours, as the picture around them goes on, and 1; 0 where too little of it is visible.
+    by row: colours, as the picture around them goes on, and 1; 0 where too little of it is visible. On the CPU.
     """
+    image, mask = image.cpu(), mask.cpu()
     filled, done = continue_texture(image, mask)
     return torch.cat([filled, done[:, None].to(filled)], 1).movedim(1, -1)[mask]
 
@@ -39,13 +40,13 @@ def on_texture(
     result, fill = generated.clone(), prefill(canvas, mask)
     whole, parts = Box(0, 0, *mask.shape[-2:]), texture.split(mask.flatten(1).sum(1).tolist())
     for index, (own, told) in enumerate(zip(mask, parts, strict=True)):
-        under = told.new_zeros(*own.shape, told.shape[1])
-        under[own] = told
+        under = told.new_zeros(*own.shape, told.shape[1], device=own.device)
+        under[own] = told.to(own.device)
         under = under.movedim(-1, 0)
         for box in boxes_of(own):
             window = box.grown(HALO).within(whole)
             hole, before, new, smooth = (window.cut(x[index])[None] for x in (mask, canvas, generated, fill))
-            alpha, light = matte(torch.where(hole[:, None], new, before), smooth, hole)
+            alpha, light = (x.to(new) for x in matte(torch.where(hole[:, None], new, before), smooth, hole))
             if emptied is not None:
                 clear = window.cut(emptied[index])
                 alpha, light = torch.where(clear, 0.0, alpha), torch.where(clear, 1.0, light)
