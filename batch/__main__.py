@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from tqdm import tqdm
 
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     run.add_argument("--workflow", type=Path, default=None, help="with --server: your own workflow in the API's format")
     run.add_argument("--model", type=Path, default=None, help="a LazyDiffusion checkpoint; default: the shipped one")
-    run.add_argument("--device", default="cpu", help="in this process: where the model runs (cpu, cuda)")
+    run.add_argument("--device", default=None, help="in this process: where the model runs (cpu, cuda)")
     run.add_argument("--threads", type=int, default=None, help="without --server: of the CPU, for each process")
     run.add_argument(
         "--ray",
@@ -69,6 +71,9 @@ def run_manifest(args: argparse.Namespace) -> int:
             raise ValueError("--workflow is for servers: say --server http://HOST:8188, too")
         if args.server and args.ray:
             raise ValueError("--server and --ray: expected one of them")
+        if args.device and (args.ray or args.server):
+            raise ValueError("--device is for this process: with --ray say --gpus, a server has its own")
+        args.manifest = args.manifest.resolve()  # workers have other folders of their own
         manifest = read_manifest(args.manifest, defaults_of(args))
     except (OSError, ValueError) as error:
         return stopped(f"{args.manifest}: {error}", args)
@@ -106,9 +111,11 @@ def defaults_of(args: argparse.Namespace) -> dict[str, Any]:
 def make(manifest: Manifest, args: argparse.Namespace) -> int:
     """Make what is missing, tell what became of it -> the exit status."""
     begun, path = time.monotonic(), args.manifest.resolve()
-    beside = path.with_name(f"{path.stem}_edits")
-    remote = "://" in (args.output or "")
-    folder = beside if remote else Path(args.output or beside)
+    beside, address = path.with_name(f"{path.stem}_edits"), args.output or ""
+    if address.startswith("file://"):
+        address = url2pathname(urlparse(address).path)
+    remote = "://" in address
+    folder = beside if remote else Path(address or beside)
     sources = {
         file.resolve()
         for edit in manifest.edits
@@ -119,7 +126,7 @@ def make(manifest: Manifest, args: argparse.Namespace) -> int:
         return stopped(f"{own[0]} would be written over a picture of the manifest: choose another --output", args)
     try:
         executor = executor_of(args)
-        journal = Journal(folder, Remote(args.output) if remote else None)
+        journal = Journal(folder, Remote(address), address) if remote else Journal(folder)
     except (OSError, ValueError, RuntimeError, sqlite3.Error) as error:
         return stopped(f"{folder}: {error}" if isinstance(error, sqlite3.Error) else str(error), args)
     tasks = tasks_of(manifest.edits, executor.made_by)
@@ -136,7 +143,7 @@ def make(manifest: Manifest, args: argparse.Namespace) -> int:
     missing = {name for name, state in states.items() if state in again}
     todo = [pack for pack in packs_of(tasks) if any(task.edit.output in missing for task in pack.tasks)]
     failed: dict[str, str] = {}
-    made, interrupted = 0, False
+    made, interrupted, broken = 0, False, ""
     with tqdm(total=len(tasks), initial=len(tasks) - len(missing), unit="edit", disable=args.json) as bar:
         executor.warn = lambda sentence: bar.write(sentence, file=sys.stderr)
         try:
@@ -151,11 +158,15 @@ def make(manifest: Manifest, args: argparse.Namespace) -> int:
                 bar.update()
         except KeyboardInterrupt:
             interrupted = True
+        except Exception as error:  # what makes the edits came down, not one of them
+            broken = str(error) or type(error).__name__
         finally:
             journal.close()
             executor.close()
     for name, sentence in failed.items():
         print(f"{name}: {sentence}", file=sys.stderr)
+    if broken:
+        print(f"stopped: {broken}. Run it again to go on.", file=sys.stderr)
     figures: dict[str, Any] = {"edits": len(tasks), "made": made, "kept": len(tasks) - len(missing)}
     figures |= {"failed": len(failed), "seconds": round(time.monotonic() - begun, 1), "failures": failed}
     where = args.output if remote else folder
@@ -163,7 +174,7 @@ def make(manifest: Manifest, args: argparse.Namespace) -> int:
     if interrupted:
         told = f"stopped: {told}. Run it again to go on."
     print(json.dumps(figures, ensure_ascii=False) if args.json else told)
-    return 130 if interrupted else 1 if failed else 0
+    return 130 if interrupted else 1 if failed or broken else 0
 
 
 def executor_of(args: argparse.Namespace) -> Any:
@@ -182,7 +193,7 @@ def executor_of(args: argparse.Namespace) -> Any:
         except ValueError:
             raise ValueError(f"--workers is '{args.workers}', expected how many, or LEAST:MOST") from None
         return RayExecutor(args.ray, args.model or MODEL, workers, args.threads)
-    return LocalExecutor(args.model or MODEL, args.device, args.threads)
+    return LocalExecutor(args.model or MODEL, args.device or "cpu", args.threads)
 
 
 if __name__ == "__main__":

@@ -14,35 +14,39 @@ from .stores import Folder, Store
 State = Literal["missing", "done", "changed", "foreign"]
 """Of a result: not there or another edit's; as it was written; changed since by somebody; of no run in this folder."""
 
-FILE = ".lazydiffusion-batch.sqlite"
-LOCK = ".lazydiffusion-batch.lock"
+NAME = ".lazydiffusion-batch"
 
 
 class Journal:
     """Of the results in `folder`, or in another `store`: which edit's each is, and its SHA-256.
 
-    A file counts once it is whole and written down. Threads of one process may share it.
+    A file counts once it is whole and written down. Threads of one process may share it. `address` says which store:
+    the journals of several lie side by side.
     """
 
-    def __init__(self, folder: Path, store: Store | None = None):
+    def __init__(self, folder: Path, store: Store | None = None, address: str = ""):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.store, self.lock = folder, store or Folder(folder), threading.Lock()
-        self.database = sqlite3.connect(folder / FILE, check_same_thread=False, isolation_level=None)
+        self.name = NAME + (f"-{hashlib.sha256(address.encode()).hexdigest()[:12]}" if address else "")
+        self.database = sqlite3.connect(folder / f"{self.name}.sqlite", check_same_thread=False, isolation_level=None)
         self.lock_folder()
         self.database.execute("PRAGMA journal_mode=WAL")
         self.database.execute("PRAGMA synchronous=FULL")
         columns = "output TEXT PRIMARY KEY, key TEXT, sha256 TEXT, seconds REAL, at REAL"
         for table in ("done", "writing"):  # what is being written is known before its file has its name
             self.database.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
-        for row in self.database.execute("SELECT * FROM writing").fetchall():
+        under_way = self.database.execute("SELECT * FROM writing").fetchall()
+        for row in under_way:
             if self.sha256(row[0]) == row[2]:
                 self.database.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?, ?)", row)
         self.database.execute("DELETE FROM writing")
-        self.store.clear()
+        self.store.clear([row[0] for row in under_way])
 
     def lock_folder(self) -> None:
         """Take the folder for this run, as long as it lives. Raises BlockingIOError where another one has it."""
-        self.owner = sqlite3.connect(self.folder / LOCK, isolation_level=None, check_same_thread=False, timeout=0)
+        self.owner = sqlite3.connect(
+            self.folder / f"{self.name}.lock", isolation_level=None, check_same_thread=False, timeout=0
+        )
         try:
             self.owner.execute("PRAGMA journal_mode=MEMORY")
             self.owner.execute("BEGIN EXCLUSIVE")

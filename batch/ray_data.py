@@ -36,25 +36,59 @@ class Workers:
 class Worker:
     """One process of the pool. Ray makes it where it has room."""
 
-    def __init__(self, model: str, device: str, threads: int):
+    def __init__(self, model: str, identity: str, device: str, threads: int, attempts: Any):
         torch.set_num_threads(threads)
-        self.executor = LocalExecutor(Path(model), device)
+        self.attempts, self.problem = attempts, ""
+        try:
+            self.executor = LocalExecutor(Path(model), device)
+            if self.executor.editor.identity != identity:
+                self.problem = f"{model} on one of the machines is another file than here: copy it to all of them"
+        except Exception as error:  # said of each edit: a worker that cannot begin would end the whole run
+            self.problem = f"{error}" or type(error).__name__
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         """Columns of packs, one of them at a time -> columns of results."""
-        found: dict[str, list[Any]] = {"output": [], "content": [], "error": [], "warning": [], "seconds": []}
-        for pack, missing in zip(rows["pack"], rows["missing"], strict=True):
-            said: list[str] = []
-            self.executor.warn = said.append
-            for task, result, seconds in self.executor.run([pack], set(missing)):
-                failed = isinstance(result, Exception)
-                found["output"].append(task.edit.output)
-                found["content"].append(b"" if failed else result)
-                found["error"].append(f"{result}" or type(result).__name__ if failed else "")
-                found["warning"].append("; ".join(said))
-                said.clear()
-                found["seconds"].append(seconds)
+        found: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+        for number, pack, missing in zip(rows["number"], rows["pack"], rows["missing"], strict=True):
+            for values in self.results(int(number), pack, set(missing)):
+                for name, value in zip(COLUMNS, values, strict=True):
+                    found[name].append(value)
         return found
+
+    def results(self, number: int, pack: Pack, missing: set[str]) -> Iterator[tuple[Any, ...]]:
+        import ray
+
+        problem = self.problem
+        if not problem and ray.get(self.attempts.begin.remote(number)) > ATTEMPTS:
+            problem = f"its worker died {ATTEMPTS} times: it may not fit the machine's memory"
+        if problem:
+            for task in pack.tasks:
+                if task.edit.output in missing:
+                    yield task.edit.output, b"", problem, "", 0.0
+            return
+        said: list[str] = []
+        self.executor.warn = said.append
+        for task, result, seconds in self.executor.run([pack], missing):
+            failed = isinstance(result, Exception)
+            problem = (f"{result}" or type(result).__name__) if failed else ""
+            yield task.edit.output, b"" if failed else result, problem, "; ".join(said), seconds
+            said.clear()
+
+
+COLUMNS = ("output", "content", "error", "warning", "seconds")
+ATTEMPTS = 3  # for a pack: what kills its worker so often is given up, where Ray would try for ever
+
+
+class Attempts:
+    """Counts how often each pack was begun: it outlives the workers."""
+
+    def __init__(self) -> None:
+        self.counts: dict[int, int] = {}
+
+    def begin(self, number: int) -> int:
+        """One more -> how many."""
+        self.counts[number] = self.counts.get(number, 0) + 1
+        return self.counts[number]
 
 
 class RayExecutor:
@@ -77,11 +111,17 @@ class RayExecutor:
         """Make packs wherever there is a worker -> the results that are missing, as they come, and their seconds."""
         if not packs:
             return
+        there = self.ray.cluster_resources()
+        for name, wanted in (("CPU", self.workers.cpus), ("GPU", self.workers.gpus)):
+            if wanted > there.get(name, 0):
+                self.warn(f"no worker fits the cluster as it is ({there.get(name, 0):g} {name}): waiting for a machine")
         tasks = {task.edit.output: task for pack in packs for task in pack.tasks if task.edit.output in missing}
         rows = [
-            {"pack": pack, "missing": [task.edit.output for task in pack.tasks if task.edit.output in missing]}
-            for pack in packs
+            {"number": number, "pack": pack, "missing": [each.edit.output for each in pack.tasks]}
+            for number, pack in enumerate(packs)
         ]
+        for row in rows:
+            row["missing"] = [name for name in row["missing"] if name in tasks]
         for row in self.results(rows):
             task = tasks.pop(row["output"], None)
             if task is None:
@@ -98,10 +138,11 @@ class RayExecutor:
         settings = DataContext.get_current()
         settings.enable_progress_bars = False
         pool, wanted = self.workers, {"num_gpus": self.workers.gpus} if self.workers.gpus else {}
-        arguments = str(self.model), "cuda" if pool.gpus else "cpu", self.threads
+        attempts = self.ray.remote(num_cpus=0, max_restarts=-1)(Attempts).remote()
+        device = "cuda" if pool.gpus else "cpu"
         made = from_items(rows, override_num_blocks=len(rows)).map_batches(
             Worker,
-            fn_constructor_args=arguments,
+            fn_constructor_args=(str(self.model), self.identity, device, self.threads, attempts),
             compute=ActorPoolStrategy(min_size=pool.least, max_size=pool.most),
             num_cpus=pool.cpus,
             batch_size=1,

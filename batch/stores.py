@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,8 +24,8 @@ class Store(Protocol):
         """Put a file there, at once. Raises OSError."""
         ...
 
-    def clear(self) -> None:
-        """Take away what runs left that were killed while they wrote."""
+    def clear(self, names: Iterable[str]) -> None:
+        """Take away what is left of these files by a run that was killed while it wrote them."""
         ...
 
 
@@ -56,15 +57,18 @@ class Folder:
             partial.unlink(missing_ok=True)
         sync_folder(file.parent)
 
-    def clear(self) -> None:
-        """Take away what runs left that were killed while they wrote."""
+    def clear(self, names: Iterable[str]) -> None:
+        """Take away what is left by runs that were killed while they wrote, of whichever files."""
         for left in self.folder.rglob(f".*{PARTIAL}"):
             if OURS.search(left.name) and left.is_file():
                 left.unlink(missing_ok=True)
 
 
 class Remote:
-    """A place that fsspec knows, by its address. Raises ValueError for one that it does not know."""
+    """A place that fsspec knows, by its address. Raises ValueError for one that it does not know.
+
+    Object stores show an upload when it is whole; elsewhere a file gets its name when it is.
+    """
 
     def __init__(self, address: str):
         try:
@@ -76,6 +80,8 @@ class Remote:
         except ImportError as error:
             raise ValueError(f"{address}: {error}") from error
         self.files, self.root = found[0], found[1].rstrip("/")
+        names = self.files.protocol
+        self.renames = not RENAMES.isdisjoint((names,) if isinstance(names, str) else names)
 
     def read(self, name: str) -> bytes | None:
         """A file's content; None where there is none. Raises OSError where the place does not answer."""
@@ -89,18 +95,35 @@ class Remote:
         path = f"{self.root}/{name}"
         folder, _, last = path.rpartition("/")
         self.files.makedirs(folder, exist_ok=True)
-        partial = f"{folder}/.{last}.{uuid.uuid4().hex}{PARTIAL}"
-        self.files.pipe_file(partial, content)
-        self.files.mv(partial, path)
-
-    def clear(self) -> None:
-        """Take away what runs left that were killed while they wrote."""
-        try:
-            left = [name for name in self.files.find(self.root) if OURS.search(name)]
-        except FileNotFoundError:
+        if not self.renames:
+            self.files.pipe_file(path, content)
             return
-        for name in left:
-            self.files.rm_file(name)
+        partial = f"{folder}/.{last}.{uuid.uuid4().hex}{PARTIAL}"
+        try:
+            self.files.pipe_file(partial, content)
+            if self.files.exists(path):
+                self.files.rm_file(path)  # not every place renames onto a file; the journal knows what is under way
+            self.files.mv(partial, path)
+        finally:
+            if self.files.exists(partial):
+                self.files.rm_file(partial)
+
+    def clear(self, names: Iterable[str]) -> None:
+        """Take away what is left of these files by a run that was killed while it wrote them."""
+        if not self.renames:
+            return
+        for name in names:
+            folder, _, last = f"{self.root}/{name}".rpartition("/")
+            try:
+                beside = self.files.ls(folder, detail=False)
+            except FileNotFoundError:
+                continue
+            for path in beside:
+                if OURS.search(path) and path.rpartition("/")[2].startswith(f".{last}."):
+                    self.files.rm_file(path)
+
+
+RENAMES = {"file", "local", "sftp", "ssh", "smb", "ftp", "hdfs", "arrow_hdfs", "webhdfs"}
 
 
 def sync_folder(folder: Path) -> None:

@@ -32,9 +32,8 @@ def packs_of(contexts: Sequence[Context], settings: Sequence[Hashable]) -> list[
     for group in groups.values():
         pack: list[int] = []
         for number in group:
-            images = sum(len(contexts[each].image) for each in [*pack, number])
             grid = contexts[number].grid
-            if pack and (len(pack) == EDITS or images * grid.height * grid.width > PIXELS):
+            if pack and (len(pack) == EDITS or (len(pack) + 1) * grid.height * grid.width > PIXELS):
                 packs.append(pack)
                 pack = []
             pack = [*pack, number]
@@ -43,9 +42,9 @@ def packs_of(contexts: Sequence[Context], settings: Sequence[Hashable]) -> list[
 
 
 def can_be_packed(context: Context) -> bool:
-    """Whether nothing but canvas and hard mask is in it, for a model of ours."""
+    """Whether nothing but one canvas and a hard mask is in it, for a model of ours."""
     more = context.stock, context.sketch, context.edges, context.weight, context.strength
-    return all(each is None for each in more) and context.hole.count > 0
+    return all(each is None for each in more) and context.hole.count > 0 and len(context.image) == 1
 
 
 def packed(contexts: Sequence[Context]) -> Context:

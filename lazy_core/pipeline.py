@@ -201,8 +201,8 @@ def lazy_decode(
     soft mask start from the canvas. With an empty mask, or `denoise` 0 and no sketch, the image comes back as it is.
     With `decode_hole` the VAE decodes the neighbourhood of the hole, and nothing else. `seed`: one for the batch, whose
     images then have noise of their own, or one for each image, which is then what it is by itself. `matte`, where the
-    context has a `texture`: this takes the place of what was generated beside the object, unless sampling starts from
-    something else than noise; in the holes `nothing` [R] bool, whose prompt asks for no object, of all of it.
+    context has a `texture`: this takes the place of what was generated beside the object, unless `denoise` or a sketch
+    lets the old content in; in the holes `nothing` [R] bool, whose prompt asks for no object, of all of it.
     """
     if len(context.image) == 0:
         return context.image, context.latent

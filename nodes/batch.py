@@ -1,25 +1,31 @@
 from __future__ import annotations
 
 import time
+from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..lazy_core.context import Context
 from ..lazy_core.context_pack import packed, packs_of
+from ..lazy_core.manifest.fields import Edit
 from ..lazy_core.manifest.pictures import read_canvas
 from . import messages
 from .checks import explains_memory
 from .context import ContextType
-from .editing import AUTO_BLENDS, VAE_DECODES, Terms, check_links, decode
+from .editing import AUTO_BLENDS, VAE_DECODES, Terms, as_image, check_links, decode, told_of
 from .engines import Engine, engine_of
 from .host import batch_files
 from .host.conditioning import one_plain_prompt, prompts_of_images
+from .host.memory import unload_other_models
 from .host.patches import examine
 from .host.sampling import DRAW_NO_NOISE, SAMPLERS, SCHEDULERS
 from .host.timing import Timing
-from .images import to_bhwc, with_alpha
+from .images import to_bhwc
+from .memory import retry_when_out_of_memory
 from .schema import Choice, schema
 
 
@@ -75,17 +81,31 @@ class LazyBatchEdits(io.ComfyNode):
         chosen = edits[first : first + count]
         if not chosen:
             raise ValueError(f"first is {first}, but {manifest} has {len(edits)} edits. Lower it.")
-        images, masks = [], []
+        images, masks, odd = [], [], []
         for edit in chosen:
             canvas = read_canvas(edit)
             picture = canvas.image if canvas.alpha is None else torch.cat([canvas.image, canvas.alpha[None]])
             images.append(to_bhwc(picture[None]))
             masks.append(canvas.mask[None])
-        said = [messages.message("part_of_manifest", count=len(chosen), all=len(edits))]
-        ui = {"lazydiffusion": [{"edits": len(chosen), "messages": said if len(chosen) < len(edits) else []}]}
+            odd += [edit.output] if canvas.warning else []
+        said = [messages.message("part_of_manifest", count=len(chosen), all=len(edits))] * (len(chosen) < len(edits))
+        unused = [
+            name for name, usual in LEFT_TO_DECODE.items() if any(getattr(edit, name) != usual for edit in chosen)
+        ]
+        said += [messages.message("fields_not_used", names=unused)] * bool(unused)
+        said += [messages.message("odd_masks", names=odd)] * bool(odd)
         words = ([getattr(edit, name) for edit in chosen] for name in ("prompt", "negative", "seed"))
         names = [edit.output.removesuffix(".png") for edit in chosen]
+        ui = {"lazydiffusion": [{"edits": len(chosen), "messages": said}]}
         return io.NodeOutput(images, masks, *words, names, ui=ui)
+
+
+LEFT_TO_DECODE = {
+    each.name: each.default
+    for each in fields(Edit)
+    if each.name in ("steps", "cfg", "denoise", "blend", "sketch", "sketch_strength")
+}
+"""What a manifest may say and this node's outputs do not: Lazy Decode Batch has widgets for it."""
 
 
 class LazyDecodeBatch(io.ComfyNode):
@@ -145,58 +165,65 @@ class LazyDecodeBatch(io.ComfyNode):
 
     @classmethod
     @explains_memory
-    def execute(cls, model: list, vae: list, context: list, positive: list, negative: list, **widgets: list) -> Any:
-        begin, count = time.perf_counter(), max(map(len, (context, positive, negative, widgets["seed"])))
-        lists = {"context": context, "positive": positive, "negative": negative, **widgets}
+    def execute(cls, model: list, vae: list, **lists: list) -> Any:
+        begin = time.perf_counter()
+        check_lists(model=model, vae=vae, **lists)
+        count = max(map(len, lists.values()))
         edits = [{name: each[min(number, len(each) - 1)] for name, each in lists.items()} for number in range(count)]
-        for edit in edits:
-            check_links(model[0], vae[0], edit["positive"], edit["negative"])
-        engine, seeds = engine_of(model[0]), [edit.pop("seed") for edit in edits]
-        known = [engine.check(edit["context"], vae[0]) for edit in edits]
-        terms = [Terms(**{name: edit[name] for name in Terms.__dataclass_fields__}).checked() for edit in edits]
-        settings = [
-            each if each.sampler_name in DRAW_NO_NOISE and each.denoise > 0 and plain(edit) else None
-            for each, edit in zip(terms, edits, strict=True)
-        ]
-        packs = packs_of(known, settings)
-        done: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        engine, timing = engine_of(model[0]), Timing()
+        said: dict[str, messages.Message] = {}
+        for edit in edits:  # all of them are looked at before one is made
+            prompts = edit["positive"], edit["negative"]
+            check_links(model[0], vae[0], *prompts)
+            edit["context"] = known = engine.check(edit["context"], vae[0])
+            edit["terms"] = Terms(**{name: edit[name] for name in Terms.__dataclass_fields__}).checked()
+            found = examine(model[0], *prompts, known.stock and known.stock.reuse, known.strength is not None)
+            found += told_of(engine, known, *prompts, edit["denoise"])
+            said |= {str(each): each for each in found}
+        settings = [edit["terms"] if can_share(edit) else None for edit in edits]
+        packs = packs_of([edit["context"] for edit in edits], settings)
+        done: dict[int, tuple[Tensor, Tensor]] = {}
         for pack in packs:
-            prompts = [[edits[number][name] for number in pack] for name in ("positive", "negative")]
-            done |= cls.decoded(engine, vae[0], pack, known, prompts, [seeds[each] for each in pack], terms[pack[0]])
-        found = examine(model[0], positive[0], negative[0], known[0].stock and known[0].stock.reuse, False)
+            own = [edits[number] for number in pack]
+            made = retry_when_out_of_memory(
+                "Lazy Decode Batch",
+                partial(decoded, engine, vae[0], own, timing),
+                lambda own=own: [each for edit in own for each in decoded(engine, vae[0], [edit], timing)],
+                unload_other_models,
+            )
+            done |= dict(zip(pack, made, strict=True))
         figures = {"edits": count, "calls": len(packs), "total_ms": 1000 * (time.perf_counter() - begin)}
-        figures |= {"messages": [*found, *messages.of_prompts(*positive, *negative)]}
+        figures |= {"messages": list(said.values())}
         images, latents = zip(*(done[number] for number in range(count)), strict=True)
         return io.NodeOutput(list(images), [{"samples": each} for each in latents], ui={"lazydiffusion": [figures]})
 
-    @classmethod
-    def decoded(
-        cls,
-        engine: Engine,
-        vae: Any,
-        pack: list[int],
-        known: list[Context],
-        prompts: list[list],
-        seeds: list[int],
-        terms: Terms,
-    ) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
-        """-> of each edit of a pack its image [B, H, W, C] and latent."""
-        own = [known[number] for number in pack]
-        if len(pack) == 1:
-            positive, negative, seed, together = prompts[0][0], prompts[1][0], seeds[0], own[0]
-        else:
-            images = [len(each.image) for each in own]
-            positive, negative = (prompts_of_images(each, images) for each in prompts)
-            seed = [number for number, images in zip(seeds, images, strict=True) for _ in range(images)]
-            together = packed(own)
-        result, latent = decode(engine, vae, together, positive, negative, seed, terms, Timing())
-        parts = [len(each.image) for each in own]
-        return {
-            number: (to_bhwc(with_alpha(image, context)), part)
-            for number, image, part, context in zip(pack, result.split(parts), latent.split(parts), own, strict=True)
-        }
+
+def check_lists(**lists: list) -> None:
+    """Raises ValueError for an empty list, and for several models or VAEs."""
+    for name, values in lists.items():
+        if not values:
+            raise ValueError(f"{name} is an empty list, expected at least one. Connect something that makes one.")
+        if name in ("model", "vae") and len(values) > 1:
+            raise ValueError(f"{name} is a list of {len(values)}, expected one for all edits. Use a node for each.")
 
 
-def plain(edit: dict[str, Any]) -> bool:
-    """Whether both prompts of an edit can be one of several in a call."""
-    return one_plain_prompt(edit["positive"]) and one_plain_prompt(edit["negative"])
+def can_share(edit: dict[str, Any]) -> bool:
+    """Whether an edit is in a call what it is by itself."""
+    terms: Terms = edit["terms"]
+    plain = one_plain_prompt(edit["positive"]) and one_plain_prompt(edit["negative"])
+    return plain and terms.sampler_name in DRAW_NO_NOISE and terms.denoise > 0
+
+
+def decoded(engine: Engine, vae: Any, edits: list[dict[str, Any]], timing: Timing) -> list[tuple[Tensor, Tensor]]:
+    """Make edits in one call -> of each its IMAGE [B, H, W, C] and latent [B, C, h, w]."""
+    contexts: list[Context] = [edit["context"] for edit in edits]
+    terms = edits[0]["terms"]
+    prompts = [[edit[name] for edit in edits] for name in ("positive", "negative")]
+    seeds = [edit["seed"] for edit in edits]
+    if len(edits) == 1:
+        result, latent = decode(engine, vae, contexts[0], prompts[0][0], prompts[1][0], seeds[0], terms, timing)
+        return [(as_image(result, contexts[0], terms), latent)]
+    positive, negative = map(prompts_of_images, prompts)
+    result, latent = decode(engine, vae, packed(contexts), positive, negative, seeds, terms, timing)
+    images = zip(result.split(1), latent.split(1), contexts, strict=True)
+    return [(as_image(image, context, terms), part) for image, part, context in images]

@@ -3,19 +3,17 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 
-from ..lazy_core.context import Context
 from . import messages
 from .checks import explains_memory
 from .context import ContextType
-from .editing import AUTO_BLENDS, VAE_DECODES, Terms, check_links, decode
-from .engines import Engine, engine_of
+from .editing import AUTO_BLENDS, VAE_DECODES, Terms, as_image, check_links, decode, told_of
+from .engines import engine_of
 from .host.patches import examine
 from .host.sampling import SAMPLERS, SCHEDULERS
 from .host.timing import Timing
-from .images import same_picture, to_bhwc, with_alpha
+from .images import same_picture
 from .schema import Choice, schema
 
 
@@ -142,10 +140,7 @@ class LazyDecode(io.ComfyNode):
         said = examine(model, positive, negative, known.stock and known.stock.reuse, known.strength is not None)
         shown = shown_in_canvas(cls.hidden)
         result, latent = decode(engine, vae, known, positive, negative, seed, terms, timing, shown)
-        untouched = denoise <= 0 and known.sketch is None
-        pixels = with_alpha(
-            result, known if not untouched else known.with_(mask=torch.zeros_like(known.mask), weight=None)
-        )
+        image_out = as_image(result, known, terms)
         figures = {
             "hole_tokens": known.hole_tokens,
             "all_tokens": known.hole.total,
@@ -155,19 +150,10 @@ class LazyDecode(io.ComfyNode):
             "total_ms": 1000 * (time.perf_counter() - begin),
         }
         figures["saved_ms"] = engine.saved_ms(known, positive, timing)
-        figures["messages"] = [*said, *cls.tell(engine, known, positive, negative, denoise, image)]
-        return io.NodeOutput(to_bhwc(pixels), {"samples": latent}, ui={"lazydiffusion": [figures]})
-
-    @classmethod
-    def tell(
-        cls, engine: Engine, known: Context, positive: list, negative: list, denoise: float, image: Any
-    ) -> list[messages.Message]:
-        found = [
-            *messages.of_prompts(positive, negative),
-            *engine.messages(known, positive),
-            *messages.of_start(known, denoise),
-        ]
-        return found if same_picture(image, known.image) else [*found, messages.message("other_image")]
+        figures["messages"] = [*said, *told_of(engine, known, positive, negative, denoise)]
+        if not same_picture(image, known.image):
+            figures["messages"].append(messages.message("other_image"))
+        return io.NodeOutput(image_out, {"samples": latent}, ui={"lazydiffusion": [figures]})
 
 
 def shown_in_canvas(hidden: Any) -> bool:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..lazy_core.blend.composite import BLENDS, Blend
 from ..lazy_core.context import Context
 from ..lazy_core.pipeline import Seeds, lazy_decode
+from . import messages
 from .checks import check_choice, check_number, check_socket
 from .engines import Engine
 from .host.conditioning import check_prompt, holes_without_object
 from .host.sampling import SAMPLERS, SCHEDULERS, Settings
 from .host.timing import Timing
 from .host.vae import canvas_encoder, hole_decoder
-from .images import decoder
+from .images import decoder, to_bhwc, with_alpha
 
 VAE_DECODES = ("lazy", "full")
 AUTO_BLENDS = ("auto", *BLENDS)
@@ -80,3 +82,18 @@ def decode(
     nothing = None if matte is None else holes_without_object(positive, context)
     how = terms.denoise, blend, decode_hole, matte, nothing
     return lazy_decode(context, sample, encode, decode_image, seed, *how)
+
+
+def as_image(result: Tensor, context: Context, terms: Terms) -> Tensor:
+    """What `decode` made [B, 3, H, W] -> the host's IMAGE, with the canvas's alpha; holes are opaque where anything was
+    made in them.
+    """
+    if terms.denoise <= 0 and context.sketch is None:
+        context = context.with_(mask=torch.zeros_like(context.mask), weight=None)
+    return to_bhwc(with_alpha(result, context))
+
+
+def told_of(engine: Engine, context: Context, positive: list, negative: list, denoise: float) -> list[messages.Message]:
+    """What is to be said of an edit: its prompts, its holes, and what it starts from."""
+    prompts, start = messages.of_prompts(positive, negative), messages.of_start(context, denoise)
+    return [*prompts, *engine.messages(context, positive), *start]

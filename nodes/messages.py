@@ -23,6 +23,8 @@ CODES: tuple[str, ...] = (
     "black_under_alpha",
     "prompts_share_hole",  # count
     "part_of_manifest",  # count, all
+    "fields_not_used",  # names: list
+    "odd_masks",  # names: list
 )
 """Every code has a sentence in each language of web/js/messages.js; a test compares them."""
 

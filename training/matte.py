@@ -58,12 +58,13 @@ def main(argv: list[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     record = RunRecord(args.out / "record.json", vars(args))
     draw = Draw(torch.Generator().manual_seed(args.seed))
-    editor = LazyEditor(model, checkpoint.tokenizer, styles=checkpoint.styles)
+    editor = LazyEditor(model, checkpoint.tokenizer, checkpoint.identity, checkpoint.styles)
     backgrounds = painted(editor, sheet, draw, args.backgrounds, args.out)
     objects = drawn(editor, sheet, draw, args.drawn, args.out)
     model = extended(model, replace(model.config, matte=args.channels))
     train(model, Pool(sheet, model, backgrounds, objects, draw), args, record)
-    notes = checkpoint.notes | {"attribution": sheet.photographs.attribution if sheet.photographs else ""}
+    assert sheet.photographs is not None
+    notes = checkpoint.notes | {"attribution": sheet.photographs.attribution}
     save_checkpoint(args.out / "model.safetensors", model, checkpoint.tokenizer, torch.float16, **notes)
     record.finish(steps=args.steps, batch=args.batch)
     return 0
@@ -91,7 +92,7 @@ class Pictures:
 
 def painted(editor: LazyEditor, sheet: SpriteSheet, draw: Draw, count: int, out: Path) -> Pictures:
     """Let the checkpoint paint `count` empty holes; kept beside the weights, for another run."""
-    path = out / f"backgrounds-{count}.pt"
+    path = out / f"backgrounds-{count}-{editor.identity[:8]}.pt"
     if path.is_file():
         return Pictures(*torch.load(path).values())
     parts = []
@@ -111,7 +112,7 @@ def drawn(editor: LazyEditor, sheet: SpriteSheet, draw: Draw, count: int, out: P
     """Let the checkpoint draw objects on plain colours -> premultiplied sprites [N, 4, 128, 128] in 0..1 of those that
     stand out from them; kept beside the weights.
     """
-    path = out / f"drawn-{count}.pt"
+    path = out / f"drawn-{count}-{editor.identity[:8]}.pt"
     if path.is_file():
         return torch.load(path)
     part = slice((SIZE - CUT) // 2, (SIZE + CUT) // 2)

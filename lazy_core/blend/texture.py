@@ -21,11 +21,12 @@ from .prefill import prefill
 
 RADIUS = 2  # of a patch, px
 REACH = 48  # px around a hole that are looked at, beside half of its longer side
-FADING = 1.5  # a pixel counts this much less for each px that it lies deeper in the hole
+FADING, DEEPEST = 1.5, 24  # a pixel counts this much less for each px that it lies deeper in the hole, up to so many
 TOWARDS_FILL = 0.3  # how much a patch's mean colour may not leave the smooth fill
 TOWARDS_HOLE = 0.05  # how much near patches are preferred
 ALL_PAIRS = 1_000_000  # of patches to fill and visible ones, up to which each is compared with each
 SEARCHED = 20_000  # patches to fill, beyond which a level takes over what the coarser one found
+MOST = 32  # holes of an image, the largest: what is left is filled smoothly
 AT_ONCE = 1 << 14  # patches that are averaged together: what does not fit a cache is slower
 FEWEST = 32  # visible patches that a level needs
 REACH_LAST = 6  # px around what was found, on the finest level
@@ -44,7 +45,7 @@ def continue_texture(image: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
     result, done = prefill(image, hole), torch.zeros_like(hole)
     for index, own in enumerate(hole):
         canvas = Box(0, 0, *own.shape)
-        for box in boxes_of(own):
+        for box in sorted(boxes_of(own), key=lambda box: -box.area)[:MOST]:
             window = box.grown(REACH + max(box.size) // 2).within(canvas)
             inside = box.moved(-window.top, -window.left)
             smooth, here = window.cut(result[index]).float(), window.cut(own)
@@ -68,8 +69,11 @@ def filled_window(smooth: Tensor, hole: Tensor) -> Tensor | None:
     known: tuple[Level, Tensor] | None = None
     result = None
     for level in reversed(levels):
-        if len(level.sources) < FEWEST:
-            continue
+        few, many = len(level.sources) < FEWEST, known is None and len(level.targets) > SEARCHED
+        if few and known is None:
+            continue  # a finer level shows more
+        if few or many:
+            return None
         start = level.source_of(known, generator)
         estimate = level.voted(start, None) if known else level.pixels
         found, result = level.matched(estimate, start, generator, first=known is None)
@@ -157,7 +161,7 @@ class Level:
     @cached_property
     def certainty(self) -> Tensor:
         """How much each pixel counts [N]: 1 where it is visible, less and less inside the hole, 0 beyond the edge."""
-        return self.padded((FADING**-self.depth)[None])[:, 0]
+        return self.padded((FADING ** -self.depth.clamp_max(DEEPEST))[None])[:, 0]
 
     @cached_property
     def weights(self) -> Tensor:

@@ -33,9 +33,11 @@ class Manifest:
     problems: list[str] = field(default_factory=list)
 
 
-def read_manifest(path: Path, defaults: dict[str, Any]) -> Manifest:
+def read_manifest(path: Path, defaults: dict[str, Any], home: Path | None = None) -> Manifest:
     """Read a manifest; `defaults` are values for the rows that do not have them. Raises OSError, and ValueError for a
     file of another kind.
+
+    `home`: the folder that no picture may lie outside of; those that do are not looked at.
     """
     found, names = Manifest(), set()
     folder = path if path.is_dir() else path.parent
@@ -43,7 +45,7 @@ def read_manifest(path: Path, defaults: dict[str, Any]) -> Manifest:
         if isinstance(row, str):
             found.problems.append(f"{line}: {row}")
             continue
-        edits, problems = edits_of({**defaults, **row}, folder)
+        edits, problems = edits_of({**defaults, **row}, folder, home)
         for number, edit in enumerate(edits):
             name = without_ending(edit.output) or "_".join(
                 filter(None, (edit.image.stem, slug(edit.prompt), str(edit.seed)))
@@ -83,7 +85,7 @@ def slug(prompt: str) -> str:
     return re.sub(r"[^\w]+", "-", prompt).strip("-")[:40].strip("-")
 
 
-def edits_of(row: dict[str, Any], folder: Path) -> tuple[list[Edit], list[str]]:
+def edits_of(row: dict[str, Any], folder: Path, home: Path | None = None) -> tuple[list[Edit], list[str]]:
     """All edits of a row, and what is wrong with it."""
     known = {each.name for each in fields(Edit)}
     odd = sorted(name for name in row.keys() - known if name != NOTE)
@@ -96,7 +98,7 @@ def edits_of(row: dict[str, Any], folder: Path) -> tuple[list[Edit], list[str]]:
         return [], [*problems, f"{total:,} edits in one row, expected at most {MOST:,}"]
     for chosen in product(*many.values()):
         values = {**given, **dict(zip(many, chosen, strict=True))}
-        fitted, wrong = fitted_values(values, folder)
+        fitted, wrong = fitted_values(values, folder, home)
         problems += [each for each in wrong if each not in problems]
         if not wrong:
             edits.append(Edit(**fitted))
@@ -108,7 +110,7 @@ def is_list(name: str, value: Any) -> bool:
     return isinstance(value, list) and (name != "box" or any(isinstance(each, list) for each in value))
 
 
-def fitted_values(values: dict[str, Any], folder: Path) -> tuple[dict[str, Any], list[str]]:
+def fitted_values(values: dict[str, Any], folder: Path, home: Path | None) -> tuple[dict[str, Any], list[str]]:
     """A row's values as an `Edit` has them, and what is wrong with them."""
     fitted: dict[str, Any] = {}
     problems: list[str] = []
@@ -120,7 +122,9 @@ def fitted_values(values: dict[str, Any], folder: Path) -> tuple[dict[str, Any],
     for name in ("image", "mask", "sketch"):
         if isinstance(file := fitted.get(name), Path):
             fitted[name] = file = folder / file
-            if not is_there(file):
+            if home is not None and not lies_in(file, home):
+                problems.append(f"{name}: '{values[name]}' lies outside {home.name}/")
+            elif not is_there(file):
                 problems.append(f"{name}: '{values[name]}' is not there")
     image, mask, box = (fitted.get(name) for name in ("image", "mask", "box"))
     if not problems and isinstance(image, Path):
@@ -131,6 +135,14 @@ def fitted_values(values: dict[str, Any], folder: Path) -> tuple[dict[str, Any],
     if len(holes) != 1:
         problems.append(f"{' and '.join(holes) or 'no mask'}: expected a mask, a box, or mask '{ALPHA}', one of them")
     return fitted, problems
+
+
+def lies_in(file: Path, home: Path) -> bool:
+    """Whether a path, links followed, leads into a folder. Nothing is opened."""
+    try:
+        return file.resolve().is_relative_to(home.resolve())
+    except (OSError, ValueError, RuntimeError):
+        return False
 
 
 def is_there(file: Path) -> bool:
@@ -174,9 +186,14 @@ def lowest_alpha(path: Path) -> int:
         return picture.convert("RGBA").getchannel("A").getextrema()[0]  # type: ignore[return-value]
 
 
-@lru_cache(maxsize=1 << 16)
 def size_of(path: Path) -> tuple[int, int]:
-    """Width and height of a picture as it is shown, by its header alone."""
+    """Width and height of a picture as it is shown, by its header alone. Raises OSError and what Pillow raises."""
+    state = path.stat()
+    return _size_of(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=1 << 14)
+def _size_of(path: Path, *_: int) -> tuple[int, int]:
     with Image.open(path) as picture:
         turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         return picture.size[::-1] if turned else picture.size

@@ -42,23 +42,18 @@ def path_of(name: str) -> Path:
             f"manifest is {name!r}, which is no manifest in ComfyUI's input folder. Press R to read the list again, or"
             " copy it there: .jsonl, .csv, .parquet, or a folder of pictures with masks."
         )
-    return folder() / name
+    path = folder() / name
+    if not path.resolve().is_relative_to(folder().resolve()):
+        raise ValueError(f"manifest is {name!r}, a link that leads out of ComfyUI's input folder. Copy the file there.")
+    return path
 
 
 def edits_of(name: str) -> list[Edit]:
-    """The edits of a manifest. Raises ValueError: all that is wrong with it, or a picture outside the input folder."""
-    manifest = read_manifest(path_of(name), {})
+    """The edits of a manifest. Raises ValueError: what is wrong with it, pictures outside the input folder included."""
+    manifest = read_manifest(path_of(name), {}, folder())
     if manifest.problems:
         more = f"; and {len(manifest.problems) - MOST} more" * (len(manifest.problems) > MOST)
         raise ValueError(f"{name}: {'; '.join(manifest.problems[:MOST])}{more}. Mend the manifest.")
-    home = folder().resolve()
-    for edit in manifest.edits:
-        for file in pictures_of(edit):
-            if not file.resolve().is_relative_to(home):
-                raise ValueError(
-                    f"{name} names {file.name}, which lies outside ComfyUI's input folder. Copy it there, or run the"
-                    " manifest with python -m batch."
-                )
     return manifest.edits
 
 

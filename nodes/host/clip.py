@@ -19,6 +19,7 @@ from ...lazy_core.networks.text_encoder import TextEncoder
 from ...lazy_core.text.removal import asks_for_nothing
 from ...lazy_core.text.tokenizer import SPECIAL, Tokenizer
 from ..memory import retry_when_out_of_memory
+from .conditioning import marks_of
 from .memory import give_memory_back
 
 
@@ -101,8 +102,10 @@ class HostText(torch.nn.Module):
             empty = self.text(torch.tensor([self.empty], device=device)).float()
             caption = empty + (caption - empty) * weights
         told = {"lazy_cut": getattr(rows, "cut", ""), "lazy_unknown": list(getattr(rows, "unknown", ()))}
-        told["lazy_nothing"] = [getattr(rows, "nothing", False)]  # of each prompt of a batch
-        return caption.flatten(0, 1)[None].to(mm.intermediate_device()), None, told
+        caption = caption.flatten(0, 1)[None].to(mm.intermediate_device())
+        if getattr(rows, "nothing", False):
+            told["lazy_nothing"] = marks_of(caption)
+        return caption, None, told
 
     def load_sd(self, weights: dict[str, Tensor]) -> Any:
         return self.text.load_state_dict(weights, strict=False)

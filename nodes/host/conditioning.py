@@ -92,31 +92,44 @@ def one_plain_prompt(conditioning: list) -> bool:
     )
 
 
-def prompts_of_images(conditionings: list[list], images: list[int]) -> list:
-    """Prompts of `one_plain_prompt`, each for so many images of a batch -> one conditioning of a prompt for each."""
+def prompts_of_images(conditionings: list[list]) -> list:
+    """Prompts of `one_plain_prompt`, each for one image of a batch -> one conditioning with a prompt for each."""
     length = math.lcm(*(conditioning[0][0].shape[1] for conditioning in conditionings))
-    texts = [spread(conditioning[0][0], count, length) for conditioning, count in zip(conditionings, images)]
-    nothing = [asks_for_nothing(each[0][1]) for each, count in zip(conditionings, images) for _ in range(count)]
-    return [[torch.cat(texts), {**conditionings[0][0][1], "lazy_nothing": nothing}]]
+    text = torch.cat([spread(conditioning[0][0], 1, length) for conditioning in conditionings])
+    nothing = [bool(ask_for_nothing(*conditioning[0]).all()) for conditioning in conditionings]
+    marks = [mark if flag else None for mark, flag in zip(marks_of(text), nothing, strict=True)]
+    return [[text, {**conditionings[0][0][1], "lazy_nothing": marks}]]
 
 
-def asks_for_nothing(values: dict[str, Any]) -> bool:
-    """Whether a prompt, by its values, asks for no object."""
-    return all(values.get("lazy_nothing") or [False])
+def marks_of(text: Tensor) -> list[float]:
+    """A number for each prompt of [T, L, W] that another text does not have; one that is repeated has it."""
+    return text.double().mean((1, 2)).tolist()
+
+
+def ask_for_nothing(text: Tensor, values: dict[str, Any]) -> Tensor:
+    """Which of the prompts [T, L, W] ask for no object: [T] bool. What a node mixed into them since counts as one."""
+    said = values.get("lazy_nothing") or [None]
+    said = said if len(said) == len(text) else said[:1] * len(text)
+    pairs = zip(said, marks_of(text), strict=True)
+    return torch.tensor(
+        [mark is not None and math.isclose(mark, now, rel_tol=1e-5, abs_tol=1e-9) for mark, now in pairs]
+    )
 
 
 def holes_without_object(conditioning: list, context: Context) -> Tensor:
     """Which holes [R] bool have a prompt for no object, and no other."""
     masked, rest = of_masks(conditioning)
     result = torch.ones(len(context.owner), dtype=torch.bool) if rest else torch.zeros(0, dtype=torch.bool)
-    for _, values in rest:
-        flags = torch.tensor(values.get("lazy_nothing") or [False])
+    for text, values in rest:
+        flags = ask_for_nothing(text, values)
         result &= flags[context.owner % len(flags)]
     if masked:
         number = prompts_of_holes(masked, context).number
         result = result if rest else torch.zeros(len(context.owner), dtype=torch.bool)
-        for index, (_, values) in enumerate(masked):
-            result[number == index] = asks_for_nothing(values)
+        for index, (text, values) in enumerate(masked):
+            chosen = number == index
+            flags = ask_for_nothing(text, values)
+            result[chosen] = flags[context.owner[chosen] % len(flags)]
     return result
 
 

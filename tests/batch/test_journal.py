@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from batch.journal import FILE, Journal
+from batch.journal import NAME, Journal
 
 
 def test_a_result_counts_once_it_is_whole_and_written_down(tmp_path: Path) -> None:
@@ -67,5 +67,5 @@ def test_what_cannot_be_written_is_not_written_down(tmp_path: Path) -> None:
         journal.add("a.png", "key", b"content", 0.5)
     assert journal.state("a.png", "key") == "missing"
     journal.close()
-    rows = sqlite3.connect(tmp_path / FILE).execute("SELECT * FROM done").fetchall()
+    rows = sqlite3.connect(tmp_path / f"{NAME}.sqlite").execute("SELECT * FROM done").fetchall()
     assert rows == [] and not list(tmp_path.glob("*.partial"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,38 @@ def test_a_batch_is_what_its_images_are_alone():
     together = continue_texture(pictures, holes)[0]
     for index in range(2):
         assert torch.equal(together[index], filled(pictures[index], holes[index]))
+
+
+def test_the_middle_of_a_hole_of_600_px_is_there():
+    """Whose certainty is too small a number to count with."""
+    picture = torch.rand(3, 75, 75, generator=torch.Generator().manual_seed(3)).repeat_interleave(12, 1)
+    picture = picture.repeat_interleave(12, 2)
+    result, done = continue_texture(picture[None], hole_in(picture, 150, 150, 600, 600)[None])
+    assert bool(done.any()) and bool(result.isfinite().all())
+
+
+def test_a_speckled_mask_is_filled():
+    """Where a fine level shows no whole patch and a coarse one does."""
+    picture, hole = stripes(160, 160).contiguous(), torch.zeros(160, 160, dtype=torch.bool)
+    hole[::4, ::4] = True
+    hole[70:80, 70:80] = True
+    result, _ = continue_texture(picture[None], hole[None])
+    assert bool(result.isfinite().all()) and torch.equal(result[0][:, ~hole], picture[:, ~hole])
+
+
+def test_much_that_is_hidden_and_many_holes_take_no_minutes():
+    """An inverted mask, and hundreds of specks: what the work follows is what can be seen."""
+    begin = time.monotonic()
+    picture, hole = torch.rand(1, 3, 1024, 1024), torch.zeros(1, 1024, 1024, dtype=torch.bool)
+    hole[:, 8:-8, 8:-8] = True
+    result, done = continue_texture(picture, hole)
+    assert not bool(done.any()) and torch.equal(result, prefill(picture, hole))
+    hole = torch.zeros(1, 1024, 1024, dtype=torch.bool)
+    for top in range(20, 1000, 48):
+        for left in range(20, 1000, 48):
+            hole[:, top : top + 6, left : left + 6] = True
+    continue_texture(picture, hole)
+    assert time.monotonic() - begin < 60
 
 
 @pytest.mark.parametrize(

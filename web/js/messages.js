@@ -11,6 +11,8 @@ export const MESSAGES = {
     other_image: () => "“image” is not the canvas that Encode Context got and was not used: connect the same picture to both.",
     no_mask_painted: () => "No mask is painted: right-click Load Image, Open in Mask Editor.",
     part_of_manifest: ({ count, all }) => `${count} of the manifest's ${all} edits were read: raise count, or go on with first.`,
+    fields_not_used: ({ names }) => `The manifest's ${names.join(", ")} are not in these lists: set them on Lazy Decode Batch.`,
+    odd_masks: ({ names }) => `Masks that are empty or cover nearly all (white is the hole): ${names.slice(0, 5).join(", ")}.`,
     prompts_share_hole: ({ count }) =>
       `${count > 1 ? `${count} holes lie` : "A hole lies"} under several prompts and got the one that covers most: leave a gap between holes.`,
     black_under_alpha: () =>
@@ -25,6 +27,8 @@ export const MESSAGES = {
     other_image: () => "“图像”不是“编码上下文”得到的画布，未被使用：请把同一张图片连到两个节点。",
     no_mask_painted: () => "没有绘制遮罩：右键点击“加载图像”，选择“在遮罩编辑器中打开”。",
     part_of_manifest: ({ count, all }) => `读取了清单 ${all} 个编辑中的 ${count} 个：请调大“数量”，或用“起始”继续。`,
+    fields_not_used: ({ names }) => `清单里的 ${names.join("、")} 不在这些列表中：请在“批量惰性解码”上设置。`,
+    odd_masks: ({ names }) => `遮罩为空或几乎盖住全图（白色是空洞）：${names.slice(0, 5).join("、")}。`,
     prompts_share_hole: ({ count }) => `有 ${count} 个空洞位于多个提示词之下，各用了覆盖最多的一个：请在空洞之间留出间隙。`,
     black_under_alpha: () => "空洞从黑色开始，图片的透明处往往就是黑色：把降噪设为 1，或用草图盖住整个空洞。",
   },
