@@ -117,7 +117,7 @@ def read(latent: Tensor, mask: Tensor, near: HoleTokens, coordinates: Tensor, st
     return EncodedHole(latent.new_zeros(len(latent), near.count, CONFIG.encoder_width))
 
 
-TRANSFORMER: Any = SimpleNamespace(config=CONFIG, context_encoder=read)
+TRANSFORMER: Any = SimpleNamespace(config=CONFIG, context_encoder=read, matte=None)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -60,14 +60,18 @@ class Client:
     def interrupt(self) -> None:
         self.post("/interrupt", {})
 
-    def upload_image(self, name: str, png: bytes) -> str:
-        """Put a picture into the server's input folder -> the name that LoadImage takes."""
+    def upload_image(self, name: str, png: bytes, folder: str = "") -> str:
+        """Put a picture into the server's input folder, or a folder in it -> its name there."""
         boundary = uuid.uuid4().hex
         head = (
             f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\nContent-Type:'
             " image/png\r\n\r\n"
         )
-        tail = f'\r\n--{boundary}\r\nContent-Disposition: form-data; name="overwrite"\r\n\r\ntrue\r\n--{boundary}--\r\n'
+        fields = "".join(
+            f'\r\n--{boundary}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}'
+            for key, value in (("overwrite", "true"), ("subfolder", folder))
+        )
+        tail = f"{fields}\r\n--{boundary}--\r\n"
         body = head.encode() + png + tail.encode()
         return json.loads(self.request("/upload/image", body, f"multipart/form-data; boundary={boundary}"))["name"]
 

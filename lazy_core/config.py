@@ -45,7 +45,8 @@ class LazyConfig:
     of them the mask covers. `styles`: of so many drawing styles the encoder names the canvas's; 0 names none.
     `style_depth`: blocks of a ViT of its own that names it (`StyleReader`); 0 names it from the context.
     `style_guidance`: how far guidance also leads towards the style that the encoder names
-    (`StyleEmbedder.negative_offset`). `style_decisive`: the hole is told the most probable style alone, not all of them
+    (`StyleEmbedder.negative_offset`). `style_emphasis`: how much more than in training the hole is told it.
+    `style_decisive`: the hole is told the most probable style alone, not all of them
     as probable as they are. `steps`: how many denoising steps are enough for it; a checkpoint that does not say has its
     preset's. `shift` moves the noise levels of a flow model's steps, see `schedule.shifted`; a checkpoint carries the
     one that suits it in few steps. `latent_rgb`: for each latent channel its share in (red, green, blue), -1..1, for
@@ -75,6 +76,7 @@ class LazyConfig:
     styles: int = 0
     style_depth: int = 0
     style_guidance: float = 0.0
+    style_emphasis: float = 0.0
     style_decisive: bool = False
     shift: float = 1.0
     steps: int = 20

@@ -18,6 +18,7 @@ from conftest import BROWSERS  # first: it makes the pack's folders importable
 from PIL import Image
 
 from canvas_page import CanvasPage
+from devtools.client import Client
 from devtools.host import find_host
 from devtools.places import ROOT, output
 from devtools.server import throwaway
@@ -157,6 +158,51 @@ def help_pictures(canvas: CanvasPage) -> None:
     )
 
 
+def batch_picture(page: WebPage, client: Client) -> None:
+    """Four edits of a folder in one call: Batch Edits and Lazy Decode Batch with their lines."""
+    photograph = Image.open(PHOTOGRAPH).convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    for number in range(4):
+        mask = Image.new("L", (SIDE, SIDE))
+        mask.paste(255, (60 + 20 * number, 60, 180 + 20 * number, 180))
+        for name, picture in ((f"{number}.png", photograph), (f"{number}_mask.png", mask)):
+            picture.save(buffer := io.BytesIO(), "PNG")
+            client.upload_image(name, buffer.getvalue(), "film")
+    links = {"model": ["1", 0], "vae": ["1", 2]}
+    widgets = {"steps": 0, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+    widgets |= {"blend": "auto", "vae_decode": "lazy"}
+    nodes = {
+        "1": ("LazyModelLoader", {"model_name": "fluent-small.safetensors"}),
+        "2": ("LazyBatchEdits", {"manifest": "film/", "first": 0, "count": 32}),
+        "3": ("LazyEncodeContext", {**links, "image": ["2", 0], "mask": ["2", 1]}),
+        "4": ("CLIPTextEncode", {"clip": ["1", 1], "text": "red apple"}),
+        "5": ("CLIPTextEncode", {"clip": ["1", 1], "text": ["2", 3]}),
+        "6": (
+            "LazyDecodeBatch",
+            {**links, "context": ["3", 0], "positive": ["4", 0], "negative": ["5", 0], "seed": 3, **widgets},
+        ),
+        "7": ("PreviewImage", {"images": ["6", 0]}),
+    }
+    prompt = {key: {"class_type": kind, "inputs": inputs} for key, (kind, inputs) in nodes.items()}
+    page.page.reload()
+    page.page.wait_for_function("window.app?.graph?.nodes !== undefined")
+    page.page.evaluate("prompt => app.loadApiJson(prompt, 'batch')", prompt)
+    page.run()
+    page.page.wait_for_timeout(3000)
+    page.page.evaluate("""() => {
+        const place = {2: [0, 0], 6: [330, 0], 7: [680, 0]};
+        for (const node of app.graph.nodes) {
+            node.pos = place[node.id] ?? [-3000, 0];
+            if (node.id == 7) node.size = [420, 430];
+        }
+        app.canvas.ds.scale = 1; app.canvas.ds.offset = [60, 90]; app.canvas.setDirty(true, true);
+    }""")
+    page.page.wait_for_timeout(1500)
+    clip = {"x": 40, "y": 40, "width": 1140, "height": 560}
+    Image.open(io.BytesIO(page.page.screenshot(clip=clip))).convert("RGB").quantize(128).save(
+        ROOT / "web" / "docs" / "LazyBatchEdits" / "batch.png", optimize=True
+    )
+
+
 def thumbnail(picture: Image.Image, name: str) -> None:
     side = min(picture.size)
     square = picture.crop((0, 0, side, side)).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
@@ -185,7 +231,7 @@ def main() -> None:
     if program is None:
         sys.exit("no browser: install Chromium (on Debian: apt install chromium)")
     log = output("canvas") / "server.log"
-    wanted = sys.argv[1:] or ["animation", "help", "thumbnails"]
+    wanted = sys.argv[1:] or ["animation", "help", "batch", "thumbnails"]
     with throwaway(find_host(Path(sys.executable)), "canvas", log) as server, chromium_browser(program) as browser:
         with WebPage.open(browser, server.client, nodes_2=True) as page:
             canvas = CanvasPage(page)
@@ -196,6 +242,9 @@ def main() -> None:
                 thumbnail(five_edits(canvas), "8_lazy_canvas")
             if "help" in wanted:
                 help_pictures(canvas)
+        if "batch" in wanted:
+            with WebPage.open(browser, server.client) as page:
+                batch_picture(page, server.client)
         if "thumbnails" in wanted:
             with WebPage.open(browser, server.client, nodes_2=True) as page:
                 painted_thumbnail(page, "9_lazy_canvas_flux_fill", (0.47, 0.33), 0.15, "a red apple")

@@ -26,11 +26,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("after", type=Path)
     parser.add_argument("--share", type=float, default=0.5, help="of `after`, 0 to 1")
     parser.add_argument("--style-guidance", type=float, default=None, help="for the config; default: that of `after`")
+    parser.add_argument("--style-emphasis", type=float, default=None, help="for the config; default: that of `after`")
     parser.add_argument(
         "--style-prior",
         type=float,
         default=0.0,
         help="added to the first style's logit: what a canvas has that shows none",
+    )
+    parser.add_argument(
+        "--object-prior", type=float, default=0.0, help="added to the logit that a pixel of the hole is the object's"
     )
     parser.add_argument(
         "--credit",
@@ -41,11 +45,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     model, read = load_model(args.after)
-    config = model.config if args.style_guidance is None else replace(model.config, style_guidance=args.style_guidance)
+    given = {name: getattr(args, name) for name in ("style_guidance", "style_emphasis")}
+    config = replace(model.config, **{name: value for name, value in given.items() if value is not None})
     result = LazyDiffusion(config)
     result.load_state_dict(between(read_checkpoint(args.before).weights, model.state_dict(), args.share))
     if args.style_prior:
         prefer_first_style(result, args.style_prior)
+    if args.object_prior:
+        prefer_object(result, args.object_prior)
     credit = {"attribution": PhotographSheet.load(args.credit, "train").attribution} if args.credit else {}
     save_checkpoint(args.out, result, read.tokenizer, torch.float16, **read.notes | credit)
     return 0
@@ -84,6 +91,19 @@ def prefer_first_style(model: LazyDiffusion, logit: float) -> None:
     if naming is None or naming.reader is None:
         raise ValueError("--style-prior needs a model with a reader of styles (training.naming). Leave it out.")
     naming.reader.head.get_parameter("bias")[0] += logit
+
+
+@torch.no_grad()
+def prefer_object(model: LazyDiffusion, logit: float) -> None:
+    """`logit` more for each pixel of the hole to be the object's. In place.
+
+    Raises ValueError where no network tells objects.
+    """
+    matte = model.transformer.matte
+    if matte is None:
+        raise ValueError("--object-prior needs a model that tells objects (training.matte). Leave it out.")
+    bias = matte.last.get_parameter("bias")
+    bias[: len(bias) // 2] += logit  # the first half of the channels is alpha's, the other light's
 
 
 if __name__ == "__main__":

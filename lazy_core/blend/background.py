@@ -37,7 +37,7 @@ def on_texture(
 
     There is no object on the pixels that are `emptied` [B, H, W] bool.
     """
-    result, fill = generated.clone(), prefill(canvas, mask)
+    result, fill = generated.clone(), prefill(canvas.contiguous(), mask)  # sums are to be the same however it lies
     whole, parts = Box(0, 0, *mask.shape[-2:]), texture.split(mask.flatten(1).sum(1).tolist())
     for index, (own, told) in enumerate(zip(mask, parts, strict=True)):
         under = told.new_zeros(*own.shape, told.shape[1], device=own.device)

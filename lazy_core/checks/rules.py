@@ -86,6 +86,7 @@ MODEL = {
     "matte": integer(0, 256),
     "style_depth": integer(0, 128),
     "style_guidance": number(-100, 100),
+    "style_emphasis": number(-100, 100),
     "style_decisive": TRUTH,
     "shift": number(0.001, 1000),
     "steps": integer(1, 10_000),

@@ -66,6 +66,7 @@ class StyleEmbedder(nn.Module):
         self.head = build.linear(config.encoder_width, config.styles) if self.reader is None else None
         self.table = build.table(config.styles, config.encoder_width)
         self.guidance, self.decisive = config.style_guidance, config.style_decisive
+        self.emphasis = config.style_emphasis
 
     def logits(self, x: Tensor, coordinates: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:
         """[B, styles], by the reader from the masked input x [B, N, (C + 1) p p]; else from the context [B, K, E] where
@@ -96,8 +97,13 @@ class StyleEmbedder(nn.Module):
         return logits.float().softmax(-1) @ self.table.float().to(logits.device)
 
     def forward(self, tokens: Tensor, valid: Tensor, logits: Tensor) -> Tensor:
-        """-> tokens [B, K, E], each with `style_embedding`."""
-        return tokens + self.style_embedding(logits)[:, None].to(tokens) * valid[..., None].to(tokens)
+        """-> tokens [B, K, E], each with `style_embedding`, and once trained `style_emphasis` times what sets it apart
+        from the styles' mean.
+        """
+        told = self.style_embedding(logits)
+        if self.emphasis and not self.training:
+            told = torch.lerp(told, self.table.float().mean(0).to(told), -self.emphasis)
+        return tokens + told[:, None].to(tokens) * valid[..., None].to(tokens)
 
     def negative_offset(self, logits: Tensor) -> Tensor:
         """What the negative prompt's tokens get on top [B, E], so that classifier-free guidance leads towards the named

@@ -46,7 +46,7 @@ class ObjectMatte(nn.Module):
         """
         height, width = image.shape[-2:]
         seen = torch.cat([image * 2 - 1, image - fill, hole[:, None].to(image)], 1)
-        seen = F.pad(seen, (0, -width % CELL, 0, -height % CELL), mode="replicate")
+        seen = F.pad(seen, (0, -width % CELL, 0, -height % CELL), mode="replicate").contiguous()
         x = self.before[0](self.first(F.pixel_unshuffle(seen, 4)))
         skipped = []
         for down, block in zip(self.down, self.before[1:], strict=True):

@@ -68,6 +68,7 @@ SEEN: dict[str, str] = {
     "folder_paths.get_annotated_filepath": "0.33.0",
     "folder_paths.get_filename_list": "0.33.0",
     "folder_paths.get_full_path_or_raise": "0.33.0",
+    "folder_paths.get_input_directory": "0.33.0",
     "folder_paths.get_output_directory": "0.33.0",
     "folder_paths.get_save_image_path": "0.33.0",
     "folder_paths.get_temp_directory": "0.33.0",
