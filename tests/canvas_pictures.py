@@ -198,9 +198,10 @@ def batch_picture(page: WebPage, client: Client) -> None:
     }""")
     page.page.wait_for_timeout(1500)
     clip = {"x": 40, "y": 40, "width": 1140, "height": 560}
-    Image.open(io.BytesIO(page.page.screenshot(clip=clip))).convert("RGB").quantize(128).save(
-        ROOT / "web" / "docs" / "LazyBatchEdits" / "batch.png", optimize=True
-    )
+    shot = Image.open(io.BytesIO(page.page.screenshot(clip=clip))).convert("RGB").quantize(128)
+    shot.save(ROOT / "web" / "docs" / "LazyBatchEdits" / "batch.png", optimize=True)
+    right = shot.crop((340, 0, *shot.size))
+    right.save(ROOT / "web" / "docs" / "LazyDecodeBatch" / "decoded.png", optimize=True)
 
 
 def thumbnail(picture: Image.Image, name: str) -> None:

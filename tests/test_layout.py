@@ -119,6 +119,8 @@ def modules_of(package: str) -> dict[str, Path]:
     """Dotted names below the repository -> files."""
     found = {}
     for path in sorted((ROOT / package).rglob("*.py")):
+        if path.is_relative_to(ROOT / "training" / "data"):  # what commands unpack there
+            continue
         parts = path.relative_to(ROOT).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
