@@ -174,7 +174,7 @@ def batch_picture(page: WebPage, client: Client) -> None:
         "1": ("LazyModelLoader", {"model_name": "fluent-small.safetensors"}),
         "2": ("LazyBatchEdits", {"manifest": "film/", "first": 0, "count": 32}),
         "3": ("LazyEncodeContext", {**links, "image": ["2", 0], "mask": ["2", 1]}),
-        "4": ("CLIPTextEncode", {"clip": ["1", 1], "text": "red apple"}),
+        "4": ("CLIPTextEncode", {"clip": ["1", 1], "text": "sunflower"}),
         "5": ("CLIPTextEncode", {"clip": ["1", 1], "text": ["2", 3]}),
         "6": (
             "LazyDecodeBatch",
