@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..geometry import Box
@@ -47,6 +48,7 @@ def on_texture(
             window = box.grown(HALO).within(whole)
             hole, before, new, smooth = (window.cut(x[index])[None] for x in (mask, canvas, generated, fill))
             alpha, light = (x.to(new) for x in matte(torch.where(hole[:, None], new, before), smooth, hole))
+            light = F.avg_pool2d(light, 5, 1, 2, count_include_pad=False)  # shadows are soft, and its cells are not
             if emptied is not None:
                 clear = window.cut(emptied[index])
                 alpha, light = torch.where(clear, 0.0, alpha), torch.where(clear, 1.0, light)
