@@ -56,10 +56,8 @@ class Worker:
         return found
 
     def results(self, number: int, pack: Pack, missing: set[str]) -> Iterator[tuple[Any, ...]]:
-        import ray
-
         problem = self.problem
-        if not problem and ray.get(self.attempts.begin.remote(number)) > ATTEMPTS:
+        if not problem and self.begun(number) > ATTEMPTS:
             problem = f"its worker died {ATTEMPTS} times: it may not fit the machine's memory"
         if problem:
             for task in pack.tasks:
@@ -74,8 +72,18 @@ class Worker:
             yield task.edit.output, b"" if failed else result, problem, "; ".join(said), seconds
             said.clear()
 
+    def begun(self, number: int) -> int:
+        """How often a pack was begun; 1 where nobody knows, as the machine that counted is gone."""
+        import ray
+
+        try:
+            return ray.get(self.attempts.begin.remote(number), timeout=COUNTED)
+        except ray.exceptions.RayError:
+            return 1
+
 
 COLUMNS = ("output", "content", "error", "warning", "seconds")
+COUNTED = 20  # seconds for an answer from who counts
 ATTEMPTS = 3  # for a pack: what kills its worker so often is given up, where Ray would try for ever
 
 
