@@ -87,7 +87,7 @@ def test_a_node_and_then_the_driver_die_and_every_file_is_there_once(tmp_path: P
     from ray.cluster_utils import Cluster
 
     path = manifest(tmp_path, 40, 8)
-    told = json.loads(run(path, tmp_path / "one").communicate()[0])
+    told = last_line(run(path, tmp_path / "one"))
     assert told["made"] == 320
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
@@ -97,7 +97,7 @@ def test_a_node_and_then_the_driver_die_and_every_file_is_there_once(tmp_path: P
         process = run(path, tmp_path / "two", *ray)
         until(lambda: len(results(tmp_path / "two")) >= 60)
         cluster.remove_node(second, allow_graceful=False)
-        told = json.loads(process.communicate(timeout=400)[0])
+        told = last_line(process)
         print(f"a raylet killed: {told}")
         assert (told["made"], told["failed"]) == (320, 0)
         assert results(tmp_path / "two") == results(tmp_path / "one")
@@ -110,7 +110,7 @@ def test_a_node_and_then_the_driver_die_and_every_file_is_there_once(tmp_path: P
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             kept = len(results(tmp_path / "three"))
-        told = json.loads(run(path, tmp_path / "three", *ray).communicate(timeout=400)[0])
+        told = last_line(run(path, tmp_path / "three", *ray))
         print(f"the driver killed twice, {kept} were there: {told}")
         assert told["kept"] in (kept, kept - 1) and told["made"] == 320 - told["kept"]
         assert results(tmp_path / "three") == results(tmp_path / "one")
@@ -124,3 +124,8 @@ def until(happened: Any, seconds: float = 300) -> None:
     while not happened():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.2)
+
+
+def last_line(process: subprocess.Popen) -> dict[str, Any]:
+    """The figures that a run ends with; before them Ray may say what became of its machines."""
+    return json.loads(process.communicate(timeout=400)[0].splitlines()[-1])
