@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from lazy_core.context_pack import packs_of_kinds
 from lazy_core.manifest.edits import size_of
 from lazy_core.manifest.fields import Edit
-
-EDITS = 16  # in a pack, at most
-PIXELS = 4 << 20  # of a pack's canvases together, or one that is larger
 
 
 @dataclass(frozen=True)
@@ -54,17 +52,17 @@ def content(path: Path) -> str:
     return found.hexdigest()
 
 
-def packs_of(tasks: list[Task], most: int = EDITS) -> list[Pack]:
+def packs_of(tasks: list[Task]) -> list[Pack]:
     """Edits of the same size and settings side by side, in the order of the manifest: the same packs each time, so that
     a resumed run makes what an uninterrupted one makes.
     """
-    groups: dict[tuple, list[Task]] = {}
-    for task in tasks:
-        edit = task.edit
-        same = (size_of(edit.image), edit.steps, edit.cfg, edit.denoise, edit.blend, edit.negative)
-        groups.setdefault((*same, edit.sketch is not None, edit.sketch_strength), []).append(task)
-    packs = []
-    for ((width, height), *_), group in groups.items():
-        count = max(min(most, PIXELS // (width * height)), 1)
-        packs += [Pack(tuple(group[first : first + count])) for first in range(0, len(group), count)]
-    return packs
+    sizes = [size_of(task.edit.image) for task in tasks]
+    kinds = [kind_of(task.edit, size) for task, size in zip(tasks, sizes, strict=True)]
+    packs = packs_of_kinds(kinds, [width * height for width, height in sizes])
+    return [Pack(tuple(tasks[number] for number in pack)) for pack in packs]
+
+
+def kind_of(edit: Edit, size: tuple[int, int]) -> tuple:
+    """What edits of one call have in common."""
+    same = (size, edit.steps, edit.cfg, edit.denoise, edit.blend, edit.negative)
+    return (*same, edit.sketch is not None, edit.sketch_strength)

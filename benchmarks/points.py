@@ -9,26 +9,20 @@ on an A100 for a trained network.
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from .stock import SHAPES, Case, load_pack, loaded
+from .stock import SHAPES, Case, load_pack, loaded, parser_of, written
 
 SHARES, STEPS = (0.064, 0.1, 0.159, 0.354), (4, 8, 20, 28)
 SPARSE = 4  # steps of a lazy run: one pass over all tokens is made before the first
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.points", description=(__doc__ or "").partition(": ")[2])
-    parser.add_argument("--families", nargs="+", default=list(SHAPES), choices=SHAPES)
-    parser.add_argument("--size", type=int, default=1024)
+    parser = parser_of("points", __doc__)
     parser.add_argument("--holes", type=float, nargs="+", default=SHARES, help="shares of the canvas")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
     load_pack()
     rows = []
@@ -38,9 +32,7 @@ def main(argv: list[str] | None = None) -> int:
                 args.hole = share
                 rows.append(measure(name, args))
                 print(line_of(rows[-1]), flush=True)
-    if args.json:
-        args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
-    return 0
+    return written(rows, args)
 
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:

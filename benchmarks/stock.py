@@ -87,13 +87,9 @@ SHAPES = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stock", description=(__doc__ or "").partition(": ")[2])
-    parser.add_argument("--families", nargs="+", default=list(SHAPES), choices=SHAPES)
-    parser.add_argument("--size", type=int, default=1024)
+    parser = parser_of("stock", __doc__)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--hole", type=float, default=0.1)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
     load_pack()
     rows = []
@@ -102,6 +98,22 @@ def main(argv: list[str] | None = None) -> int:
             rows += measure(name, args)
             for row in rows[-len(METHODS) :]:
                 print(json.dumps({key: value for key, value in row.items() if key != "runs"}), flush=True)
+    return written(rows, args)
+
+
+def parser_of(name: str, docstring: str | None) -> argparse.ArgumentParser:
+    """A command line with the options that every benchmark of stock models has."""
+    about = (docstring or "").partition(": ")[2]
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
+    parser.add_argument("--families", nargs="+", default=list(SHAPES), choices=SHAPES)
+    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    return parser
+
+
+def written(rows: list[dict[str, Any]], args: argparse.Namespace) -> int:
+    """Write rows down, where that was asked for -> the exit status."""
     if args.json:
         args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -22,22 +22,26 @@ def packs_of(contexts: Sequence[Context], settings: Sequence[Hashable]) -> list[
 
     One whose setting is None, or with a sketch, drawn edges or a soft mask, is by itself.
     """
-    groups: dict[Hashable, list[int]] = {}
+    kinds: list[Hashable] = []
     for number, (context, setting) in enumerate(zip(contexts, settings, strict=True)):
         alone = setting is None or not can_be_packed(context)
-        kind = context.view is None, context.negative_offset is None, context.texture is None
-        key = number if alone else (context.model, context.grid, context.tokens.shape[-1], *kind, setting)
-        groups.setdefault(key, []).append(number)
-    packs: list[list[int]] = []
+        parts = context.view is None, context.negative_offset is None, context.texture is None
+        kinds.append(number if alone else (context.model, context.grid, context.tokens.shape[-1], *parts, setting))
+    return packs_of_kinds(kinds, [context.grid.height * context.grid.width for context in contexts])
+
+
+def packs_of_kinds(kinds: Sequence[Hashable], pixels: Sequence[int]) -> list[list[int]]:
+    """The numbers of canvases of one kind, and so of as many `pixels`: `EDITS` and `PIXELS` together at most, in order.
+
+    The same kinds in the same order are the same packs.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for number, kind in enumerate(kinds):
+        groups.setdefault(kind, []).append(number)
+    packs = []
     for group in groups.values():
-        pack: list[int] = []
-        for number in group:
-            grid = contexts[number].grid
-            if pack and (len(pack) == EDITS or (len(pack) + 1) * grid.height * grid.width > PIXELS):
-                packs.append(pack)
-                pack = []
-            pack = [*pack, number]
-        packs.append(pack)
+        count = max(min(EDITS, PIXELS // max(pixels[group[0]], 1)), 1)
+        packs += [group[first : first + count] for first in range(0, len(group), count)]
     return packs
 
 

@@ -16,13 +16,13 @@ from ..lazy_core.manifest.pictures import read_canvas
 from . import messages
 from .checks import explains_memory
 from .context import ContextType
-from .editing import AUTO_BLENDS, VAE_DECODES, Terms, as_image, check_links, decode, told_of
+from .editing import VAE_DECODES, Terms, as_image, check_links, decode, told_of, widgets
 from .engines import Engine, engine_of
 from .host import batch_files
 from .host.conditioning import one_plain_prompt, prompts_of_images
 from .host.memory import unload_other_models
 from .host.patches import examine
-from .host.sampling import DRAW_NO_NOISE, SAMPLERS, SCHEDULERS
+from .host.sampling import DRAW_NO_NOISE
 from .host.timing import Timing
 from .images import to_bhwc
 from .memory import retry_when_out_of_memory
@@ -127,35 +127,9 @@ class LazyDecodeBatch(io.ComfyNode):
                 ContextType.Input("context", tooltip="A list of them, from Encode Context."),
                 io.Conditioning.Input("positive", tooltip="What each hole should show: one for all, or a list."),
                 io.Conditioning.Input("negative", tooltip="What it should not show: one for all, or a list."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="One for all, or a list.",
+                *widgets(
+                    "One for all, or a list.", "Those that draw noise of their own decode one edit after the other."
                 ),
-                io.Int.Input(
-                    "steps", default=0, min=0, max=1000, tooltip="Denoising steps. 0: as many as suit the model."
-                ),
-                io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, tooltip="How strongly prompts count."),
-                Choice(
-                    "sampler_name",
-                    options=SAMPLERS,
-                    default="euler",
-                    tooltip="Those that draw noise of their own decode one edit after the other.",
-                ),
-                Choice("scheduler", options=SCHEDULERS, default="simple", tooltip="Any of the host's schedulers."),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Below 1, the hole's old content shows through.",
-                ),
-                Choice("blend", options=list(AUTO_BLENDS), default="auto", tooltip="As in Lazy Decode."),
-                Choice("vae_decode", options=list(VAE_DECODES), default="lazy", tooltip="As in Lazy Decode."),
             ],
             outputs=[
                 io.Image.Output(display_name="IMAGE", is_output_list=True, tooltip="The edited canvases, in order."),
@@ -167,6 +141,7 @@ class LazyDecodeBatch(io.ComfyNode):
     @explains_memory
     def execute(cls, model: list, vae: list, **lists: list) -> Any:
         begin = time.perf_counter()
+        lists.setdefault("vae_decode", [VAE_DECODES[0]])
         check_lists(model=model, vae=vae, **lists)
         count = max(map(len, lists.values()))
         edits = [{name: each[min(number, len(each) - 1)] for name, each in lists.items()} for number in range(count)]

@@ -8,13 +8,12 @@ from comfy_api.latest import io
 from . import messages
 from .checks import explains_memory
 from .context import ContextType
-from .editing import AUTO_BLENDS, VAE_DECODES, Terms, as_image, check_links, decode, told_of
+from .editing import VAE_DECODES, Terms, as_image, check_links, decode, told_of, widgets
 from .engines import engine_of
 from .host.patches import examine
-from .host.sampling import SAMPLERS, SCHEDULERS
 from .host.timing import Timing
 from .images import same_picture
-from .schema import Choice, schema
+from .schema import schema
 
 
 class LazyDecode(io.ComfyNode):
@@ -47,58 +46,7 @@ class LazyDecode(io.ComfyNode):
                 ContextType.Input("context", tooltip="From Encode Context or Sketch Condition."),
                 io.Conditioning.Input("positive", tooltip="What the hole should show."),
                 io.Conditioning.Input("negative", tooltip="What it should not show; an empty prompt is fine."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="The same seed gives the same result.",
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=0,
-                    min=0,
-                    max=1000,
-                    tooltip="Denoising steps. 0: as many as suit the model, 4 for the shipped one, 20 for others.",
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=3.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="How strongly the prompt counts; 1 is fastest.",
-                ),
-                Choice("sampler_name", options=SAMPLERS, default="euler", tooltip="Any of the host's samplers."),
-                Choice("scheduler", options=SCHEDULERS, default="simple", tooltip="Any of the host's schedulers."),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Below 1, the hole's old content shows through: 0 keeps it, 1 ignores it.",
-                ),
-                Choice(
-                    "blend",
-                    options=list(AUTO_BLENDS),
-                    default="auto",
-                    tooltip=(
-                        "How the hole meets the canvas: paste, fade, or match colours along the border (auto, for the"
-                        " shipped model)."
-                    ),
-                ),
-                Choice(
-                    "vae_decode",
-                    options=list(VAE_DECODES),
-                    default="lazy",
-                    optional=True,
-                    tooltip=(
-                        "lazy: only around the hole; with a stock VAE from the canvas's second edit on. full: the whole"
-                        " picture."
-                    ),
-                ),
+                *widgets("The same seed gives the same result.", "Any of the host's samplers."),
                 io.Image.Input(
                     "image",
                     optional=True,

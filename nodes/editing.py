@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..lazy_core.blend.composite import BLENDS, Blend
@@ -19,9 +20,68 @@ from .host.sampling import SAMPLERS, SCHEDULERS, Settings
 from .host.timing import Timing
 from .host.vae import canvas_encoder, hole_decoder
 from .images import decoder, to_bhwc, with_alpha
+from .schema import Choice
 
 VAE_DECODES = ("lazy", "full")
 AUTO_BLENDS = ("auto", *BLENDS)
+
+
+def widgets(seed: str, sampler: str) -> list[Any]:
+    """The inputs that say how a hole is decoded; the texts are the tooltips of two of them."""
+    return [
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip=seed,
+        ),
+        io.Int.Input(
+            "steps",
+            default=0,
+            min=0,
+            max=1000,
+            tooltip="Denoising steps. 0: as many as suit the model, 4 for the shipped one, 20 for others.",
+        ),
+        io.Float.Input(
+            "cfg",
+            default=3.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            tooltip="How strongly the prompt counts; 1 is fastest.",
+        ),
+        Choice("sampler_name", options=SAMPLERS, default="euler", tooltip=sampler),
+        Choice("scheduler", options=SCHEDULERS, default="simple", tooltip="Any of the host's schedulers."),
+        io.Float.Input(
+            "denoise",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Below 1, the hole's old content shows through: 0 keeps it, 1 ignores it.",
+        ),
+        Choice(
+            "blend",
+            options=list(AUTO_BLENDS),
+            default="auto",
+            tooltip=(
+                "How the hole meets the canvas: paste, fade, or match colours along the border (auto, for the"
+                " shipped model)."
+            ),
+        ),
+        Choice(
+            "vae_decode",
+            options=list(VAE_DECODES),
+            default="lazy",
+            optional=True,
+            tooltip=(
+                "lazy: only around the hole; with a stock VAE from the canvas's second edit on. full: the whole"
+                " picture."
+            ),
+        ),
+    ]
 
 
 @dataclass(frozen=True)

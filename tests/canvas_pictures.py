@@ -11,6 +11,7 @@ import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from conftest import BROWSERS  # first: it makes the pack's folders importable
 
@@ -197,7 +198,7 @@ def batch_picture(page: WebPage, client: Client) -> None:
         app.canvas.ds.scale = 1; app.canvas.ds.offset = [60, 90]; app.canvas.setDirty(true, true);
     }""")
     page.page.wait_for_timeout(1500)
-    clip = {"x": 40, "y": 40, "width": 1140, "height": 560}
+    clip: Any = {"x": 40, "y": 40, "width": 1140, "height": 560}
     shot = Image.open(io.BytesIO(page.page.screenshot(clip=clip))).convert("RGB").quantize(128)
     shot.save(ROOT / "web" / "docs" / "LazyBatchEdits" / "batch.png", optimize=True)
     right = shot.crop((340, 0, *shot.size))

@@ -30,6 +30,7 @@ from lazy_core.vae.tiny import TinyVAE
 from .loop.extended import extended
 from .loop.record import RunRecord, learning_rate, summary
 from .scenery.draw import Draw
+from .scenery.rows import Rows, cat
 from .scenery.scenes import Recipe, Scenes, SpriteSheet, compose, fade, lights, place, shade
 
 SIZE, PART = 256, 8
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Pictures(Rows):
     """`image` [B, 3, H, W] whose `hole` [B, H, W] was painted, the canvas's smooth `fill`, and what is known of the
     hole: `alpha` and `light` [B, 1, H, W]. Stored as bytes.
     """
@@ -82,19 +83,12 @@ class Pictures:
     alpha: Tensor
     light: Tensor
 
-    def take(self, index: Tensor) -> Pictures:
-        return Pictures(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
-
-    def put(self, index: Tensor, other: Pictures) -> None:
-        for name in self.__dataclass_fields__:
-            getattr(self, name)[index] = getattr(other, name)
-
 
 def painted(editor: LazyEditor, sheet: SpriteSheet, draw: Draw, count: int, out: Path) -> Pictures:
     """Let the checkpoint paint `count` empty holes; kept beside the weights, for another run."""
     path = out / f"backgrounds-{count}-{editor.identity[:8]}.pt"
     if path.is_file():
-        return Pictures(*torch.load(path).values())
+        return Pictures(**torch.load(path))
     parts = []
     recipe = Recipe(photographs=0.65, bare=0.2, outward=0.1, everything=0.0)
     for number in tqdm(range(0, count, PART), desc="backgrounds"):
@@ -103,8 +97,8 @@ def painted(editor: LazyEditor, sheet: SpriteSheet, draw: Draw, count: int, out:
         context = editor.encode(scenes.empty, scenes.mask[:, 0]).with_(texture=None)
         image = editor.decode(context, [NOTHING["en"][0]] * PART, number, 4, blend="none")
         parts.append(in_bytes(image, prefill(scenes.empty, hole), hole, *nothing(scenes)))
-    found = Pictures(*(torch.cat([getattr(part, name) for part in parts]) for name in Pictures.__dataclass_fields__))
-    torch.save({name: getattr(found, name) for name in Pictures.__dataclass_fields__}, path)
+    found = cat(parts)
+    torch.save(vars(found), path)
     return found
 
 
@@ -169,8 +163,7 @@ class Pool:
 
     def made(self, count: int) -> Pictures:
         """Put sprites into `count` holes."""
-        parts = [self.part() for _ in tqdm(range(0, count, PART), desc="pictures", disable=count < 256)]
-        return Pictures(*(torch.cat([getattr(part, name) for part in parts]) for name in Pictures.__dataclass_fields__))
+        return cat([self.part() for _ in tqdm(range(0, count, PART), desc="pictures", disable=count < 256)])
 
     @torch.no_grad()
     def part(self) -> Pictures:

@@ -41,9 +41,6 @@ def on_texture(
     result, fill = generated.clone(), prefill(canvas.contiguous(), mask)  # sums are to be the same however it lies
     whole, parts = Box(0, 0, *mask.shape[-2:]), texture.split(mask.flatten(1).sum(1).tolist())
     for index, (own, told) in enumerate(zip(mask, parts, strict=True)):
-        under = told.new_zeros(*own.shape, told.shape[1], device=own.device)
-        under[own] = told.to(own.device)
-        under = under.movedim(-1, 0)
         for box in boxes_of(own):
             window = box.grown(HALO).within(whole)
             hole, before, new, smooth = (window.cut(x[index])[None] for x in (mask, canvas, generated, fill))
@@ -52,9 +49,17 @@ def on_texture(
             if emptied is not None:
                 clear = window.cut(emptied[index])
                 alpha, light = torch.where(clear, 0.0, alpha), torch.where(clear, 1.0, light)
-            around = window.cut(under).to(new)
+            inside, target = box.moved(-window.top, -window.left), box.cut(result[index])
+            alpha, light, new = (inside.cut(x[0]) for x in (alpha, light, new))
+            around = in_box(told, own, box).to(new)
             mixed = torch.lerp(new, around[:3] * light, (1 - alpha) * around[3:])
-            inside = box.moved(-window.top, -window.left)
-            target = box.cut(result[index])
-            target.copy_(torch.where(box.cut(own), inside.cut(mixed[0]), target))
+            target.copy_(torch.where(box.cut(own), mixed, target))
     return result
+
+
+def in_box(values: Tensor, own: Tensor, box: Box) -> Tensor:
+    """Values [P, C] of the pixels of `own` [H, W] bool, row by row -> those in a box [C, h, w]; elsewhere anything."""
+    rows = slice(box.top, box.bottom)
+    before = own.sum(1).cumsum(0)[rows] - own[rows].sum(1) + own[rows, : box.left].sum(1)
+    number = before[:, None] + box.cut(own).cumsum(1) - 1
+    return values.to(own.device)[number.clamp(0, len(values) - 1)].movedim(-1, 0)

@@ -29,10 +29,8 @@ SEARCHED = 20_000  # patches to fill, beyond which a level takes over what the c
 MOST = 32  # holes of an image, the largest: what is left is filled smoothly
 AT_ONCE = 1 << 14  # patches that are averaged together: what does not fit a cache is slower
 FEWEST = 32  # visible patches that a level needs
-REACH_LAST = 6  # px around what was found, on the finest level
-ROUNDS_LAST = 1  # and there
 ROUNDS_FIRST, ROUNDS_ALL, ROUNDS = 8, 4, 2  # of look-up and average: on the coarsest level, with all pairs, without
-REPEATS = 1  # of the search among neighbours in a round
+ROUNDS_LAST, REACH_LAST = 1, 6  # on the finest level, and how many px around what was found are looked at there
 SHARP = 0.05  # quantile of the distances at which a patch counts e^-1/2
 
 
@@ -284,13 +282,12 @@ class Search:
             best[0] = best[0].index_put((numbers,), centres[numbers])
             best[1] = best[1].index_put((numbers,), distance)
 
-        for _ in range(REPEATS):
-            for step in (1, -1, level.stride, -level.stride):
-                number = level.number_of[level.targets + step]
-                consider(best[0][number] - step, number >= 0)
-            reach = max(level.hole.shape) if level.number else REACH_LAST
-            while reach >= 1:
-                apart = torch.rand(count, 2, generator=generator).mul(2).sub(1).mul(reach).round().long()
-                consider(best[0] + apart[:, 0] * level.stride + apart[:, 1])
-                reach //= 3
+        for step in (1, -1, level.stride, -level.stride):
+            number = level.number_of[level.targets + step]
+            consider(best[0][number] - step, number >= 0)
+        reach = max(level.hole.shape) if level.number else REACH_LAST
+        while reach >= 1:
+            apart = torch.rand(count, 2, generator=generator).mul(2).sub(1).mul(reach).round().long()
+            consider(best[0] + apart[:, 0] * level.stride + apart[:, 1])
+            reach //= 3
         return best[0], best[1]

@@ -50,7 +50,11 @@ def path_of(name: str) -> Path:
 
 def edits_of(name: str) -> list[Edit]:
     """The edits of a manifest. Raises ValueError: what is wrong with it, pictures outside the input folder included."""
-    manifest = read_manifest(path_of(name), {}, folder())
+    return edits_in(path_of(name), name)
+
+
+def edits_in(path: Path, name: str) -> list[Edit]:
+    manifest = read_manifest(path, {}, folder())
     if manifest.problems:
         more = f"; and {len(manifest.problems) - MOST} more" * (len(manifest.problems) > MOST)
         raise ValueError(f"{name}: {'; '.join(manifest.problems[:MOST])}{more}. Mend the manifest.")
@@ -67,8 +71,9 @@ def pictures_of(edit: Edit) -> list[Path]:
 def fingerprint(name: str) -> str:
     """Says whether a manifest or one of its pictures changed."""
     found = hashlib.sha256(name.encode())
-    files = {file for edit in edits_of(name) for file in pictures_of(edit)}
-    for file in sorted({path_of(name), *files}):
+    path = path_of(name)
+    files = {file for edit in edits_in(path, name) for file in pictures_of(edit)}
+    for file in sorted({path, *files}):
         state = file.stat()
         found.update(f"{file} {state.st_size} {state.st_mtime_ns}\n".encode())
     return found.hexdigest()

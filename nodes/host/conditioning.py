@@ -82,14 +82,10 @@ def of_rows(text: Tensor, context: Context) -> Tensor:
 
 def one_plain_prompt(conditioning: list) -> bool:
     """Whether it is one prompt, for all of an image and of the run."""
-    values = conditioning[0][1]
-    usual = {**ONE_PROMPT_ONLY, "mask": None, "area": None, "control": None, "gligen": None}
-    return (
-        len(conditioning) == 1
-        and len(conditioning[0][0]) == 1
-        and all(values.get(name, each) == each for name, each in usual.items() if name != "mask")
-        and values.get("mask") is None
-    )
+    text, values = conditioning[0]
+    all_of_it = all(values.get(name) is None for name in ("mask", *OF_A_PART))
+    always = all(values.get(name, usual) == usual for name, usual in ONE_PROMPT_ONLY.items())
+    return len(conditioning) == len(text) == 1 and all_of_it and always
 
 
 def prompts_of_images(conditionings: list[list]) -> list:
@@ -119,13 +115,12 @@ def ask_for_nothing(text: Tensor, values: dict[str, Any]) -> Tensor:
 def holes_without_object(conditioning: list, context: Context) -> Tensor:
     """Which holes [R] bool have a prompt for no object, and no other."""
     masked, rest = of_masks(conditioning)
-    result = torch.ones(len(context.owner), dtype=torch.bool) if rest else torch.zeros(0, dtype=torch.bool)
+    result = torch.full((len(context.owner),), bool(rest))
     for text, values in rest:
         flags = ask_for_nothing(text, values)
         result &= flags[context.owner % len(flags)]
     if masked:
         number = prompts_of_holes(masked, context).number
-        result = result if rest else torch.zeros(len(context.owner), dtype=torch.bool)
         for index, (text, values) in enumerate(masked):
             chosen = number == index
             flags = ask_for_nothing(text, values)
@@ -165,6 +160,7 @@ def by_hole(conditioning: list, context: Context) -> list:
 
 
 MASK = ("mask", "mask_strength", "set_area_to_bounds")  # what ConditioningSetMask writes
+OF_A_PART = ("area", "control", "gligen")  # what makes no sense on hole tokens
 ONE_PROMPT_ONLY = {"start_percent": 0.0, "end_percent": 1.0, "hooks": None}
 
 
@@ -205,7 +201,7 @@ def check_whole_image_conditions(conditioning: list) -> None:
                     " Remove one of the two, or edit that hole by itself."
                 )
     for _, values in conditioning:
-        if found := [name for name in ("area", "control", "gligen") if values.get(name) is not None]:
+        if found := [name for name in OF_A_PART if values.get(name) is not None]:
             raise ValueError(
                 f"the conditioning has {found[0]}, which Lazy Decode cannot apply to hole tokens. Remove that node."
             )

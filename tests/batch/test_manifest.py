@@ -166,5 +166,5 @@ def test_packs_are_of_one_size_and_not_too_large(folder: Path, monkeypatch: pyte
     rows = [{**GOOD, "seed": n} for n in range(20)] + [{"image": "c.png", "box": [0, 0, 8, 8]}, {**GOOD, "cfg": 1}]
     tasks = tasks_of(read_manifest(written(folder, *rows), {}).edits, "model")
     assert [len(pack.tasks) for pack in packs_of(tasks)] == [16, 4, 1, 1]
-    monkeypatch.setattr("batch.plan.PIXELS", 3 * 32 * 24)
+    monkeypatch.setattr("lazy_core.context_pack.PIXELS", 3 * 32 * 24)
     assert [len(pack.tasks) for pack in packs_of(tasks)] == [3] * 6 + [2, 1, 1], "three of these canvases"

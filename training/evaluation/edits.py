@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ..scenery.scenes import UNKNOWN, Recipe, Scenes, SpriteSheet, cat, compose
+from ..scenery.rows import cat
+from ..scenery.scenes import UNKNOWN, Recipe, Scenes, SpriteSheet, compose
 
 SEEDS = {"validation": 7_000_000, "test": 9_000_000}  # seeds from here on belong to the evaluation of a split
 REFERENCE = 500_000  # so much further on those of the real pictures that distances are measured to

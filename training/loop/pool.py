@@ -14,13 +14,14 @@ from lazy_core.masks import hole_token_mask, latent_mask, threshold
 from lazy_core.vae.tiny import TinyVAE
 
 from ..scenery.crop import crop_boxes, cut
+from ..scenery.rows import Rows
 from ..scenery.scenes import Recipe, SpriteSheet, compose
 from .method import Method
 from .precision import mixed_precision
 
 
 @dataclass(frozen=True)
-class Encoded:
+class Encoded(Rows):
     """Latents of B scenes with and without the hole's content [B, C, h, w], mask [B, 1, h, w], hole tokens [B, N],
     labels, looks and styles [B].
 
@@ -35,18 +36,6 @@ class Encoded:
     look: Tensor
     style: Tensor
     lines: Tensor | None = None
-
-    def take(self, index: Tensor) -> Encoded:
-        values = (getattr(self, name) for name in self.__dataclass_fields__)
-        return Encoded(*(None if value is None else value[index] for value in values))  # type: ignore[arg-type]
-
-    def put(self, index: Tensor, other: Encoded) -> None:
-        for name in self.__dataclass_fields__:
-            getattr(self, name)[index] = getattr(other, name).to(getattr(self, name).dtype)
-
-
-def cat(parts: list[Encoded]) -> Encoded:
-    return Encoded(*(torch.cat([getattr(part, name) for part in parts]) for name in Encoded.__dataclass_fields__))
 
 
 @torch.no_grad()

@@ -14,10 +14,11 @@ from lazy_core.model import LazyDiffusion
 from lazy_core.tokens import HoleTokens
 
 from ..scenery.captions import CaptionTable
+from ..scenery.rows import cat
 from ..scenery.scenes import Recipe, SpriteSheet
 from .examples import Examples, draws_for, noise_levels
 from .method import Method, everything
-from .pool import Encoded, bucketed, cat, encode_scenes
+from .pool import Encoded, bucketed, encode_scenes
 
 
 @dataclass(frozen=True)

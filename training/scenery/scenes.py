@@ -22,6 +22,7 @@ from .brushes import edge_masks, user_masks
 from .crop import CropBox, crop_boxes, inside
 from .draw import Draw, backgrounds
 from .photographs import PhotographSheet, PhotographSplit
+from .rows import Rows
 from .surfaces import surfaces
 
 OTHERS = 4
@@ -33,7 +34,7 @@ Split = Literal["train", "validation", "test", "all"]
 
 
 @dataclass(frozen=True)
-class Scenes:
+class Scenes(Rows):
     """B scenes: `image` [B, 3, H, W] in 0..1 with the target object and `empty` without it, equal outside `mask` [B, 1,
     H, W] (1 = hole).
 
@@ -54,13 +55,6 @@ class Scenes:
     unseen: Tensor
     lines: Tensor
     binding: Tensor
-
-    def take(self, index: Tensor | slice) -> Scenes:
-        return Scenes(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
-
-
-def cat(parts: list[Scenes]) -> Scenes:
-    return Scenes(*(torch.cat([getattr(part, name) for part in parts]) for name in Scenes.__dataclass_fields__))
 
 
 @dataclass(frozen=True)
