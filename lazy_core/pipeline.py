@@ -65,7 +65,8 @@ def encode_context(
     hole = hole_rows(canvas.hole, grid, config.window)
     if hole.count == 0:
         return empty_context(canvas, model, hole, config.latent_channels, config.encoder_width)
-    latent = encode_image(canvas.filled())  # padding is filled like a hole, and seen: what is there is the fill
+    fill = canvas.filled()
+    latent = encode_image(fill)  # padding is filled like a hole, and seen: what is there is the fill
     boxes = windows_around(hole, grid, config.window)
     latents, masks = (x.to(device=device, dtype=dtype) for x in (to_model(latent), latent_mask(canvas.hole, grid)))
     tokens, negative_offset = read_holes(transformer, latents, masks, hole.to(device), grid, boxes, style)
@@ -74,7 +75,7 @@ def encode_context(
         model, grid, canvas.image, canvas.hole, latent.cpu(), hole, tokens, view=view, negative_offset=negative_offset
     )
     if transformer.matte is not None:
-        context = context.with_(texture=texture_of(canvas.image, canvas.hole))
+        context = context.with_(texture=texture_of(canvas.image, canvas.hole, grid.crop(fill)))
     return with_soft_mask(context, canvas.weight)
 
 

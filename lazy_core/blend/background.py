@@ -21,13 +21,14 @@ the object's, and the light that its shadow leaves, [B, 1, H, W].
 HALO = 32  # px around a hole that the matte looks at
 
 
-def texture_of(image: Tensor, mask: Tensor) -> Tensor:
+def texture_of(image: Tensor, mask: Tensor, fill: Tensor | None = None) -> Tensor:
     """Canvas [B, 3, H, W] and mask [B, H, W] bool (True = hole) -> [P, 4] for the hole's pixels, image by image and row
     by row: colours, as the picture around them goes on, and 1; 0 where too little of it is visible. On the CPU.
+
+    `fill`: the canvas filled smoothly, if somebody made it already.
     """
-    image, mask = image.cpu(), mask.cpu()
-    filled, done = continue_texture(image, mask)
-    return torch.cat([filled, done[:, None].to(filled)], 1).movedim(1, -1)[mask]
+    filled, done = continue_texture(image.cpu(), mask.cpu(), None if fill is None else fill.cpu())
+    return torch.cat([filled, done[:, None].to(filled)], 1).movedim(1, -1)[mask.cpu()]
 
 
 def on_texture(

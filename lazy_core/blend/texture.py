@@ -34,13 +34,15 @@ ROUNDS_LAST, REACH_LAST = 1, 6  # on the finest level, and how many px around wh
 SHARP = 0.05  # quantile of the distances at which a patch counts e^-1/2
 
 
-def continue_texture(image: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
+def continue_texture(image: Tensor, hole: Tensor, fill: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Replace the holes of [B, 3, H, W] by patches of what is visible around them; hole [B, H, W] bool -> a new tensor,
     and where that was done [B, H, W] bool.
 
-    Where too little is visible the fill is smooth (`prefill`). The same input gives the same result, bit for bit.
+    Where too little is visible the fill is smooth (`prefill`; `fill`, if somebody made it already). The same input
+    gives the same result, bit for bit.
     """
-    result, done = prefill(image, hole), torch.zeros_like(hole)
+    result = prefill(image, hole) if fill is None else fill.clone()
+    done = torch.zeros_like(hole)
     for index, own in enumerate(hole):
         canvas = Box(0, 0, *own.shape)
         for box in sorted(boxes_of(own), key=lambda box: -box.area)[:MOST]:
