@@ -37,7 +37,8 @@ def on_texture(
     """Keep the object of what was generated [B, 3, H, W] and let the hole's `texture` [P, 4] show around it: a new
     tensor.
 
-    There is no object on the pixels that are `emptied` [B, H, W] bool.
+    The pixels next to the hole become the canvas's as far as the texture meets them, so that a blend that closes the
+    gap along the border finds none there. There is no object on the pixels that are `emptied` [B, H, W] bool.
     """
     result, fill = generated.clone(), prefill(canvas.contiguous(), mask)  # sums are to be the same however it lies
     whole, parts = Box(0, 0, *mask.shape[-2:]), texture.split(mask.flatten(1).sum(1).tolist())
@@ -50,11 +51,17 @@ def on_texture(
             if emptied is not None:
                 clear = window.cut(emptied[index])
                 alpha, light = torch.where(clear, 0.0, alpha), torch.where(clear, 1.0, light)
-            inside, target = box.moved(-window.top, -window.left), box.cut(result[index])
-            alpha, light, new = (inside.cut(x[0]) for x in (alpha, light, new))
-            around = in_box(told, own, box).to(new)
-            mixed = torch.lerp(new, around[:3] * light, (1 - alpha) * around[3:])
-            target.copy_(torch.where(box.cut(own), mixed, target))
+            inside = box.moved(-window.top, -window.left)
+            around = new.new_zeros(4, *window.size)
+            inside.cut(around).copy_(in_box(told, own, box))
+            generated_share = torch.where(hole[0], 1 - (1 - alpha[0]) * around[3:], 0.0)
+            mixed = torch.lerp(around[:3] * light[0], new[0], generated_share)
+            beside = torch.lerp(before[0], new[0], F.max_pool2d(generated_share, 3, 1, 1))
+            # This box's part of the hole, and the visible pixels next to it: others have boxes of their own.
+            written = (F.max_pool2d(hole.to(new), 3, 1, 1) > 0)[0] & ~hole[0]
+            inside.cut(written).logical_or_(inside.cut(hole[0]))
+            target = window.cut(result[index])
+            target.copy_(torch.where(written, torch.where(hole[0], mixed, beside), target))
     return result
 
 

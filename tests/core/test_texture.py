@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lazy_core.blend.background import on_texture, texture_of
+from lazy_core.blend.composite import composite
 from lazy_core.blend.prefill import prefill
 from lazy_core.blend.texture import continue_texture
 from lazy_core.checkpoint import load_model
@@ -178,7 +180,16 @@ def test_all_of_the_object_is_as_generated():
 def test_beside_the_object_is_the_texture_in_its_shadow():
     result, generated, texture, hole = on(0.0, 0.6)
     assert torch.allclose(result[0].movedim(0, -1)[hole], texture[:, :3] * 0.6)
-    assert torch.equal(result[0][:, ~hole], generated[0][:, ~hole])
+    touching = F.max_pool2d(hole.float()[None, None], 3, 1, 1)[0, 0] > 0
+    assert torch.equal(result[0][:, ~touching], generated[0][:, ~touching])
+    assert torch.equal(result[0][:, touching & ~hole], grain()[:, touching & ~hole])
+
+
+def test_a_blend_finds_no_gap_where_the_texture_meets_the_canvas():
+    """Whatever a VAE makes of the canvas around the hole."""
+    result, _, texture, hole = on(0.0, 1.0)
+    blended = composite(grain()[None], result, hole[None], "poisson")
+    assert torch.allclose(blended[0].movedim(0, -1)[hole], texture[:, :3].clamp(0, 1), atol=1e-5)
 
 
 def test_what_has_no_texture_is_as_generated():
