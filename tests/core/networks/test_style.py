@@ -34,7 +34,7 @@ def test_the_chosen_style_is_told_and_the_reader_is_not_asked(editor, canvas, mo
     auto = editor.encode(*canvas)
     monkeypatch.setattr(encoder.naming.reader, "forward", None)  # would fail
     chosen = [editor.encode(*canvas, style=style) for style in editor.styles]
-    table = encoder.naming.table.float()
+    table = encoder.naming.table.float() * (1 + editor.model.config.style_emphasis)
     for other in (1, 2):
         moved = chosen[other].tokens - chosen[0].tokens
         assert torch.allclose(moved, (table[other] - table[0]).expand_as(moved), atol=1e-5), (
