@@ -48,21 +48,22 @@ def continue_texture(image: Tensor, hole: Tensor, fill: Tensor | None = None) ->
         for box in sorted(boxes_of(own), key=lambda box: -box.area)[:MOST]:
             window = box.grown(REACH + max(box.size) // 2).within(canvas)
             inside = box.moved(-window.top, -window.left)
-            smooth, here = window.cut(result[index]).float(), window.cut(own)
-            filled = filled_window(smooth, here)
+            smooth, wanted = window.cut(result[index]).float(), torch.zeros(window.size, dtype=torch.bool)
+            inside.cut(wanted).copy_(box.cut(own))
+            filled = filled_window(smooth, window.cut(own), wanted)
             if filled is not None:
-                filled = poisson(smooth, filled, here).clamp(*smooth.aminmax())
+                filled = poisson(smooth, filled, wanted).clamp(*smooth.aminmax())
                 target = box.cut(result[index])
                 target.copy_(torch.where(box.cut(own), inside.cut(filled), target))
                 box.cut(done[index]).logical_or_(box.cut(own))
     return result, done
 
 
-def filled_window(smooth: Tensor, hole: Tensor) -> Tensor | None:
-    """Picture with its hole filled smoothly [3, H, W], hole [H, W] -> the picture from patches, right in the hole and
-    on the pixels next to it; None where too few are visible.
+def filled_window(smooth: Tensor, hole: Tensor, wanted: Tensor) -> Tensor | None:
+    """Picture with its holes filled smoothly [3, H, W], all of them [H, W] and the one that is wanted [H, W] -> the
+    picture from patches, right in that one and on the pixels next to it; None where too few are visible.
     """
-    levels = [Level(smooth, hole, 0)]
+    levels = [Level(smooth, hole, wanted, 0)]
     while levels[-1].deepest > RADIUS and min(levels[-1].hole.shape) > 8 * RADIUS:
         levels.append(levels[-1].coarser())
     generator = torch.Generator().manual_seed(0)
@@ -83,13 +84,15 @@ def filled_window(smooth: Tensor, hole: Tensor) -> Tensor | None:
 
 @dataclass
 class Level:
-    """A picture [3, H, W] at one size, its hole filled smoothly, and which patches can be filled from which.
+    """A picture [3, H, W] at one size, its holes [H, W] filled smoothly, and which patches can be filled from which:
+    those that reach into the part of them that is `wanted` [H, W], from those that are visible altogether.
 
     Pixels are rows of a padded list [(H + 2 RADIUS) (W + 2 RADIUS), 3], so that a step sideways is a number.
     """
 
     smooth: Tensor
     hole: Tensor
+    wanted: Tensor
     number: int
 
     def coarser(self) -> Level:
@@ -97,8 +100,9 @@ class Level:
         keep = (~self.hole).float()[None]
         colour, share = (F.avg_pool2d(x[None], 2, ceil_mode=True)[0] for x in (self.smooth * keep, keep))
         fill = F.avg_pool2d(self.smooth[None], 2, ceil_mode=True)[0]
-        smooth = torch.where(share > 0, colour / share.clamp_min(1e-6), fill)
-        return Level(smooth, share[0] < 0.5, self.number + 1)
+        smooth, hole = torch.where(share > 0, colour / share.clamp_min(1e-6), fill), share[0] < 0.5
+        wanted = F.max_pool2d(self.wanted.float()[None], 2, ceil_mode=True)[0] > 0
+        return Level(smooth, hole, hole & wanted, self.number + 1)
 
     @cached_property
     def depth(self) -> Tensor:
@@ -107,8 +111,8 @@ class Level:
 
     @property
     def deepest(self) -> float:
-        """How deep the deepest pixel lies, in px."""
-        return float(self.depth.max())
+        """How deep the deepest wanted pixel lies, in px."""
+        return float((self.depth * self.wanted).max())
 
     @property
     def stride(self) -> int:
@@ -147,8 +151,8 @@ class Level:
 
     @cached_property
     def targets(self) -> Tensor:
-        """Centres of the patches that reach into the hole."""
-        near = F.max_pool2d(self.hole.float()[None, None], 2 * RADIUS + 1, 1, RADIUS)[0]
+        """Centres of the patches that reach into what is wanted."""
+        near = F.max_pool2d(self.wanted.float()[None, None], 2 * RADIUS + 1, 1, RADIUS)[0]
         return self.padded(near)[:, 0].nonzero()[:, 0]
 
     @cached_property
