@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from lazy_core.context_pack import taken
 from lazy_core.editor import LazyEditor
 from lazy_core.manifest.pictures import Canvas, png_of, read_canvas
 from lazy_core.sketch import add_sketch
@@ -52,9 +53,14 @@ class LocalExecutor:
     def make(self, pack: Pack) -> Iterator[Made]:
         """The results of a pack, in its order; what cannot be read is an error of its own edit."""
         canvases: list[tuple[Task, Canvas]] = []
+        read: dict[tuple, Canvas] = {}
         for task in pack.tasks:
+            edit = task.edit
+            pictures = edit.image, edit.mask, edit.box, edit.sketch
             try:
-                canvases.append((task, read_canvas(task.edit)))
+                if pictures not in read:
+                    read[pictures] = read_canvas(edit)
+                canvases.append((task, read[pictures]))
                 if (warning := canvases[-1][1].warning) is not None:
                     self.warn(f"{task.edit.output}: {warning}")
             except (OSError, ValueError) as error:
@@ -79,12 +85,15 @@ class LocalExecutor:
 
     @torch.inference_mode()
     def together(self, canvases: list[tuple[Task, Canvas]]) -> Iterator[Made]:
-        """Canvases of one size -> their edits; none where there are none."""
+        """Canvases of one size -> their edits; none where there are none. A canvas that several edits share is encoded
+        once.
+        """
         if not canvases:
             return
         edits = [task.edit for task, _ in canvases]
-        image, mask = (torch.stack([getattr(each, name) for _, each in canvases]) for name in ("image", "mask"))
-        context = self.editor.encode(image, mask)
+        distinct = {id(canvas): canvas for _, canvas in canvases}
+        image, mask = (torch.stack([getattr(each, name) for each in distinct.values()]) for name in ("image", "mask"))
+        context = taken(self.editor.encode(image, mask), [list(distinct).index(id(canvas)) for _, canvas in canvases])
         if edits[0].sketch is not None:
             sketch = torch.stack([each.sketch for _, each in canvases if each.sketch is not None])
             context = add_sketch(context, sketch, edits[0].sketch_strength, self.editor.to_latent)

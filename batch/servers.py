@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import queue
 import threading
 import time
@@ -22,7 +23,7 @@ from .workflows import HOLE, PICTURE, SKETCH, filled, load_workflow, own_workflo
 
 IN_FLIGHT = 2  # of each server: it never waits for the next edit, and little is lost with it
 PAUSES = (0.5, 1, 2, 4, 8, 16)  # seconds before a server that does not answer is asked again; then it is given up
-POLL = 0.1
+POLL, LOOK = 0.1, 1  # seconds between questions for a result, and whether the server still knows of it
 MODEL = "fluent-small.safetensors"
 Result = tuple[Task, bytes | Exception, float]
 
@@ -41,6 +42,7 @@ class ServerExecutor:
         self.own = workflow is None
         self.workflow = own_workflow(model or MODEL) if workflow is None else load_workflow(workflow)
         self.pauses, self.gone = PAUSES, set[str]()
+        self.uploaded: dict[tuple[str, str], str] = {}
         self.warn: Callable[[str], None] = print
         reached = [self.reached(server) for server in self.servers]
         if not any(reached):
@@ -127,10 +129,14 @@ class ServerExecutor:
         if (entry := server.ended(prompt_id)) is not None and failed(entry):
             prompt_id = str(uuid.uuid4())  # of an earlier run, and what was wrong then may be mended
         _, shown = filled(self.workflow, task.edit, dict.fromkeys((PICTURE, HOLE, SKETCH), ""), self.own)
+        looked, submitted = -math.inf, False
         while (entry := server.ended(prompt_id)) is None:
-            if not server.knows(prompt_id) and server.ended(prompt_id) is None:  # new, or lost with a restart
-                prompt, _ = filled(self.workflow, task.edit, self.upload(server, task, canvas), self.own)
-                server.submit(prompt, prompt_id)
+            if time.monotonic() - looked >= LOOK:
+                looked = time.monotonic()
+                if not server.knows(prompt_id) and server.ended(prompt_id) is None:  # new, or lost with a restart
+                    files = self.upload(server, task, canvas, again=submitted)
+                    server.submit(filled(self.workflow, task.edit, files, self.own)[0], prompt_id)
+                    submitted = True
             time.sleep(POLL)
         content = server.picture(entry, shown)
         with Image.open(io.BytesIO(content)) as picture:
@@ -138,8 +144,10 @@ class ServerExecutor:
         # The user's workflow may have made another size of it.
         return png_of(result, canvas, task.edit) if result.shape == canvas.image.shape else content
 
-    def upload(self, server: Comfy, task: Task, canvas: Canvas) -> dict[str, str]:
-        """Put an edit's pictures into the server's input folder, by names made of their content -> those names."""
+    def upload(self, server: Comfy, task: Task, canvas: Canvas, again: bool) -> dict[str, str]:
+        """Put an edit's pictures into the server's input folder, by names made of their content -> those names. What
+        this run put there is not sent again, unless the server lost what it was asked (`again`).
+        """
         files = {PICTURE: png(task.edit.image)}
         mask = (canvas.mask * 255).round().byte().numpy()
         buffer = io.BytesIO()
@@ -147,10 +155,13 @@ class ServerExecutor:
         files[HOLE] = buffer.getvalue()
         if task.edit.sketch is not None:
             files[SKETCH] = png(task.edit.sketch)
-        return {
-            name: server.upload(f"{hashlib.sha256(content).hexdigest()[:32]}.png", content)
-            for name, content in files.items()
-        }
+        names = {}
+        for name, content in files.items():
+            key = server.address, hashlib.sha256(content).hexdigest()[:32]
+            if again or key not in self.uploaded:
+                self.uploaded[key] = server.upload(f"{key[1]}.png", content)
+            names[name] = self.uploaded[key]
+        return names
 
 
 def silence(server: Comfy) -> str | None:

@@ -81,6 +81,36 @@ def packed(contexts: Sequence[Context]) -> Context:
     )
 
 
+def taken(context: Context, images: Sequence[int]) -> Context:
+    """Some images of a context by number, in this order and each as often as it is named, with the rows of their holes:
+    what the encoder read once serves several edits. For models of ours, before a sketch is added.
+    """
+    if list(images) == list(range(len(context.image))):
+        return context
+    own = [(context.owner == image).nonzero()[:, 0] for image in images]
+    row = torch.cat(own) if own else context.owner[:0]
+    owner = torch.cat([torch.full_like(each, number) for number, each in enumerate(own)]) if own else row
+    hole, view, one_each = context.hole, context.view, torch.equal(owner, torch.arange(len(images)))
+    texture = context.texture
+    if texture is not None:
+        parts = texture.split(context.mask.flatten(1).sum(1).tolist())
+        texture = torch.cat([texture[:0], *(parts[image] for image in images)])
+    if view is not None:
+        view = replace(view, index=view.index[row], sizes=None if view.sizes is None else view.sizes[row])
+    return replace(
+        context,
+        hole=HoleTokens(hole.index[row], hole.valid[row], hole.total, None if one_each else owner),
+        view=view,
+        texture=texture,
+        **{name: getattr(context, name)[list(images)] for name in PER_IMAGE if getattr(context, name) is not None},
+        **{name: getattr(context, name)[row] for name in PER_ROW if getattr(context, name) is not None},
+    )
+
+
+PER_IMAGE = "image", "mask", "latent", "weight", "alpha"
+PER_ROW = "tokens", "edges", "negative_offset", "strength"
+
+
 def rows(parts: Sequence[Tensor], count: int) -> Tensor:
     """[r, k] each -> [R, count], zeros on what is added."""
     return torch.cat([F.pad(part, (0, count - part.shape[1])) for part in parts])

@@ -249,3 +249,18 @@ def test_sketches_and_denoise_go_into_an_edit(folder: Path) -> None:
     )
     assert main(["run", str(manifest(folder, plain, sketched, partly)), "--steps", "2"]) == 0
     assert len(set(results(folder / "edits_edits").values())) == 3
+
+
+def test_a_canvas_that_edits_share_is_read_and_encoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of the three have four prompts each, the third has another hole."""
+    rows = [{"image": f"{n}.png", "box": list(HOLE), "prompt": ["panda", "pizza"], "seed": [1, 2]} for n in (0, 1)]
+    path = manifest(folder, *rows, {"image": "0.png", "box": [0, 0, 40, 40], "prompt": "panda"})
+    encoded, encode = [], LazyEditor.encode
+
+    def counting(self: LazyEditor, image: torch.Tensor, mask: torch.Tensor, style: str = "auto") -> Any:
+        encoded.append(len(image))
+        return encode(self, image, mask, style)
+
+    monkeypatch.setattr(LazyEditor, "encode", counting)
+    assert main(["run", str(path), "--steps", "1", "--json"]) == 0
+    assert encoded == [3] and len(results(folder / "edits_edits")) == 9

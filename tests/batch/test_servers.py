@@ -20,9 +20,11 @@ from PIL import Image
 
 from batch.__main__ import main
 from batch.comfy import Comfy
+from batch.plan import tasks_of
 from batch.servers import ServerExecutor
 from batch.workflows import HOLE, PICTURE, SHOWN, SKETCH, filled, load_workflow
 from comfy_client import ComfyClient
+from lazy_core.manifest.edits import read_manifest
 from lazy_core.manifest.fields import Edit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +38,7 @@ class FakeComfy:
         self.files: dict[str, bytes] = {}
         self.history: dict[str, Any] = {}
         self.prompts: list[dict[str, Any]] = []
+        self.uploads: list[str] = []
         self.broken, self.fail, self.delay, self.most = False, "", 0.0, 0
         self.running: set[str] = set()
         self.httpd = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
@@ -76,6 +79,7 @@ class FakeComfy:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.path == "/upload/image":
                     name = re.search(rb'filename="([^"]+)"', body).group(1).decode()  # type: ignore[union-attr]
+                    fake.uploads.append(name)
                     start = body.rindex(b"\r\n\r\n") + 4
                     fake.files[name] = body[start : body.rindex(b"\r\n--")]
                     return self.answer(json.dumps({"name": name, "subfolder": "lazydiffusion"}).encode())
@@ -161,6 +165,16 @@ def test_two_servers_share_the_edits_two_in_flight_on_each(fakes: list[FakeComfy
     checked(tmp_path, 20)
     assert [fake.most for fake in fakes] == [2, 2]
     assert sum(len(fake.prompts) for fake in fakes) == 20 and min(len(fake.prompts) for fake in fakes) > 3
+
+
+def test_what_edits_share_is_sent_once(fakes: list[FakeComfy], tmp_path: Path) -> None:
+    """Three pictures and one mask for twelve edits, one at a time."""
+    path = manifest(tmp_path, 12)
+    executor = ServerExecutor([fakes[0].address])
+    tasks = tasks_of(read_manifest(path, {}).edits, executor.made_by)
+    for task in tasks:
+        executor.make(executor.servers[0], task)
+    assert len(fakes[0].prompts) == 12 and len(fakes[0].uploads) == len(set(fakes[0].uploads)) == 4
 
 
 def test_a_server_that_dies_for_good_leaves_its_edits_to_the_other(fakes: list[FakeComfy], tmp_path: Path) -> None:

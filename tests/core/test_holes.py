@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lazy_core.config import PRESETS
 from lazy_core.context import Context, View
+from lazy_core.context_pack import taken
 from lazy_core.editor import LazyEditor
 from lazy_core.geometry import Grid
 from lazy_core.holes import MOST, hole_rows, windows_around
@@ -346,3 +347,26 @@ def test_rows_read_apart_or_together_are_the_same(editor: LazyEditor):
             negative_offset[0], context.negative_offset[row], atol=1e-5
         )
     assert grid_coordinates(boxes[0].grid(grid), CONFIG).shape == (64, 2)
+
+
+# -- what is read once
+# -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("soft", [False, True])
+def test_images_taken_from_a_context_are_those_encoded_again(editor: LazyEditor, soft: bool) -> None:
+    """Two canvases, one with two holes and one with none, for five edits with seeds of their own."""
+    image = picture(160, 192, batch=3)
+    masks = torch.cat(
+        [holes(160, 192, (0, 0, 40, 50), (100, 120, 150, 170)), holes(160, 192), holes(160, 192, (50, 60, 90, 100))]
+    )
+    masks = F.avg_pool2d(masks[:, None], 9, 1, 4)[:, 0] if soft else masks
+    images, prompts = [2, 0, 0, 1, 2], ["red", "apple", "red", "apple", "red apple"]
+    once = taken(editor.encode(image, masks), images)
+    again = editor.encode(image[images], masks[images])
+    assert torch.equal(once.owner, again.owner) and torch.equal(once.mask, again.mask)
+    for context in (once, again):
+        assert len(context.tokens) == len(context.owner) == len(context.hole.index)
+    decoded = [editor.decode(context, prompts, [1, 2, 3, 4, 5], steps=2) for context in (once, again)]
+    assert torch.allclose(decoded[0], decoded[1], atol=1e-5)
+    assert not torch.equal(decoded[0][1], decoded[0][2])  # another prompt, another seed
+    kept = masks[images][:, None].expand_as(image[images]) == 0
+    assert torch.equal(decoded[0][kept], image[images][kept])
