@@ -107,9 +107,8 @@ def ways_of(manifest: Path, edits: list[Edit], client: Client, steps: int) -> di
     def through_nodes(_: Path) -> float:
         begin = time.perf_counter()
         for edit in edits:
-            prompt, _ = filled(
-                workflow, edit, {PICTURE: names[edit.image], HOLE: names[Path(str(edit.mask))]}, own=True
-            )
+            picture, mask = (names[Path(str(each))] for each in (edit.image, edit.mask))
+            prompt = filled(workflow, edit, {PICTURE: picture, HOLE: mask}, own=True)[0]
             prompt["decode"]["inputs"]["seed"] = next(seeds)
             listener.run(prompt)
         return len(edits) / (time.perf_counter() - begin)

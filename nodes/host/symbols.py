@@ -17,6 +17,7 @@ SEEN: dict[str, str] = {
     "comfy.conds.CONDRegular": "0.33.0",
     "comfy.latent_formats.LatentFormat": "0.33.0",
     "comfy.latent_formats.SD15": "0.33.0",
+    "comfy.ldm.lumina.model.JointAttention": "0.33.0",
     "comfy.ldm.modules.attention.attention_pytorch": "0.33.0",
     "comfy.ldm.modules.attention.optimized_attention": "0.33.0",
     "comfy.ldm.modules.diffusionmodules.model.AttnBlock": "0.33.0",

@@ -60,9 +60,34 @@ class HoleAttention:
                 "the conditioning has an attention mask, which Lazy Decode cannot apply to hole tokens. "
                 "Set reuse to exact on Encode Context, or remove that node."
             )
+        return self.exchanged(
+            now, call, now.tokens_before if role == "joint" else 0, function, q, k, v, *args, **kwargs
+        )
+
+    def attend_control(
+        self, now: Pass, function: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Attention in a control patch's own block, between the picture's tokens."""
+        now.control_calls += 1
+        return self.exchanged(now, -now.control_calls, 0, function, q, k, v, *args, **kwargs)
+
+    def exchanged(
+        self,
+        now: Pass,
+        call: int,
+        start: int,
+        function: Callable[..., Tensor],
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Attention of the `call` of that number, in which the picture's tokens begin at `start`: in a pass over all
+        tokens keys and values are kept, on the hole they are read.
+        """
         if not kwargs.get("skip_reshape"):
             k, v = k.flatten(2), v.flatten(2)  # SD3 leaves its values' heads apart
-        start = now.tokens_before if role == "joint" else 0
         if now.kind == "sparse":
             hole = slice(start, start + len(self.groups[now.group].hole.index))  # what comes after is padding
             key = (now.batch, now.group)

@@ -17,6 +17,7 @@ from ...lazy_core.kv.store import KeptKV, Place
 from ...lazy_core.pipeline import Sample, fill_hole, grid_noise
 from ...lazy_core.tokens import to_strip
 from ..checks import hides_tokens
+from ..host import control
 from ..host.memory import give_memory_back, in_main_memory, where_there_is_room
 from ..host.previews import progress
 from ..host.sampling import Settings, check_finite, check_steps, run_sampler, with_strength
@@ -24,7 +25,7 @@ from ..host.timing import Timing
 from ..host.vae import check_vae
 from ..memory import retry_when_out_of_memory
 from .families import Family, family_of
-from .hooks import hooked
+from .hooks import control_hooks, hooked
 from .passes import Group, drop_time_axis, share_of
 from .run import Run
 
@@ -141,7 +142,7 @@ def run_once(job: Job, context: Context, latent: Tensor, denoise: float, place: 
     kept, near = KeptKV(place, terms.kv_dtype), NEAR[terms.visible]
     run = Run(job.model.model, job.family, groups_of(context), job.policy, kept, near)
     model, strength = with_strength(job.model, context.strength)
-    with RUNNING:
+    with RUNNING, control_hooks(run, job.model):
         patched = hooked(model, run, 0 if place is in_main_memory else kept_bytes(job, context))
         try:
             result = sample(job, patched, context, latent, denoise, strength)
@@ -212,6 +213,7 @@ def kept_bytes(job: Job, context: Context) -> int:
             )
             more = sum(values[name].shape[1] for name in job.family.more_text if name in values)
             numbers += job.family.kept_numbers(base.diffusion_model, image, text.shape[1] + more)
+            numbers += control.kept_numbers(job.model.model_options.get("transformer_options", {}), context.grid.tokens)
     return job.policy.at_once(job.settings.steps) * len(context.latent) * numbers * size
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..host.attention import attention_for_few, preferred_attention
+from ..host.control import attention_layers, control_patches
 from ..host.memory import with_room_for
 from ..host.patching import compile_key, pixart_blocks, pixart_model, wrapper_kinds
 from ..host.sampling import inpainting_noise
@@ -125,6 +126,28 @@ def calling(run: Run) -> Callable[..., Tensor]:
             return run.apply(executor, x, t, concat, text, options, conds)
 
     return apply
+
+
+@contextmanager
+def control_hooks(run: Run, model: Any) -> Iterator[None]:
+    """While a run lasts, the control patches on MODEL attend through it: the host gives their blocks no options."""
+
+    @torch.compiler.disable
+    def attention(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        return run.attend_control(attention_for_few(function, args[0]) if run.is_sparse else function, *args, **kwargs)
+
+    def given(layer: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        options = {**kwargs.get("transformer_options", {}), OVERRIDE: attention}
+        return None if run.here_and_now is None else (args, {**kwargs, "transformer_options": options})
+
+    patches = control_patches(model.model_options.get("transformer_options", {}))
+    layers = [layer for patch in patches for layer in attention_layers(patch)]
+    handles = [layer.register_forward_pre_hook(given, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def in_block(run: Run, name: tuple[str, int], patch: Callable[..., Any]) -> Callable[..., Any]:

@@ -86,8 +86,9 @@ class Pass:
 
     `batch` names the conditionings in it, `batch_size` is images times conditionings, `tokens_before` are those
     before the image's, and `prefix` is what they are. `later`: all tokens at a noise level to come; `fraction`: how
-    far towards it the hole's tokens are, 0 to 1. `attention_calls` and `position_calls` count; `limit` is the first
-    attention call after the block that a patch replaces, while that one runs.
+    far towards it the hole's tokens are, 0 to 1. `attention_calls`, `control_calls` (in the blocks of control patches)
+    and `position_calls` count; `limit` is the first attention call after the block that a patch replaces, while that
+    one runs.
     """
 
     kind: Kind
@@ -99,6 +100,7 @@ class Pass:
     later: bool = False
     fraction: float = 0.0
     attention_calls: int = 0
+    control_calls: int = 0
     limit: int | None = None
     position_calls: int = 0
     thread: int = field(default_factory=threading.get_ident)

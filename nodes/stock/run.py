@@ -19,6 +19,7 @@ from torch import Tensor
 from ...lazy_core.kv.policy import Policy, step_at
 from ...lazy_core.kv.split import Near
 from ...lazy_core.kv.store import KeptKV
+from ..host.control import on_hole
 from .attention import HoleAttention
 from .families import Family
 from .passes import (
@@ -67,6 +68,7 @@ class Run:
         self.canvas: KnownLatents
         self.recorded_positions: dict[Any, list[Tensor]] = {}
         self.tokens_before: dict[Any, int] = {}
+        self.control_calls: dict[Any, int] = {}
         self.full_passes: dict[Any, FullPasses] = {}
         self.under_way: Pass | None = None
         self.passes = {"full": 0, "sparse": 0}
@@ -169,7 +171,8 @@ class Run:
                 for each in (part[0], part[2])
             ]
             with self.running(Pass("sparse", call.batch, prefix, before, len(part[0]), number, fraction=fraction)):
-                clean = call.execute(strips[0], part[1], strips[1], part[3], None, call.options, **part[4])
+                options = on_hole(call.options, hole, rows, len(x))
+                clean = call.execute(strips[0], part[1], strips[1], part[3], None, options, **part[4])
             put = restore_time_axis(
                 x, hole.put(drop_time_axis(clean), drop_time_axis(select_rows(around, rows, len(x))))
             )
@@ -190,10 +193,13 @@ class Run:
         finally:
             self.under_way = None
         self.seconds[under_way.kind].append(clock() - begin)
+        if under_way.kind == "full":
+            self.control_calls[under_way.batch] = under_way.control_calls
         recorded = len(self.recorded_positions[under_way.batch])
         asked = recorded if under_way.kind == "full" else under_way.position_calls
         counts = [
             ("attention calls", under_way.attention_calls, self.family.calls(self.transformer, under_way.prefix)),
+            ("attention calls of control patches", under_way.control_calls, self.control_calls[under_way.batch]),
             ("requests for positions", asked, recorded or 1),
         ]
         for what, got, expected in counts:
@@ -261,3 +267,10 @@ class Run:
         if now is None:
             return function(q, k, v, *args, **kwargs)
         return self.attention.attend(now, function, q, k, v, *args, **kwargs)
+
+    def attend_control(self, function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """The same in the blocks of control patches."""
+        now = self.here_and_now
+        return (
+            function(*args, **kwargs) if now is None else self.attention.attend_control(now, function, *args, **kwargs)
+        )

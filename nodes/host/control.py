@@ -1,0 +1,87 @@
+"""The host's control patches (`comfy_extras/nodes_model_patch.py`), which add to a picture's tokens after a block: on a
+strip of some of them.
+
+DiffSynth's adds to each token by itself. Z-Image Fun's, of newer hosts, has blocks of its own, in which the picture's
+tokens attend to each other (`comfy/ldm/lumina/controlnet.py`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from comfy.ldm.lumina.model import JointAttention
+from torch import Tensor
+
+from ...lazy_core.kv.policy import HoleInLatent
+
+KINDS = ("DiffSynthCnetPatch", "ZImageControlPatch")  # the host loads that file by itself: its classes are not ours
+
+
+def follows_tokens(patch: Any) -> bool:
+    """Whether a patch is one of these."""
+    return type(patch).__name__ in KINDS and hasattr(patch, "encoded_image") and hasattr(patch, "model_patch")
+
+
+def control_patches(options: dict[str, Any]) -> list[Any]:
+    """Those in a MODEL's `transformer_options`, each once: one may be called after blocks of two kinds."""
+    found = (patch for patches in options.get("patches", {}).values() for patch in patches if follows_tokens(patch))
+    return list({id(patch): patch for patch in found}.values())
+
+
+def on_hole(options: dict[str, Any], hole: HoleInLatent, rows: list[int] | None, total: int) -> dict[str, Any]:
+    """A model call's options for a strip of the hole's tokens, of these `rows` of `total` (None: all): with a copy of
+    each control patch that knows of those alone. A pass over all tokens came before, in which a patch encoded its
+    picture.
+    """
+    patches = {id(patch): strip_of(patch, hole, rows, total) for patch in control_patches(options)}
+    if not patches:
+        return options
+    every = options["patches"].items()
+    return {**options, "patches": {kind: [patches.get(id(each), each) for each in found] for kind, found in every}}
+
+
+def strip_of(patch: Any, hole: HoleInLatent, rows: list[int] | None, total: int) -> Any:
+    """A copy of a patch, its picture cut to the hole's tokens."""
+    strip, encoded, scale = copy.copy(patch), patch.encoded_image, patch.vae.spacial_compression_encode()
+    if rows is not None and len(encoded) == total:
+        encoded = encoded[rows]
+    strip.encoded_image = cut(encoded, hole)
+    strip.encoded_image_size = len(hole.index) * hole.patch * scale, hole.patch * scale
+    strip.temp_data = None  # what Fun's hands on from block to block
+    return strip
+
+
+def cut(encoded: Tensor, hole: HoleInLatent) -> Tensor:
+    """Tokens [B, N, D], or latents [B, C, h, w] -> those of the hole [B, K, D], [B, C, K p, p]."""
+    index = hole.index.to(encoded.device)
+    there = HoleInLatent(index, hole.rows, hole.cols, hole.patch)
+    return encoded.index_select(1, index) if encoded.dim() == 3 else there.take(encoded)
+
+
+def attention_layers(patch: Any) -> Iterator[torch.nn.Module]:
+    """Where a control patch's own tokens attend to each other."""
+    return (layer for layer in patch.model_patch.model.modules() if isinstance(layer, JointAttention))
+
+
+def kept_numbers(options: dict[str, Any], image: int) -> int:
+    """How many numbers the keys and values of these patches are, for so many tokens of the picture."""
+    return sum(2 * image * numbers_of(patch) for patch in control_patches(options))
+
+
+def numbers_of(patch: Any) -> int:
+    """Of one token's keys in all of a patch's attention calls."""
+    network = patch.model_patch.model
+    if getattr(network, "broken", False):  # Fun's files whose refiner is empty: the host runs all other blocks twice
+        return 2 * sum(widths(network.control_layers))
+    return sum(widths(network))
+
+
+def widths(network: torch.nn.Module) -> Iterator[int]:
+    """Of each attention's keys, heads times channels."""
+    for layer in network.modules():
+        if isinstance(layer, JointAttention):
+            attention: Any = layer
+            yield attention.n_local_heads * attention.head_dim
