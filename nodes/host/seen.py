@@ -136,7 +136,7 @@ def guidance_that(seen: Seen, uses: set[str]) -> list[str]:
 
 
 def spatial_conditions(seen: Seen) -> list[str]:
-    return [name for name in ("control", "area", "gligen", "set_area_to_bounds") if any(map(is_set, seen.values(name)))]
+    return [name for name in ("area", "gligen", "set_area_to_bounds") if any(map(is_set, seen.values(name)))]
 
 
 def is_set(value: Any) -> bool:

@@ -142,7 +142,7 @@ def run_once(job: Job, context: Context, latent: Tensor, denoise: float, place: 
     kept, near = KeptKV(place, terms.kv_dtype), NEAR[terms.visible]
     run = Run(job.model.model, job.family, groups_of(context), job.policy, kept, near)
     model, strength = with_strength(job.model, context.strength)
-    with RUNNING, control_hooks(run, job.model):
+    with RUNNING, control_hooks(run, job.model), run.control_nets.watched([*job.positive, *job.negative]):
         patched = hooked(model, run, 0 if place is in_main_memory else kept_bytes(job, context))
         try:
             result = sample(job, patched, context, latent, denoise, strength)

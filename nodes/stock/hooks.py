@@ -123,7 +123,7 @@ def calling(run: Run) -> Callable[..., Tensor]:
             counted = {name: in_block(run, name, patch) for name, patch in dit.items()}
             options["patches_replace"] = {**options["patches_replace"], "dit": counted}
         with pixart_hooks(run, attention) if run.family.positions == "pixart" else nullcontext():
-            return run.apply(executor, x, t, concat, text, options, conds)
+            return run.apply(executor, x, t, concat, text, control, options, conds)
 
     return apply
 

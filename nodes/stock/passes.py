@@ -65,8 +65,8 @@ class KnownLatents:
 
 
 class Call(NamedTuple):
-    """What the host's `apply_model` was called with, beside latents and sigma; `batch` names the conditionings in
-    it.
+    """What the host's `apply_model` was called with, beside latents and sigma; `batch` names the conditionings in it,
+    `compute_control` makes its `control` at other noise levels.
     """
 
     execute: Any
@@ -75,6 +75,8 @@ class Call(NamedTuple):
     options: dict[str, Any]
     batch: tuple[Any, ...]
     conds: dict[str, Any]
+    control: Any = None
+    compute_control: Any = None
 
 
 Kind = Literal["full", "sparse"]

@@ -21,6 +21,7 @@ from ...lazy_core.kv.split import Near
 from ...lazy_core.kv.store import KeptKV
 from ..host.control import on_hole
 from .attention import HoleAttention
+from .controlnets import ControlNets, part_of
 from .families import Family
 from .passes import (
     Call,
@@ -65,6 +66,7 @@ class Run:
         self.base, self.family, self.groups, self.policy = base, family, groups, policy
         self.transformer = base.diffusion_model
         self.kept, self.attention = kept, HoleAttention(family, self.transformer, kept, near)
+        self.control_nets = ControlNets()
         self.canvas: KnownLatents
         self.recorded_positions: dict[Any, list[Tensor]] = {}
         self.tokens_before: dict[Any, int] = {}
@@ -90,14 +92,23 @@ class Run:
 
     # -- a model call -----------------------------------------------------------------------------------------------
     def apply(
-        self, execute: Any, x: Tensor, t: Tensor, concat: Any, text: Tensor, options: Any, conds: dict[str, Any]
+        self,
+        execute: Any,
+        x: Tensor,
+        t: Tensor,
+        concat: Any,
+        text: Tensor,
+        control: Any,
+        options: Any,
+        conds: dict[str, Any],
     ) -> Tensor:
         """Around the host's `apply_model`: noisy latents [B, C, (1,) h, w] at sigma t [B] -> clean ones, computed anew
         in the holes.
         """
         self.model_calls += 1
         batch = (tuple(options.get("uuids") or options.get("cond_or_uncond") or ()), replaced_blocks(options))
-        return self.step(x, t, Call(execute, concat, text, options, batch, conds))
+        call = Call(execute, concat, text, options, batch, conds, control, self.control_nets.take())
+        return self.step(x, t, call)
 
     def step(self, x: Tensor, t: Tensor, call: Call) -> Tensor:
         """Noisy latents at sigma t [B] -> clean ones: by passes over all tokens where the policy has them, and between
@@ -132,10 +143,10 @@ class Run:
         if index < len(now.steps):
             level = torch.full_like(t, sigmas[now.steps[index]])
             # What the host says of the step, for models and patches that read it.
-            call = call._replace(options={**call.options, "sigmas": level})
-            now.denoised_full[which] = self.run_full(
-                self.canvas.noised(self.base, x, level, now.denoised), level, call, later=which == 1
-            )
+            noised = self.canvas.noised(self.base, x, level, now.denoised)
+            control = None if call.compute_control is None else call.compute_control(noised, level)
+            call = call._replace(options={**call.options, "sigmas": level}, control=control)
+            now.denoised_full[which] = self.run_full(noised, level, call, later=which == 1)
 
     def timestep(self, sigma: float) -> float:
         """A noise level in the network's own time."""
@@ -149,7 +160,7 @@ class Run:
         prefix = self.family.prefix_of(self.transformer, call.text.shape[1], conds)
         before = self.tokens_before[batch] = self.family.tokens_before(self.transformer, prefix)
         with self.running(Pass("full", batch, prefix, before, len(x), later=later)):
-            return call.execute(x, t, call.concat, call.text, None, call.options, **conds)
+            return call.execute(x, t, call.concat, call.text, call.control, call.options, **conds)
 
     def run_sparse(self, x: Tensor, t: Tensor, around: Tensor, call: Call, fraction: float = 0.0) -> Tensor:
         """The hole's tokens alone, group by group -> clean latents: `around` [B, C, (1,) h, w] with the holes put into
@@ -172,7 +183,8 @@ class Run:
             ]
             with self.running(Pass("sparse", call.batch, prefix, before, len(part[0]), number, fraction=fraction)):
                 options = on_hole(call.options, hole, rows, len(x))
-                clean = call.execute(strips[0], part[1], strips[1], part[3], None, options, **part[4])
+                control = part_of(call.control, hole, rows, len(x))
+                clean = call.execute(strips[0], part[1], strips[1], part[3], control, options, **part[4])
             put = restore_time_axis(
                 x, hole.put(drop_time_axis(clean), drop_time_axis(select_rows(around, rows, len(x))))
             )

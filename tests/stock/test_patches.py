@@ -358,7 +358,7 @@ def test_patches_that_lazy_steps_cannot_follow_are_refused_before_sampling(
         edit(lazy, name, put(make_stock(name)), reuse)
 
 
-@pytest.mark.parametrize("key", ["control", "area", "gligen", "set_area_to_bounds"])
+@pytest.mark.parametrize("key", ["area", "gligen", "set_area_to_bounds"])
 def test_what_belongs_to_a_place_in_the_picture_is_refused(lazy: Lazy, key: str):
     prompt = [[text, {**values, key: True}] for text, values in two_prompts("flux", 3)]
     with pytest.raises(ValueError, match=rf"{key} belongs to a place in the whole picture.*Set reuse to exact"):
