@@ -119,6 +119,8 @@ class ServerExecutor:
                 problem: Exception = error
             except GONE as error:
                 problem = error
+            # It may come back without what it had.
+            self.uploaded = {key: name for key, name in self.uploaded.items() if key[0] != server.address}
             if pause is not None:
                 time.sleep(pause)
         raise Gone(f"{server.address} does not answer: {problem}")

@@ -3,7 +3,7 @@
 The same manifest (canvases, each with a hole and several prompts) is made through the nodes of a running ComfyUI, a
 prompt after the other with its caches, and by `python -m batch run`: on that server, in one process, and where Ray Data
 is installed on a cluster of this machine. In turns. The server is warm before the clock runs; of the commands the rate
-after their first result counts, and the seconds up to it are told.
+after their first pack counts, and the seconds up to the first result are told.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +30,7 @@ from devtools.client import Client
 from devtools.host import find_host
 from devtools.places import ROOT, output
 from devtools.server import throwaway
+from lazy_core.context_pack import EDITS
 from lazy_core.manifest.edits import read_manifest
 from lazy_core.manifest.fields import Edit
 
@@ -113,35 +113,32 @@ def ways_of(manifest: Path, edits: list[Edit], client: Client, steps: int) -> di
             listener.run(prompt)
         return len(edits) / (time.perf_counter() - begin)
 
-    def command(*flags: str) -> Way:
-        return lambda folder: made(manifest, folder, len(edits), steps, next(seeds), flags)
+    def command(*flags: str, workers: int = 1) -> Way:
+        return lambda folder: made(manifest, folder, len(edits), steps, next(seeds), flags, workers * EDITS)
 
     through_nodes(Path())
     ways: dict[str, Way] = {"nodes, one prompt after the other": through_nodes}
     ways["batch, on that server"] = command("--server", client.address)
     ways["batch, one process"] = command()
     if importlib.util.find_spec("ray") is not None:
-        for workers in ("1", "2"):
-            ray = ("--ray", "auto", "--workers", workers, "--threads", "1")
-            ways[f"batch, Ray, {workers} workers of one thread"] = command(*ray)
+        for workers in (1, 2):
+            ray = ("--ray", "auto", "--workers", str(workers), "--threads", "1")
+            ways[f"batch, Ray, {workers} workers of one thread"] = command(*ray, workers=workers)
     return ways
 
 
-def made(manifest: Path, folder: Path, count: int, steps: int, seed: int, flags: tuple[str, ...]) -> float:
-    """Run the command -> edits a second after the first results."""
+def made(manifest: Path, folder: Path, count: int, steps: int, seed: int, flags: tuple[str, ...], first: int) -> float:
+    """Run the command -> edits a second after the `first` ones: those of its workers' first packs, which are written
+    when all of them are made.
+    """
     run = [sys.executable, "-m", "batch", "run", str(manifest), "--output", str(folder), "--json"]
-    begin, first = time.perf_counter(), 0
-    command = [*run, "--steps", str(steps), "--seed", str(seed), *flags]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    while process.poll() is None and not first:
-        first = len(list(folder.glob("*.png")))
-        time.sleep(0.02)
-    since = time.perf_counter()
-    told: dict[str, Any] = json.loads(process.communicate()[0].splitlines()[-1])
-    if told["made"] != count:
-        raise RuntimeError(f"{told['made']} of {count} edits were made: {told}")
-    print(f"  {since - begin:.1f} s to the first result")
-    return (count - first) / (time.perf_counter() - since)
+    begin, command = time.time(), [*run, "--steps", str(steps), "--seed", str(seed), *flags]
+    told = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    written = sorted(file.stat().st_mtime for file in folder.glob("*.png"))
+    if len(written) != count:
+        raise RuntimeError(f"{len(written)} of {count} edits were made: {told}")
+    print(f"  {written[0] - begin:.1f} s to the first result")
+    return (count - first) / (written[-1] - written[first - 1])
 
 
 if __name__ == "__main__":

@@ -54,12 +54,13 @@ def on_texture(
             inside = box.moved(-window.top, -window.left)
             around = new.new_zeros(4, *window.size)
             inside.cut(around).copy_(in_box(told, own, box))
-            generated_share = torch.where(hole[0], 1 - (1 - alpha[0]) * around[3:], 0.0)
+            part = torch.zeros_like(hole)  # others have boxes of their own
+            inside.cut(part).copy_(inside.cut(hole))
+            generated_share = torch.where(part[0], 1 - (1 - alpha[0]) * around[3:], 0.0)
             mixed = torch.lerp(around[:3] * light[0], new[0], generated_share)
             beside = torch.lerp(before[0], new[0], F.max_pool2d(generated_share, 3, 1, 1))
-            # This box's part of the hole, and the visible pixels next to it: others have boxes of their own.
-            written = (F.max_pool2d(hole.to(new), 3, 1, 1) > 0)[0] & ~hole[0]
-            inside.cut(written).logical_or_(inside.cut(hole[0]))
+            # This box's part of the hole, and the visible pixels next to it.
+            written = (F.max_pool2d(part.to(new), 3, 1, 1) > 0)[0] & (part | ~hole)[0]
             target = window.cut(result[index])
             target.copy_(torch.where(written, torch.where(hole[0], mixed, beside), target))
     return result

@@ -17,12 +17,16 @@ from torch import Tensor
 
 from ...lazy_core.kv.policy import HoleInLatent
 
-KINDS = ("DiffSynthCnetPatch", "ZImageControlPatch")  # the host loads that file by itself: its classes are not ours
+KINDS = ("DiffSynthCnetPatch", "ZImageControlPatch")
+FILE = "nodes_model_patch"  # the host loads it by itself, under a name of its own: its classes are not those we import
+PARTS = ("encoded_image", "encoded_image_size", "model_patch", "vae")
 
 
 def follows_tokens(patch: Any) -> bool:
     """Whether a patch is one of these."""
-    return type(patch).__name__ in KINDS and hasattr(patch, "encoded_image") and hasattr(patch, "model_patch")
+    kind = type(patch)
+    there = kind.__name__ in KINDS and kind.__module__.endswith(FILE)
+    return there and all(hasattr(patch, part) for part in PARTS)
 
 
 def control_patches(options: dict[str, Any]) -> list[Any]:
@@ -31,25 +35,39 @@ def control_patches(options: dict[str, Any]) -> list[Any]:
     return list({id(patch): patch for patch in found}.values())
 
 
-def on_hole(options: dict[str, Any], hole: HoleInLatent, rows: list[int] | None, total: int) -> dict[str, Any]:
+def on_hole(
+    options: dict[str, Any], hole: HoleInLatent, rows: list[int] | None, total: int, known: list[Any]
+) -> dict[str, Any]:
     """A model call's options for a strip of the hole's tokens, of these `rows` of `total` (None: all): with a copy of
-    each control patch that knows of those alone. A pass over all tokens came before, in which a patch encoded its
-    picture.
+    each control patch that knows of those alone. A pass over all tokens came before.
+
+    Raises ValueError for a patch with attention of its own that is none of those `known` when the run began.
     """
-    patches = {id(patch): strip_of(patch, hole, rows, total) for patch in control_patches(options)}
-    if not patches:
+    found = control_patches(options)
+    if not found:
         return options
+    for patch in found:
+        if all(patch is not each for each in known) and any(True for _ in attention_layers(patch)):
+            raise ValueError(
+                f"{type(patch).__name__} came to the model while it ran, which steps on the hole alone cannot follow."
+                " Set reuse to exact on Encode Context, or put it on MODEL itself."
+            )
+    patches = {id(patch): strip_of(patch, hole, rows, total) for patch in found}
     every = options["patches"].items()
     return {**options, "patches": {kind: [patches.get(id(each), each) for each in found] for kind, found in every}}
 
 
 def strip_of(patch: Any, hole: HoleInLatent, rows: list[int] | None, total: int) -> Any:
-    """A copy of a patch, its picture cut to the hole's tokens."""
-    strip, encoded, scale = copy.copy(patch), patch.encoded_image, patch.vae.spacial_compression_encode()
+    """A copy of a patch, its picture cut to the hole's tokens; the patch itself where the model did not call it in the
+    pass over all tokens, and so calls it in none.
+    """
+    encoded, side = patch.encoded_image, hole.patch * patch.vae.spacial_compression_encode()
+    if encoded is None or tuple(patch.encoded_image_size) != (hole.rows * side, hole.cols * side):
+        return patch
     if rows is not None and len(encoded) == total:
         encoded = encoded[rows]
-    strip.encoded_image = cut(encoded, hole)
-    strip.encoded_image_size = len(hole.index) * hole.patch * scale, hole.patch * scale
+    strip = copy.copy(patch)
+    strip.encoded_image, strip.encoded_image_size = cut(encoded, hole), (len(hole.index) * side, side)
     strip.temp_data = None  # what Fun's hands on from block to block
     return strip
 

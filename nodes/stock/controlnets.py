@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -21,15 +21,23 @@ Compute = Callable[[Tensor, Tensor], Control | None]
 
 
 class ControlNets:
-    """What ControlNets do in a run: `compute` has the one of the model call that comes next, if any."""
+    """What ControlNets do in a run: `compute` is the one of the model call that comes next, if any."""
 
     def __init__(self) -> None:
         self.compute: Compute | None = None
+        self.computing = False
         self.thread = threading.get_ident()
 
-    def take(self) -> Compute | None:
-        """That ControlNet, for the model call that is beginning."""
+    def take(self, control: Any) -> Compute | None:
+        """The ControlNet that gave `control` to the model call that is beginning. Raises ValueError where nobody saw
+        it.
+        """
         compute, self.compute = self.compute, None
+        if control is not None and compute is None:
+            raise ValueError(
+                "the model was given a ControlNet that is in no prompt, or runs more often than the host asks for, "
+                "which steps on the hole alone cannot follow. Set reuse to exact on Encode Context, or remove it."
+            )
         return compute
 
     @contextmanager
@@ -38,21 +46,58 @@ class ControlNets:
         them again. Others may use them at the same time, in threads of their own.
         """
         found = {id(each): each for _, values in conditioning if (each := values.get("control")) is not None}
-        for control in found.values():
-            control.get_control = self.watching(control.get_control)
+        with ExitStack() as stack:
+            for control in found.values():
+                stack.enter_context(self.watching(control))
+            yield
+        self.compute = None
+
+    @contextmanager
+    def watching(self, control: Any) -> Iterator[None]:
+        own, get_control = vars(control).get("get_control"), control.get_control  # packs put theirs on the object
+
+        def asked(x_noisy: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
+            result = get_control(x_noisy, t, *args, **kwargs)
+            if threading.get_ident() == self.thread and not self.computing:  # the last in a chain is the outermost
+                self.compute = lambda x, t: self.at_level(control, get_control, x, t, args, kwargs)
+            return result
+
+        control.get_control = asked
         try:
             yield
         finally:
-            for control in found.values():
-                del control.get_control
+            if own is None:
+                vars(control).pop("get_control", None)
+            else:
+                control.get_control = own
 
-    def watching(self, get_control: Callable[..., Any]) -> Callable[..., Any]:
-        def asked(x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() == self.thread:
-                self.compute = lambda x, t: get_control(x, t, *args, **kwargs)
+    def at_level(
+        self, control: Any, get_control: Callable[..., Any], x: Tensor, t: Tensor, args: Any, kwargs: dict[str, Any]
+    ) -> Control | None:
+        """Ask again at noise level t [B], and leave no trace: some count their steps."""
+        args = [of_level(each, t) for each in args]
+        kwargs = {name: of_level(each, t) for name, each in kwargs.items()}
+        before = [(each, dict(vars(each))) for each in chain_of(control)]
+        self.computing = True
+        try:
             return get_control(x, t, *args, **kwargs)
+        finally:
+            self.computing = False
+            for each, state in before:
+                vars(each).clear()
+                vars(each).update(state)
 
-        return asked
+
+def chain_of(control: Any) -> Iterator[Any]:
+    """A ControlNet and those that it adds to."""
+    while control is not None:
+        yield control
+        control = getattr(control, "previous_controlnet", None)
+
+
+def of_level(given: Any, t: Tensor) -> Any:
+    """What the host hands on, with the noise level in it replaced."""
+    return {**given, "sigmas": t} if isinstance(given, dict) and "sigmas" in given else given
 
 
 def part_of(control: Control | None, hole: HoleInLatent, rows: list[int] | None, total: int) -> Control | None:

@@ -140,8 +140,8 @@ def control_hooks(run: Run, model: Any) -> Iterator[None]:
         options = {**kwargs.get("transformer_options", {}), OVERRIDE: attention}
         return None if run.here_and_now is None else (args, {**kwargs, "transformer_options": options})
 
-    patches = control_patches(model.model_options.get("transformer_options", {}))
-    layers = [layer for patch in patches for layer in attention_layers(patch)]
+    run.control_patches = control_patches(model.model_options.get("transformer_options", {}))
+    layers = [layer for patch in run.control_patches for layer in attention_layers(patch)]
     handles = [layer.register_forward_pre_hook(given, with_kwargs=True) for layer in layers]
     try:
         yield

@@ -67,6 +67,7 @@ class Run:
         self.transformer = base.diffusion_model
         self.kept, self.attention = kept, HoleAttention(family, self.transformer, kept, near)
         self.control_nets = ControlNets()
+        self.control_patches: list[Any] = []
         self.canvas: KnownLatents
         self.recorded_positions: dict[Any, list[Tensor]] = {}
         self.tokens_before: dict[Any, int] = {}
@@ -106,8 +107,15 @@ class Run:
         in the holes.
         """
         self.model_calls += 1
-        batch = (tuple(options.get("uuids") or options.get("cond_or_uncond") or ()), replaced_blocks(options))
-        call = Call(execute, concat, text, options, batch, conds, control, self.control_nets.take())
+        parts = tuple(options.get("uuids") or options.get("cond_or_uncond") or ())
+        batch = (parts, replaced_blocks(options))
+        if parts and len(x) != len(parts) * len(self.canvas.latent):
+            raise ValueError(
+                f"the model was called with {len(x)} latents, expected {len(self.canvas.latent)} for each of"
+                f" {len(parts)} prompts: a wrapper on MODEL splits calls. Set reuse to exact on Encode Context, or"
+                " remove it."
+            )
+        call = Call(execute, concat, text, options, batch, conds, control, self.control_nets.take(control))
         return self.step(x, t, call)
 
     def step(self, x: Tensor, t: Tensor, call: Call) -> Tensor:
@@ -182,7 +190,7 @@ class Run:
                 for each in (part[0], part[2])
             ]
             with self.running(Pass("sparse", call.batch, prefix, before, len(part[0]), number, fraction=fraction)):
-                options = on_hole(call.options, hole, rows, len(x))
+                options = on_hole(call.options, hole, rows, len(x), self.control_patches)
                 control = part_of(call.control, hole, rows, len(x))
                 clean = call.execute(strips[0], part[1], strips[1], part[3], control, options, **part[4])
             put = restore_time_axis(

@@ -192,6 +192,19 @@ def test_a_blend_finds_no_gap_where_the_texture_meets_the_canvas():
     assert torch.allclose(blended[0].movedim(0, -1)[hole], texture[:, :3].clamp(0, 1), atol=1e-5)
 
 
+@pytest.mark.parametrize("apart", [2, 12, 40])
+def test_holes_near_each_other_leave_each_others_borders_alone(apart: int):
+    """What surrounds each becomes the canvas, as where it is the only one."""
+    canvas, generated = grain()[None], torch.rand(1, 3, 96, 128)
+    hole = (hole_in(canvas, 30, 20, 30, 30) | hole_in(canvas, 36, 50 + apart, 20, 24))[None]
+    texture = texture_of(canvas, hole)
+    result = on_texture(canvas, generated, hole, texture, lambda image, *_: (0 * image[:, :1], 0 * image[:, :1] + 1))
+    touching = F.max_pool2d(hole.float()[None], 3, 1, 1)[0, 0] > 0
+    beside = touching & ~hole[0]
+    assert torch.equal(result[0][:, beside], canvas[0][:, beside])
+    assert torch.allclose(result[0].movedim(0, -1)[hole[0]], texture[:, :3])
+
+
 def test_what_has_no_texture_is_as_generated():
     result, generated, _, _ = on(0.0, 0.6, known=False)
     assert torch.allclose(result, generated)

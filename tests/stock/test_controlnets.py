@@ -163,3 +163,59 @@ def test_what_is_not_made_of_tokens_is_refused(lazy: Lazy):
     for wrong in (torch.zeros(4, 64, 8, 8), torch.zeros(4, 15, 8)):
         with pytest.raises(ValueError, match=r"a ControlNet adds .* expected 16 tokens.*Set reuse to exact"):
             nets.part_of({"input": [wrong]}, hole, None, 4)
+
+
+# -- what a run sees of ControlNets
+# -------------------------------------------------------------------------------------
+class Counting:
+    """A ControlNet that counts its steps and, as those of some packs, has its `get_control` on the object."""
+
+    def __init__(self, name: str, inner: Any = None, own: bool = False):
+        self.name, self.previous_controlnet, self.steps, self.seen = name, inner, 0, []
+        if own:
+            self.get_control = self.other
+
+    def other(self, x_noisy: Any, t: Any, cond: Any, count: int, options: Any) -> str:
+        self.steps += 1
+        self.seen.append(options["sigmas"])
+        inner = self.previous_controlnet
+        return self.name + (inner.get_control(x_noisy, t, cond, count, options) if inner else "")
+
+    get_control: Any = other
+
+
+def watching(lazy: Lazy) -> Any:
+    return importlib.import_module(f"{lazy.pack.__name__}.nodes.stock.controlnets").ControlNets()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_of_a_chain_the_outermost_is_asked_again_and_nothing_stays(lazy: Lazy, own: bool):
+    inner = Counting("a", own=own)
+    outer, nets = Counting("b", inner, own), watching(lazy)
+    before = [dict(vars(each)) for each in (inner, outer)]
+    with nets.watched([["text", {"control": outer}], ["text", {"control": inner}], ["text", {}]]):
+        given = outer.get_control(x_noisy=1, t=2, cond={}, count=2, options={"sigmas": 2})
+        compute = nets.take(given)
+        steps = inner.steps, outer.steps
+        assert given == compute(1, 0.5) == "ba"
+        assert inner.seen == outer.seen == [2, 0.5], "asked with the pass's own noise level"
+        assert (inner.steps, outer.steps) == steps, "and as if nobody had asked"
+        assert nets.compute is None, "what is asked within is no call's"
+        assert inner.get_control(1, 2, {}, 2, {"sigmas": 2}) == nets.take("a")(1, 2) == "a"
+    for each, was in zip((inner, outer), before, strict=True):
+        assert vars(each).get("get_control") == was.get("get_control")
+        assert ("get_control" in vars(each)) == own
+
+
+def test_a_run_that_fails_leaves_no_watch_behind(lazy: Lazy):
+    control, nets = Counting("a"), watching(lazy)
+    with pytest.raises(RuntimeError), nets.watched([["text", {"control": control}]]):
+        raise RuntimeError
+    assert "get_control" not in vars(control)
+
+
+def test_control_that_nobody_saw_is_an_error_and_not_a_wrong_picture(lazy: Lazy):
+    nets = watching(lazy)
+    assert nets.take(None) is None
+    with pytest.raises(ValueError, match=r"a ControlNet that is in no prompt.*Set reuse to exact"):
+        nets.take({"input": []})

@@ -426,6 +426,22 @@ def test_a_block_that_runs_twice_is_an_error_and_not_a_wrong_picture(lazy: Lazy)
         edit(lazy, "flux", model, "fast")
 
 
+def test_a_wrapper_that_splits_calls_is_an_error_and_not_a_wrong_picture(lazy: Lazy):
+    """The second half would read the keys and values of the first one's prompt."""
+
+    def each_prompt(apply: Any, given: dict[str, Any]) -> Tensor:
+        x, t, c = given["input"], given["timestep"], given["c"]
+        halves = [slice(0, len(x) // 2), slice(len(x) // 2, len(x))]
+        cut = [{k: v[half] if isinstance(v, Tensor) else v for k, v in c.items()} for half in halves]
+        return torch.cat([apply(x[half], t[half], **part) for half, part in zip(halves, cut, strict=True)])
+
+    model = make_stock("flux")
+    model.set_model_unet_function_wrapper(each_prompt)
+    with pytest.raises(ValueError, match="a wrapper on MODEL splits calls"):
+        edit(lazy, "flux", model, "fast")
+    assert edit(lazy, "flux", model, "exact")[1].isfinite().all()
+
+
 def test_calls_that_no_patch_accounts_for_are_an_error_and_not_a_wrong_picture(lazy: Lazy):
     """As where a pack replaces a model's method and leaves out blocks, which no look at MODEL can see."""
     model = make_stock("flux")
