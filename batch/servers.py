@@ -42,7 +42,7 @@ class ServerExecutor:
         self.own = workflow is None
         self.workflow = own_workflow(model or MODEL) if workflow is None else load_workflow(workflow)
         self.pauses, self.gone = PAUSES, set[str]()
-        self.uploaded: dict[tuple[str, str], str] = {}
+        self.uploaded: dict[str, dict[str, str]] = {server.address: {} for server in self.servers}
         self.warn: Callable[[str], None] = print
         reached = [self.reached(server) for server in self.servers]
         if not any(reached):
@@ -119,8 +119,7 @@ class ServerExecutor:
                 problem: Exception = error
             except GONE as error:
                 problem = error
-            # It may come back without what it had.
-            self.uploaded = {key: name for key, name in self.uploaded.items() if key[0] != server.address}
+            self.uploaded[server.address].clear()  # it may come back without what it had
             if pause is not None:
                 time.sleep(pause)
         raise Gone(f"{server.address} does not answer: {problem}")
@@ -157,12 +156,11 @@ class ServerExecutor:
         files[HOLE] = buffer.getvalue()
         if task.edit.sketch is not None:
             files[SKETCH] = png(task.edit.sketch)
-        names = {}
+        names, known = {}, self.uploaded[server.address]
         for name, content in files.items():
-            key = server.address, hashlib.sha256(content).hexdigest()[:32]
-            if again or key not in self.uploaded:
-                self.uploaded[key] = server.upload(f"{key[1]}.png", content)
-            names[name] = self.uploaded[key]
+            digest = hashlib.sha256(content).hexdigest()[:32]
+            stored = None if again else known.get(digest)
+            names[name] = known[digest] = stored or server.upload(f"{digest}.png", content)
         return names
 
 

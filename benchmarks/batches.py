@@ -134,11 +134,11 @@ def made(manifest: Path, folder: Path, count: int, steps: int, seed: int, flags:
     run = [sys.executable, "-m", "batch", "run", str(manifest), "--output", str(folder), "--json"]
     begin, command = time.time(), [*run, "--steps", str(steps), "--seed", str(seed), *flags]
     told = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
-    written = sorted(file.stat().st_mtime for file in folder.glob("*.png"))
-    if len(written) != count:
-        raise RuntimeError(f"{len(written)} of {count} edits were made: {told}")
-    print(f"  {written[0] - begin:.1f} s to the first result")
-    return (count - first) / (written[-1] - written[first - 1])
+    ends = sorted(file.stat().st_mtime for file in folder.glob("*.png"))
+    if len(ends) != count:
+        raise RuntimeError(f"{len(ends)} of {count} edits were made: {told}")
+    print(f"  {ends[0] - begin:.1f} s to the first result")
+    return (count - first) / (ends[-1] - ends[first - 1])
 
 
 if __name__ == "__main__":

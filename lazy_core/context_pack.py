@@ -15,6 +15,8 @@ from .tokens import HoleTokens
 
 EDITS = 16  # in a pack, at most
 PIXELS = 4 << 20  # of a pack's canvases together, or one that is larger
+PER_IMAGE = "image", "mask", "latent", "weight", "alpha"
+PER_ROW = "tokens", "edges", "negative_offset", "strength"
 
 
 def packs_of(contexts: Sequence[Context], settings: Sequence[Hashable]) -> list[list[int]]:
@@ -82,19 +84,19 @@ def packed(contexts: Sequence[Context]) -> Context:
 
 
 def taken(context: Context, images: Sequence[int]) -> Context:
-    """Some images of a context by number, in this order and each as often as it is named, with the rows of their holes:
-    what the encoder read once serves several edits. For models of ours, before a sketch is added.
+    """At least one of a context's images, by number: in this order, each as often as it is named, with the rows of its
+    holes. What the encoder read once serves several edits. For models of ours, before a sketch is added.
     """
     if list(images) == list(range(len(context.image))):
         return context
     own = [(context.owner == image).nonzero()[:, 0] for image in images]
-    row = torch.cat(own) if own else context.owner[:0]
-    owner = torch.cat([torch.full_like(each, number) for number, each in enumerate(own)]) if own else row
+    row = torch.cat(own)
+    owner = torch.cat([torch.full_like(each, number) for number, each in enumerate(own)])
     hole, view, one_each = context.hole, context.view, torch.equal(owner, torch.arange(len(images)))
     texture = context.texture
     if texture is not None:
         parts = texture.split(context.mask.flatten(1).sum(1).tolist())
-        texture = torch.cat([texture[:0], *(parts[image] for image in images)])
+        texture = torch.cat([parts[image] for image in images])
     if view is not None:
         view = replace(view, index=view.index[row], sizes=None if view.sizes is None else view.sizes[row])
     return replace(
@@ -105,10 +107,6 @@ def taken(context: Context, images: Sequence[int]) -> Context:
         **{name: getattr(context, name)[list(images)] for name in PER_IMAGE if getattr(context, name) is not None},
         **{name: getattr(context, name)[row] for name in PER_ROW if getattr(context, name) is not None},
     )
-
-
-PER_IMAGE = "image", "mask", "latent", "weight", "alpha"
-PER_ROW = "tokens", "edges", "negative_offset", "strength"
 
 
 def rows(parts: Sequence[Tensor], count: int) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ def on_hole(
     if not found:
         return options
     for patch in found:
-        if all(patch is not each for each in known) and any(True for _ in attention_layers(patch)):
+        if all(patch is not each for each in known) and any(True for _ in attention_layers(patch.model_patch.model)):
             raise ValueError(
                 f"{type(patch).__name__} came to the model while it ran, which steps on the hole alone cannot follow."
                 " Set reuse to exact on Encode Context, or put it on MODEL itself."
@@ -74,32 +75,22 @@ def strip_of(patch: Any, hole: HoleInLatent, rows: list[int] | None, total: int)
 
 def cut(encoded: Tensor, hole: HoleInLatent) -> Tensor:
     """Tokens [B, N, D], or latents [B, C, h, w] -> those of the hole [B, K, D], [B, C, K p, p]."""
-    index = hole.index.to(encoded.device)
-    there = HoleInLatent(index, hole.rows, hole.cols, hole.patch)
-    return encoded.index_select(1, index) if encoded.dim() == 3 else there.take(encoded)
+    hole = replace(hole, index=hole.index.to(encoded.device))
+    return encoded.index_select(1, hole.index) if encoded.dim() == 3 else hole.take(encoded)
 
 
-def attention_layers(patch: Any) -> Iterator[torch.nn.Module]:
-    """Where a control patch's own tokens attend to each other."""
-    return (layer for layer in patch.model_patch.model.modules() if isinstance(layer, JointAttention))
+def attention_layers(network: torch.nn.Module) -> Iterator[Any]:
+    """Where a control network's own tokens attend to each other."""
+    return (layer for layer in network.modules() if isinstance(layer, JointAttention))
 
 
 def kept_numbers(options: dict[str, Any], image: int) -> int:
     """How many numbers the keys and values of these patches are, for so many tokens of the picture."""
-    return sum(2 * image * numbers_of(patch) for patch in control_patches(options))
+    return sum(2 * image * numbers_of(patch.model_patch.model) for patch in control_patches(options))
 
 
-def numbers_of(patch: Any) -> int:
-    """Of one token's keys in all of a patch's attention calls."""
-    network = patch.model_patch.model
-    if getattr(network, "broken", False):  # Fun's files whose refiner is empty: the host runs all other blocks twice
-        return 2 * sum(widths(network.control_layers))
-    return sum(widths(network))
-
-
-def widths(network: torch.nn.Module) -> Iterator[int]:
-    """Of each attention's keys, heads times channels."""
-    for layer in network.modules():
-        if isinstance(layer, JointAttention):
-            attention: Any = layer
-            yield attention.n_local_heads * attention.head_dim
+def numbers_of(network: Any) -> int:
+    """Of one token's keys in all of a control network's attention calls."""
+    twice = getattr(network, "broken", False)  # Fun's files with an empty refiner: the host runs all other blocks twice
+    blocks = attention_layers(network.control_layers if twice else network)
+    return (1 + twice) * sum(layer.n_local_heads * layer.head_dim for layer in blocks)

@@ -86,17 +86,14 @@ def context_windows(seen: Seen) -> list[str]:
     return [] if handler is None else [type(handler).__name__]
 
 
-def inner_patches(seen: Seen) -> list[str]:
-    found = seen.transformer.get("patches", {})
-    return [f"{name_of(patch)} ({kind})" for kind, patches in found.items() for patch in patches]
+def inner_patches(seen: Seen, chosen: Callable[[str, Any], bool] = lambda kind, patch: True) -> list[str]:
+    found = ((kind, patch) for kind, patches in seen.transformer.get("patches", {}).items() for patch in patches)
+    return [f"{name_of(patch)} ({kind})" for kind, patch in found if chosen(kind, patch)]
 
 
 def patches_of_all_tokens(seen: Seen) -> list[str]:
     """But for those that act on the hole's tokens as well (`control.on_hole`), and those that nobody calls."""
-    found = {kind: patches for kind, patches in seen.transformer.get("patches", {}).items() if kind not in UNET}
-    return [
-        f"{name_of(each)} ({kind})" for kind, patches in found.items() for each in patches if not follows_tokens(each)
-    ]
+    return inner_patches(seen, lambda kind, patch: kind not in UNET and not follows_tokens(patch))
 
 
 def replaced(seen: Seen, kinds: Callable[[str], bool] = bool) -> list[str]:

@@ -83,9 +83,10 @@ class ControlNets:
             return get_control(x, t, *args, **kwargs)
         finally:
             self.computing = False
-            for each, state in before:
-                vars(each).clear()
+            for each, state in before:  # another thread may be using it: it is whole at any time
                 vars(each).update(state)
+                for new in vars(each).keys() - state.keys():
+                    delattr(each, new)
 
 
 def chain_of(control: Any) -> Iterator[Any]:

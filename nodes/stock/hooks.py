@@ -141,7 +141,7 @@ def control_hooks(run: Run, model: Any) -> Iterator[None]:
         return None if run.here_and_now is None else (args, {**kwargs, "transformer_options": options})
 
     run.control_patches = control_patches(model.model_options.get("transformer_options", {}))
-    layers = [layer for patch in run.control_patches for layer in attention_layers(patch)]
+    layers = [layer for patch in run.control_patches for layer in attention_layers(patch.model_patch.model)]
     handles = [layer.register_forward_pre_hook(given, with_kwargs=True) for layer in layers]
     try:
         yield

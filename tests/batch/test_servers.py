@@ -202,6 +202,7 @@ def test_a_server_that_restarts_gets_again_what_it_forgot(fakes: list[FakeComfy]
             time.sleep(0.005)
         fake.broken = True
         fake.forget()
+        fake.files.clear()
         time.sleep(0.04)
         fake.broken = False
 

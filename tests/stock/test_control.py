@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from host_graphs import Lazy
-from stock_models import STOCK, AverageVAE, make_stock, vae_of
+from stock_models import STOCK, OfFilms, make_stock, vae_of
 from stock_pairs import EXACT, SIZE, edit, error, host_run, own_steps, two_canvases
 
 DEEP = "z-image, deep"  # two control layers go with blocks 0 and 15, and the patch ends a step after the second
@@ -43,13 +43,6 @@ def loaded(network: torch.nn.Module) -> Any:
     for index, parameter in enumerate(network.parameters()):
         parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)) * 0.2
     return ModelPatcher(network.eval(), torch.device("cpu"), torch.device("cpu"))
-
-
-class OfFilms(AverageVAE):
-    """As Wan's VAE, which Qwen-Image has: latents have a time axis."""
-
-    def encode(self, image: Tensor) -> Tensor:
-        return super().encode(image)[:, :, None]
 
 
 def diffsynth(inpaint: bool) -> Callable[[Any], Any]:

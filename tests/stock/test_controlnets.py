@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from host_graphs import Lazy
-from stock_models import FLUX, MMDIT, QWEN, STOCK, AverageVAE, make_stock
+from stock_models import FLUX, MMDIT, QWEN, STOCK, AverageVAE, OfFilms, make_stock, newer_settings
 from stock_pairs import EXACT, SIZE, edit, error, host_run, own_steps, two_canvases, two_prompts
 
 
@@ -22,13 +22,6 @@ from stock_pairs import EXACT, SIZE, edit, error, host_run, own_steps, two_canva
 def _inference() -> Any:
     with torch.inference_mode():
         yield
-
-
-class OfFilms(AverageVAE):
-    """As Wan's VAE, which Qwen-Image has: latents have a time axis."""
-
-    def encode(self, image: Tensor) -> Tensor:
-        return super().encode(image)[:, :, None]
 
 
 def controlnet(network: torch.nn.Module, latent_format: Any, **more: Any) -> Any:
@@ -51,17 +44,13 @@ def flux() -> Any:
     import comfy.ops
 
     network = comfy.ldm.flux.controlnet.ControlNetFlux(
-        latent_input=True, control_latent_channels=16, operations=comfy.ops.manual_cast, **newer(FLUX)
+        latent_input=True,
+        control_latent_channels=16,
+        operations=comfy.ops.manual_cast,
+        **FLUX,
+        **newer_settings(STOCK["flux"]),
     )
     return controlnet(network, comfy.latent_formats.Flux(), extra_conds=["y", "guidance"])
-
-
-def newer(settings: dict[str, Any]) -> dict[str, Any]:
-    """What later hosts read from a checkpoint."""
-    import comfy.ldm.flux.model
-
-    fields = comfy.ldm.flux.model.FluxParams.__dataclass_fields__
-    return settings | ({"txt_ids_dims": []} if "txt_ids_dims" in fields else {})
 
 
 def qwen(inpaint: bool) -> Any:

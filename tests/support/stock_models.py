@@ -343,5 +343,12 @@ class AverageVAE:
         return torch.cat([image, torch.full_like(image[..., :1], 0.3)], -1) if self.alpha else image
 
 
+class OfFilms(AverageVAE):
+    """As Wan's VAE, which Qwen-Image has: latents have a time axis."""
+
+    def encode(self, image: Tensor) -> Tensor:
+        return super().encode(image)[:, :, None]
+
+
 def vae_of(name: str) -> AverageVAE:
     return AverageVAE(STOCK[name].channels, STOCK[name].scale, alpha=name.startswith("qwen-image-2.1"))
