@@ -38,7 +38,7 @@ def test_keys_and_values_of_flux_fit_a_card_of_12_gb(
 ):
     """At 2048 x 2048 px, at 20 steps and CFG 1; what does not fit beside the model lies in main memory."""
     edit, families = lazy.node_module("stock.edit"), lazy.node_module("stock.families")
-    model = type("Model", (), {"model": flux})()
+    model = type("Model", (), {"model": flux, "model_options": {}})()
     image, mask = torch.zeros(1, 3, side, side), torch.zeros(1, side, side)
     mask[:, :64, :64] = 1
     encode = lazy.core("pipeline").encode_canvas
