@@ -29,6 +29,7 @@ from .seen import (
     other_gpus,
     overrides,
     patches_of_all_tokens,
+    pictures_beside,
     references,
     replaced,
     replaced_in,
@@ -146,6 +147,11 @@ RULES: tuple[Rule, ...] = (
         references,
         None,
         refused(f"comes before the picture's own tokens in this model, which is not supported yet. {TO_EXACT}"),
+    ),
+    Rule(
+        pictures_beside,
+        None,
+        refused(f"is laid beside the canvas in this model, as one wider picture, which is not supported. {TO_EXACT}"),
     ),
     Rule(weight_hooks, None, APPROXIMATE),
 )

@@ -155,5 +155,10 @@ def references(seen: Seen) -> list[str]:
     return ["a reference picture"][: len(seen.values("reference_latents"))]
 
 
+def pictures_beside(seen: Seen) -> list[str]:
+    name = seen.family.widened_by if seen.family is not None else None
+    return [] if name is None else ["a picture to edit from"][: len(seen.values(name))]
+
+
 def weight_hooks(seen: Seen) -> list[str]:
     return ["a hook on the prompt"] if seen.values("hooks") else []

@@ -24,7 +24,6 @@ SEEN: dict[str, str] = {
     "comfy.ldm.modules.diffusionmodules.model.Decoder": "0.33.0",
     "comfy.ldm.modules.diffusionmodules.model.ResnetBlock": "0.33.0",
     "comfy.ldm.modules.diffusionmodules.model.Upsample": "0.33.0",
-    "comfy.ldm.pixart.blocks": "0.33.0",
     "comfy.ldm.pixart.pixartms": "0.33.0",
     "comfy.model_base.BaseModel": "0.33.0",
     "comfy.model_base.ModelType.EPS": "0.33.0",

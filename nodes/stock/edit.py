@@ -211,7 +211,7 @@ def kept_bytes(job: Job, context: Context) -> int:
             image = context.grid.tokens + sum(
                 x.shape[-1] * x.shape[-2] // area for x in values.get("reference_latents", ())
             )
-            more = sum(values[name].shape[1] for name in job.family.more_text if name in values)
+            more = sum(each.tokens(values[each.given]) for each in job.family.more_text if each.given in values)
             numbers += job.family.kept_numbers(base.diffusion_model, image, text.shape[1] + more)
             numbers += control.kept_numbers(job.model.model_options.get("transformer_options", {}), context.grid.tokens)
     return job.policy.at_once(job.settings.steps) * len(context.latent) * numbers * size

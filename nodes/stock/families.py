@@ -2,8 +2,8 @@
 where it needs them.
 
 Read in ComfyUI 0.3.75 and 0.33: `comfy/ldm/flux` (LongCat's class, too), `chroma`, `qwen_image`, `mage_flow`, `krea2`,
-`lumina`, `hunyuan_video`, `anima` with `cosmos/predict2.py`, `pixart`, and `mmdit.py` for SD3. In later files than
-those: `qwen_image21`.
+`lumina`, `hunyuan_video`, `hidream`, `ernie`, `anima` with `cosmos/predict2.py`, `pixart`, and `mmdit.py` for SD3. In
+later files than those: `qwen_image21`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from ...lazy_core.kv.policy import EARLY, POLICIES, Policies
 from .roles import (
+    MoreText,
     Prefix,
     Role,
     Sizes,
@@ -27,6 +28,7 @@ from .roles import (
     hunyuan_roles,
     hunyuan_sizes,
     krea2_roles,
+    llama_tokens,
     lumina_roles,
     sd3_roles,
     sd3_sizes,
@@ -52,35 +54,42 @@ class Family:
     """`models`: class names in `comfy.model_base`. `positions`: where the transformer makes its positional embeddings.
 
     `roles` lists what the attention calls of one forward see, in order; calls beyond the list are joint.
-    `text_in_sequence`: text is part of the sequence, so that its keys and values can be kept, too. `multiple`:
-    attribute that holds what text and image are each padded to a multiple of. `registers`: attribute that counts
-    tokens put before the text. `least_text`: a shorter prompt is filled up to so many tokens. `width`: attribute
-    (with dots) that holds the width of keys and of values. `blocks`: lists whose members make one joint call each,
-    beyond those in `roles`. `policies`: when all tokens are computed, by preset. `patch`: attribute that holds a
-    token's side in latents, a number or a tuple that ends with it; None: a latent is a token. `more_text`:
-    conditions whose tokens follow the prompt's in the sequence, by their names in a prompt and for the transformer.
-    `host_fits`: whether the host's own code is of the kind that the rest of the row describes. `replaceable`: the
-    blocks in whose place the host lets patches run; None where it lets none. `references`: where reference pictures
-    come, or that they are not supported. `options`: what a lazy run tells the transformer (`transformer_options`).
+    `text_in_sequence`: text is part of the sequence, so that its keys and values can be kept, too; `text_last`: it
+    comes after the image there. `multiple`: attribute that holds what text and image are each padded to a multiple of.
+    `registers`: attribute that counts tokens put before the text. `least_text`: a shorter prompt is filled up to so
+    many tokens. `width`: attribute (with dots) that holds the width of keys and of values. `blocks`: lists whose
+    members make one joint call each, beyond those in `roles`. `policies`: when all tokens are computed, by preset.
+    `patch`: attribute that holds a token's side in latents, a number or a tuple that ends with it; None: a latent is a
+    token. `more_text`: conditions whose tokens follow the prompt's in the sequence. `host_fits`: whether the host's own
+    code is of the kind that the rest of the row describes. `replaceable`: the blocks in whose place the host lets
+    patches run; None where it lets none. `references`: where reference pictures come, or that they are not supported;
+    `widened_by`: a condition whose picture the host puts beside the canvas, into one wider picture. `options`: what a
+    lazy run tells the transformer (`transformer_options`). `position_axis`: along which its positional embeddings have
+    tokens. `hidden_attention`: a layer of attention (with dots) whose code gives the host's attention no options, and
+    so none of ours.
     """
 
     name: str
     models: tuple[str, ...]
-    positions: Literal["pe_embedder", "rope_embedder", "cropped_pos_embed", "pos_embedder", "pixart"]
+    positions: Literal["pe_embedder", "rope_embedder", "cropped_pos_embed", "pos_embedder", "pos_embed", "pixart"]
     width: str
     blocks: tuple[str, ...] = ()
     roles: Callable[[Any, Prefix], list[Role]] = all_joint
     text_in_sequence: bool = True
+    text_last: bool = False
     multiple: str | None = None
     registers: str | None = None
     least_text: int = 0
     policies: Policies = field(default_factory=POLICIES.copy)
     replaceable: Callable[[Any, Sequence[str], Prefix], Sizes] | None = double_and_single
     references: References = "after"
+    widened_by: str | None = None
     patch: str | None = "patch_size"
-    more_text: Mapping[str, str] = field(default_factory=dict)
+    more_text: tuple[MoreText, ...] = ()
     host_fits: Callable[[Any], bool] = always
     options: Mapping[str, Any] = field(default_factory=dict)
+    position_axis: int = 2
+    hidden_attention: str | None = None
 
     def patch_of(self, transformer: Any) -> int:
         """The side in latents of the squares that are tokens."""
@@ -95,16 +104,20 @@ class Family:
 
     def prefix_of(self, transformer: Any, text: int, conds: Mapping[str, Any]) -> Prefix:
         """What a model call of `text` tokens has beside the picture, by its conditions."""
-        more = sum(conds[name].shape[1] for name in self.more_text.values() if name in conds)
+        more = sum(each.tokens(conds[each.told]) for each in self.more_text if each.told in conds)
         area = self.patch_of(transformer) ** 2
         references = (latent.shape[-2] * latent.shape[-1] // area for latent in conds.get("ref_latents") or ())
         return Prefix(text + more, tuple(references), tuple(conds.get("image_slots") or ()))
 
     def tokens_before(self, transformer: Any, prefix: Prefix) -> int:
         """Tokens before the image's in a joint sequence."""
-        registers = getattr(transformer, self.registers) if self.registers else 0
         references = sum(prefix.references) if self.references == "before" else 0
-        return self.padded(transformer, prefix.text) + registers + references
+        return references + (0 if self.text_last else self.text_tokens(transformer, prefix))
+
+    def text_tokens(self, transformer: Any, prefix: Prefix) -> int:
+        """Tokens of text in a joint sequence, with those that it is filled up with and those that stand before it."""
+        registers = getattr(transformer, self.registers) if self.registers else 0
+        return self.padded(transformer, prefix.text) + registers
 
     def calls(self, transformer: Any, prefix: Prefix) -> int:
         """Attention calls of one forward."""
@@ -132,7 +145,7 @@ class Family:
         roles = self.roles(transformer, prefix)
         joint = roles.count("joint") + sum(len(getattr(transformer, name)) for name in self.blocks)
         image = self.padded(transformer, image)
-        tokens = joint * (self.tokens_before(transformer, prefix) + image) + roles.count("image") * image
+        tokens = joint * (self.text_tokens(transformer, prefix) + image) + roles.count("image") * image
         return 2 * tokens * attrgetter(self.width)(transformer)
 
 
@@ -173,9 +186,38 @@ FAMILIES: tuple[Family, ...] = (
         "hidden_size",
         ("double_blocks", "single_blocks"),
         hunyuan_roles,
-        more_text={"conditioning_byt5small": "txt_byt5"},
+        more_text=(MoreText("conditioning_byt5small", "txt_byt5", lambda glyphs: glyphs.shape[1]),),
         host_fits=text_first,
         replaceable=hunyuan_sizes,
+    ),
+    Family(
+        "HiDream-I1",
+        ("HiDream",),
+        "pe_embedder",
+        "inner_dim",
+        ("double_stream_blocks", "single_stream_blocks"),
+        text_last=True,
+        more_text=(
+            MoreText(
+                "conditioning_llama3", "encoder_hidden_states_llama3", llama_tokens, lambda layers: layers[:, :, :1]
+            ),
+        ),
+        replaceable=None,
+        references="refused",
+        widened_by="concat_latent_image",
+        position_axis=1,
+    ),
+    Family(
+        "Ernie-Image",
+        ("ErnieImage",),
+        "pos_embed",
+        "hidden_size",
+        ("layers",),
+        text_last=True,
+        replaceable=None,
+        references="refused",
+        position_axis=1,
+        hidden_attention="layers.0.self_attention",
     ),
     Family(
         "Anima",
@@ -220,6 +262,7 @@ FAMILIES: tuple[Family, ...] = (
         text_in_sequence=False,
         policies=EARLY,
         replaceable=None,
+        hidden_attention="blocks.0.attn",
     ),
 )
 

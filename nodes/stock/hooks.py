@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..host.attention import attention_for_few, preferred_attention
 from ..host.control import attention_layers, control_patches
 from ..host.memory import with_room_for
-from ..host.patching import compile_key, pixart_blocks, pixart_model, wrapper_kinds
+from ..host.patching import compile_key, module_of, pixart_model, wrapper_kinds
 from ..host.sampling import inpainting_noise
 from .passes import KnownLatents
 from .run import Run
@@ -23,7 +23,9 @@ OVERRIDE = "optimized_attention_override"
 
 
 class Positions(torch.nn.Module):
-    """In the place of a transformer's rotary embedder: ids [B, T, axes] -> [B, 1, T, ...]."""
+    """In the place of a transformer's rotary embedder: ids [B, T, axes] -> [B, 1, T, ...], or tokens along another
+    axis.
+    """
 
     def __init__(self, inner: torch.nn.Module, run: Run):
         super().__init__()
@@ -31,7 +33,7 @@ class Positions(torch.nn.Module):
 
     @torch.compiler.disable
     def forward(self, ids: Tensor) -> Tensor:
-        return self.run.positions(lambda: self.inner(ids), 2, ids.shape[1])
+        return self.run.positions(lambda: self.inner(ids), self.run.family.position_axis, ids.shape[1])
 
 
 class GridPositions(torch.nn.Module):
@@ -122,7 +124,7 @@ def calling(run: Run) -> Callable[..., Tensor]:
         if dit := options.get("patches_replace", {}).get("dit"):
             counted = {name: in_block(run, name, patch) for name, patch in dit.items()}
             options["patches_replace"] = {**options["patches_replace"], "dit": counted}
-        with pixart_hooks(run, attention) if run.family.positions == "pixart" else nullcontext():
+        with hidden_hooks(run, attention):
             return run.apply(executor, x, t, concat, text, control, options, conds)
 
     return apply
@@ -190,15 +192,31 @@ def starting(run: Run) -> Callable[..., Any]:
 
 
 @contextmanager
-def pixart_hooks(run: Run, attention: Callable[..., Tensor]) -> Iterator[None]:
-    """PixArt hands its attention no options, and makes positions in a module's function: both are replaced while its
-    model runs.
+def hidden_hooks(run: Run, attention: Callable[..., Tensor]) -> Iterator[None]:
+    """While the model runs: attention of families that hand it no options, and PixArt's positions, which are made in a
+    module's function.
     """
-    blocks, model = pixart_blocks, pixart_model
-    attend, embed = blocks.optimized_attention, model.get_2d_sincos_pos_embed_torch
-    blocks.optimized_attention = lambda *args, **kwargs: attention(attend, *args, **kwargs)
-    model.get_2d_sincos_pos_embed_torch = lambda *args, **kwargs: run.positions(lambda: embed(*args, **kwargs), 0)
+    with ExitStack() as stack:
+        if run.family.hidden_attention is not None:
+            module = module_of(run.transformer.get_submodule(run.family.hidden_attention))
+            attend = module.optimized_attention
+            stack.enter_context(swap(module, "optimized_attention", functools.partial(attention, attend)))
+        if run.family.positions == "pixart":
+            embed = pixart_model.get_2d_sincos_pos_embed_torch
+
+            def positions(*args: Any, **kwargs: Any) -> Tensor:
+                return run.positions(lambda: embed(*args, **kwargs), 0)
+
+            stack.enter_context(swap(pixart_model, "get_2d_sincos_pos_embed_torch", positions))
+        yield
+
+
+@contextmanager
+def swap(module: Any, name: str, value: Any) -> Iterator[None]:
+    """Give a module another attribute for a while."""
+    before = getattr(module, name)
+    setattr(module, name, value)
     try:
         yield
     finally:
-        blocks.optimized_attention, model.get_2d_sincos_pos_embed_torch = attend, embed
+        setattr(module, name, before)

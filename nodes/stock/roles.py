@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
+
+from torch import Tensor
 
 Role = Literal["joint", "image", "text"]
 """What an attention call sees: text and image tokens in one sequence (text first), image tokens alone, or something
@@ -29,6 +31,25 @@ class Prefix:
         """Spans of text and references, as they alternate."""
         slots = [*self.slots, *[self.text] * len(self.references)][: len(self.references)]
         return len(self.references) + sum(end > start for start, end in pairwise([0, *slots, self.text]))
+
+
+@dataclass(frozen=True)
+class MoreText:
+    """A condition beside the prompt whose tokens are text, too: `given` is its name in a prompt, `told` the one that
+    the transformer gets it by.
+
+    `tokens`: how many it makes of a tensor; `least`: what a step on the hole is given in its place, None for nothing.
+    """
+
+    given: str
+    told: str
+    tokens: Callable[[Tensor], int]
+    least: Callable[[Tensor], Tensor] | None = None
+
+
+def llama_tokens(layers: Tensor) -> int:
+    """HiDream's blocks see their own layer [B, layers, T, D] of Llama's answer, and its last layer with it."""
+    return 2 * layers.shape[2]
 
 
 Sizes = list[tuple[str, list[int]]]

@@ -176,8 +176,11 @@ class Run:
 
         `fraction`, 0 to 1: how far from the keys and values of the pass behind to those of the later one.
         """
-        text, unread = call.text, (*WHOLE_IMAGE, *self.family.more_text.values())
-        conds = {name: value for name, value in call.conds.items() if name not in unread}
+        text, conds = call.text, {name: value for name, value in call.conds.items() if name not in WHOLE_IMAGE}
+        for each in self.family.more_text:
+            value = conds.pop(each.told, None)
+            if value is not None and each.least is not None:
+                conds[each.told] = each.least(value)
         if self.family.text_in_sequence:
             text = text[:, :1]  # as few tokens as the host's reshapes can take; nobody reads what becomes of it
         prefix, before = Prefix(text.shape[1]), self.family.tokens_before(self.transformer, Prefix(text.shape[1]))

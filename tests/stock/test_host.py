@@ -19,7 +19,7 @@ from stock_edits import SEED, canvas_and_holes, hole_of, host_run
 from stock_models import STOCK, conditioning, make_stock, vae_of
 
 SIZE = (256, 320)
-ONE_OF_EACH_HOOK = ("flux", "z-image", "sd3", "pixart")
+ONE_OF_EACH_HOOK = ("flux", "z-image", "sd3", "pixart", "ernie")
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def test_lora_counts(lazy: Lazy, name: str):
     without.
     """
     model = make_stock(name).clone()
-    keys = [key for key in model.model_state_dict() if key.endswith("qkv.weight")][:4]
+    keys = [key for key in model.model_state_dict() if key.endswith(("qkv.weight", "to_v.weight"))][:4]
     assert keys
     patches = {key: (torch.randn(model.model_state_dict()[key].shape) * 0.1,) for key in keys}
     assert set(model.add_patches(patches, 1.0)) == set(keys)
@@ -73,7 +73,7 @@ def test_presets_trade_passes_for_fidelity(lazy: Lazy, name: str, monkeypatch: p
     for reuse in ("exact", "balanced", "fast"):
         context, _, latents[reuse] = edit(lazy, name, model, reuse, steps=20, cfg=1.0)
     passes = [run.passes for run in seen]
-    balanced = {"full": 3, "sparse": 19} if name == "pixart" else {"full": 2, "sparse": 20}
+    balanced = {"full": 3, "sparse": 19} if name in ("pixart", "anima") else {"full": 2, "sparse": 20}
     assert passes == [balanced, {"full": 1, "sparse": 20}]  # and exact is the host's own run
     exact = hole_of(latents["exact"], context)
     errors = [

@@ -396,6 +396,17 @@ def test_references_of_z_image_are_refused_where_the_host_reads_them(lazy: Lazy)
         edit(lazy, "z-image", make_stock("z-image"), "fast", positive=prompt)
 
 
+def test_a_picture_that_hidream_lays_beside_the_canvas_is_refused(lazy: Lazy):
+    """As HiDream-E1 does, by InstructPixToPixConditioning; `exact` leaves it to the host."""
+    picture = torch.randn(1, 16, 32, 56)
+    prompt = [
+        [text, {**values, "concat_latent_image": picture, "conditioning_llama3": torch.randn(2, 3, 4, 10)}]
+        for text, values in two_prompts("hidream", 3)
+    ]
+    with pytest.raises(ValueError, match=r"a picture to edit from is laid beside the canvas.*Set reuse to exact"):
+        edit(lazy, "hidream", make_stock("hidream"), "fast", positive=prompt)
+
+
 def replacing(model: Any) -> Any:
     def nearly(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
         return extra["original_block"](args)

@@ -149,6 +149,36 @@ ANIMA = {
     "extra_per_block_abs_pos_emb": False,
 }
 
+HIDREAM = {
+    "image_model": "hidream",
+    "patch_size": 2,
+    "in_channels": 16,
+    "out_channels": 16,
+    "num_layers": 2,
+    "num_single_layers": 2,
+    "attention_head_dim": 32,
+    "num_attention_heads": 2,
+    "caption_channels": [TEXT, 10],
+    "text_emb_dim": 8,
+    "num_routed_experts": 4,
+    "num_activated_experts": 2,
+    "axes_dims_rope": (16, 8, 8),
+    "max_resolution": (64, 64),
+    "llama_layers": [0, 1, 2, 2],
+}
+ERNIE = {
+    "image_model": "ernie",
+    "hidden_size": 256,
+    "num_attention_heads": 8,
+    "num_layers": 2,
+    "ffn_hidden_size": 256,
+    "in_channels": 128,
+    "out_channels": 128,
+    "patch_size": 1,
+    "text_in_dim": TEXT,
+    "rope_axes_dim": (8, 12, 12),
+}
+
 
 @dataclass(frozen=True)
 class Stock:
@@ -181,6 +211,11 @@ def slotted() -> dict[str, Any]:
 def control() -> dict[str, Any]:
     """A control picture, as Flux Canny and Depth take it beside the noise: one for both prompts."""
     return {**pooled(), "concat_latent_image": torch.randn(1, 16, 24, 24, generator=torch.Generator().manual_seed(2))}
+
+
+def llama() -> dict[str, Any]:
+    """Layers of the answer of HiDream's largest text encoder, shorter than the T5 prompt beside them."""
+    return {**pooled(), "conditioning_llama3": torch.randn(1, 3, 4, 10)}
 
 
 def glyphs() -> dict[str, Any]:
@@ -256,6 +291,8 @@ STOCK: dict[str, Stock] = {
     ),
     "hunyuan-image": Stock("HunyuanImage21", HUNYUAN, channels=64, scale=32),
     "hunyuan-image-glyphs": Stock("HunyuanImage21", HUNYUAN, channels=64, scale=32, extra=glyphs),
+    "hidream": Stock("HiDream", HIDREAM, extra=llama),
+    "ernie": Stock("ErnieImage", ERNIE, channels=128, scale=16),
     "anima": Stock("Anima", ANIMA),
     "pixart": Stock(
         "PixArtAlpha",
