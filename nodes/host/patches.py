@@ -146,7 +146,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         references,
         None,
-        refused(f"comes before the picture's own tokens in this model, which is not supported yet. {TO_EXACT}"),
+        refused(f"is not supported in this model yet. {TO_EXACT}"),
     ),
     Rule(
         pictures_beside,

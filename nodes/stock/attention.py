@@ -60,9 +60,8 @@ class HoleAttention:
                 "the conditioning has an attention mask, which Lazy Decode cannot apply to hole tokens. "
                 "Set reuse to exact on Encode Context, or remove that node."
             )
-        return self.exchanged(
-            now, call, now.tokens_before if role == "joint" else 0, function, q, k, v, *args, **kwargs
-        )
+        start = now.tokens_before if role == "joint" else self.family.references_before(now.prefix)
+        return self.exchanged(now, call, start, function, q, k, v, *args, **kwargs)
 
     def attend_control(
         self, now: Pass, function: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any

@@ -203,18 +203,22 @@ def groups_of(context: Context) -> list[Group]:
 
 def kept_bytes(job: Job, context: Context) -> int:
     """How much the run will keep, for both conditionings where there is guidance."""
-    base, area = job.model.model, context.grid.patch**2
+    base, transformer = job.model.model, job.model.model.diffusion_model
     size = 1 if terms_of(context).kv_dtype == "fp8" else (base.manual_cast_dtype or base.get_dtype()).itemsize
     numbers = 0
     for conditioning in [job.positive, job.negative][: 1 if job.settings.cfg == 1 else 2]:
         for text, values in conditioning:
-            image = context.grid.tokens + sum(
-                x.shape[-1] * x.shape[-2] // area for x in values.get("reference_latents", ())
-            )
-            more = sum(each.tokens(values[each.given]) for each in job.family.more_text if each.given in values)
-            numbers += job.family.kept_numbers(base.diffusion_model, image, text.shape[1] + more)
+            prefix = job.family.prefix_of(transformer, text.shape[1], told(job.family, values))
+            numbers += job.family.kept_numbers(transformer, context.grid.tokens, prefix)
             numbers += control.kept_numbers(job.model.model_options.get("transformer_options", {}), context.grid.tokens)
     return job.policy.at_once(job.settings.steps) * len(context.latent) * numbers * size
+
+
+def told(family: Family, values: dict[str, Any]) -> dict[str, Any]:
+    """A prompt's conditions that have tokens of their own, by the names that the transformer gets them by."""
+    seen = [each.last_hidden_state[:, :, None] for each in values.get("clip_vision_outputs", ())]
+    more = {each.told: values[each.given] for each in family.more_text if each.given in values}
+    return {"ref_latents": values.get("reference_latents"), "siglip_feats": seen, **more}
 
 
 def with_picture(positive: list, negative: list, context: Context) -> tuple[list, list]:

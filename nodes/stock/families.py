@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from .roles import (
     hunyuan_sizes,
     krea2_roles,
     llama_tokens,
+    lumina_prefix,
     lumina_roles,
     sd3_roles,
     sd3_sizes,
@@ -64,9 +65,10 @@ class Family:
     code is of the kind that the rest of the row describes. `replaceable`: the blocks in whose place the host lets
     patches run; None where it lets none. `references`: where reference pictures come, or that they are not supported;
     `widened_by`: a condition whose picture the host puts beside the canvas, into one wider picture. `options`: what a
-    lazy run tells the transformer (`transformer_options`). `position_axis`: along which its positional embeddings have
-    tokens. `hidden_attention`: a layer of attention (with dots) whose code gives the host's attention no options, and
-    so none of ours.
+    lazy run tells the transformer (`transformer_options`). `prefix`: what a call has beside the picture, by prompt and
+    conditions, where it is not just the prompt, `more_text` and references. `position_axis`: along which its positional
+    embeddings have tokens. `hidden_attention`: a layer of attention (with dots) whose code gives the host's attention
+    no options, and so none of ours.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Family:
     more_text: tuple[MoreText, ...] = ()
     host_fits: Callable[[Any], bool] = always
     options: Mapping[str, Any] = field(default_factory=dict)
+    prefix: Callable[[Any, int, Mapping[str, Any]], Prefix] | None = None
     position_axis: int = 2
     hidden_attention: str | None = None
 
@@ -104,6 +107,8 @@ class Family:
 
     def prefix_of(self, transformer: Any, text: int, conds: Mapping[str, Any]) -> Prefix:
         """What a model call of `text` tokens has beside the picture, by its conditions."""
+        if self.prefix is not None:
+            return self.prefix(transformer, text, conds)
         more = sum(each.tokens(conds[each.told]) for each in self.more_text if each.told in conds)
         area = self.patch_of(transformer) ** 2
         references = (latent.shape[-2] * latent.shape[-1] // area for latent in conds.get("ref_latents") or ())
@@ -111,8 +116,12 @@ class Family:
 
     def tokens_before(self, transformer: Any, prefix: Prefix) -> int:
         """Tokens before the image's in a joint sequence."""
-        references = sum(prefix.references) if self.references == "before" else 0
-        return references + (0 if self.text_last else self.text_tokens(transformer, prefix))
+        text = 0 if self.text_last else self.text_tokens(transformer, prefix)
+        return text + self.references_before(prefix)
+
+    def references_before(self, prefix: Prefix) -> int:
+        """Tokens of reference pictures before the image's."""
+        return sum(prefix.references) if self.references == "before" else 0
 
     def text_tokens(self, transformer: Any, prefix: Prefix) -> int:
         """Tokens of text in a joint sequence, with those that it is filled up with and those that stand before it."""
@@ -137,14 +146,12 @@ class Family:
                 call += size
         return found
 
-    def kept_numbers(self, transformer: Any, image: int, text: int) -> int:
-        """How many numbers the keys and values of one forward are, for so many tokens of image (reference pictures'
-        too) and prompt.
-        """
-        prefix = Prefix(max(text, self.least_text))
+    def kept_numbers(self, transformer: Any, image: int, prefix: Prefix) -> int:
+        """How many numbers the keys and values of one forward are: `image` tokens of picture and what is beside it."""
+        prefix = replace(prefix, text=max(prefix.text, self.least_text))
         roles = self.roles(transformer, prefix)
         joint = roles.count("joint") + sum(len(getattr(transformer, name)) for name in self.blocks)
-        image = self.padded(transformer, image)
+        image = self.padded(transformer, image) + sum(prefix.references)
         tokens = joint * (self.text_tokens(transformer, prefix) + image) + roles.count("image") * image
         return 2 * tokens * attrgetter(self.width)(transformer)
 
@@ -240,7 +247,13 @@ FAMILIES: tuple[Family, ...] = (
         lumina_roles,
         multiple="pad_tokens_multiple",
         replaceable=None,
-        references="refused",
+        references="before",
+        prefix=lumina_prefix,
+        more_text=(
+            MoreText(
+                "reference_latents_text_embeds", "ref_contexts", lambda texts: sum(text.shape[1] for text in texts)
+            ),
+        ),
     ),
     Family(
         "SD3 and SD3.5",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -19,12 +19,14 @@ else.
 class Prefix:
     """What a model call has beside the picture: `text` tokens, and how many tokens each of its `references`.
 
-    `slots`: before which text token each reference stands, for models that put them into their text.
+    `slots`: before which text token each reference stands, for models that put them into their text. `late`: how many
+    pieces of the text have their positions made after the picture's.
     """
 
     text: int
     references: tuple[int, ...] = ()
     slots: tuple[int, ...] = ()
+    late: int = 0
 
     @property
     def spans(self) -> int:
@@ -43,7 +45,7 @@ class MoreText:
 
     given: str
     told: str
-    tokens: Callable[[Tensor], int]
+    tokens: Callable[[Any], int]
     least: Callable[[Tensor], Tensor] | None = None
 
 
@@ -84,10 +86,35 @@ def all_joint(transformer: Any, prefix: Prefix) -> list[Role]:
 
 
 def lumina_roles(transformer: Any, prefix: Prefix) -> list[Role]:
-    """`NextDiT` refines caption and image apart, before its joint layers."""
-    text: list[Role] = ["text"] * len(transformer.context_refiner)
+    """`NextDiT` refines caption, what a vision encoder saw of references, and pictures apart, before its joint
+    layers.
+    """
+    seen = getattr(transformer, "siglip_refiner", None) if prefix.references else None
+    text: list[Role] = ["text"] * (len(transformer.context_refiner) + len(seen or ()))
     image: list[Role] = ["image"] * len(transformer.noise_refiner)
     return text + image
+
+
+def lumina_prefix(transformer: Any, text: int, conds: Mapping[str, Any]) -> Prefix:
+    """Texts of references, the prompt, further texts, what a vision encoder saw of references, references (Z-Image):
+    each is filled up to a multiple by itself.
+    """
+    references = conds.get("ref_latents") or ()
+    if not references:
+        return Prefix(text)
+    multiple, area = transformer.pad_tokens_multiple or 1, transformer.patch_size**2
+
+    def padded(tokens: int) -> int:
+        return -(-tokens // multiple) * multiple
+
+    # What a reference lacks is padding alone, of one multiple; the picture itself has nothing seen of it.
+    own = [each.shape[1] for each in conds.get("ref_contexts") or ()]
+    texts = [text, *own, *[multiple] * (len(references) - len(own))]
+    if transformer.siglip_embedder is not None:
+        seen = [each.shape[1] * each.shape[2] for each in conds.get("siglip_feats") or ()][: len(references)]
+        texts += [*seen, *[multiple] * (len(references) + 1 - len(seen))]
+    sizes = tuple(padded(each.shape[-2] * each.shape[-1] // area) for each in references)
+    return Prefix(sum(map(padded, texts)), sizes, late=max(len(own) - len(references), 0))
 
 
 def sd3_roles(transformer: Any, prefix: Prefix) -> list[Role]:

@@ -38,12 +38,8 @@ from .passes import (
 )
 from .roles import Prefix
 
-WHOLE_IMAGE = (
-    "ref_latents",
-    "ref_latents_method",
-    "image_slots",
-    "attention_mask",
-)  # conditions that a full pass alone can take
+# Conditions that a full pass alone can take.
+WHOLE_IMAGE = ("ref_latents", "ref_latents_method", "image_slots", "siglip_feats", "attention_mask")
 
 
 class Run:
@@ -168,7 +164,11 @@ class Run:
         prefix = self.family.prefix_of(self.transformer, call.text.shape[1], conds)
         before = self.tokens_before[batch] = self.family.tokens_before(self.transformer, prefix)
         with self.running(Pass("full", batch, prefix, before, len(x), later=later)):
-            return call.execute(x, t, call.concat, call.text, call.control, call.options, **conds)
+            clean = call.execute(x, t, call.concat, call.text, call.control, call.options, **conds)
+        recorded = self.recorded_positions[batch]
+        if len(recorded) > 2:  # a step on the hole has one text and no references
+            self.recorded_positions[batch] = [recorded[0], recorded[-1 - prefix.late]]
+        return clean
 
     def run_sparse(self, x: Tensor, t: Tensor, around: Tensor, call: Call, fraction: float = 0.0) -> Tensor:
         """The hole's tokens alone, group by group -> clean latents: `around` [B, C, (1,) h, w] with the holes put into

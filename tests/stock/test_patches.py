@@ -104,6 +104,8 @@ PATCHES: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("cfg", [1.0, 4.0])
 @pytest.mark.parametrize("name", STOCK)
 def test_exact_is_the_hosts_own_run_for_images_that_differ_in_hole_and_prompt(lazy: Lazy, name: str, cfg: float):
+    if name == "z-image-omni":
+        pytest.skip("the host's own run of two images fails with more texts than references")
     context, latent, _ = edit(lazy, name, make_stock(name), "exact", cfg=cfg)
     expected = host_run(make_stock(name), name, context, cfg, "euler")
     assert context.hole.token_mask is not None
@@ -380,20 +382,18 @@ def test_attention_masks_are_refused_unless_they_hide_nothing(lazy: Lazy):
     assert error(latent, expected, context) < EXACT
 
 
-def test_references_of_z_image_are_refused_where_the_host_reads_them(lazy: Lazy):
-    import comfy.ldm.lumina.model
-    import comfyui_version
-
-    if "ref_latents" not in comfy.ldm.lumina.model.NextDiT._forward.__code__.co_varnames:
-        pytest.skip(f"ComfyUI {comfyui_version.__version__} has no references for Z-Image")
+def test_references_of_a_family_that_has_none_are_refused_once_its_host_reads_them(
+    lazy: Lazy, monkeypatch: pytest.MonkeyPatch
+):
+    model = make_stock("hidream")
     prompt = [
         [text, {**values, "reference_latents": [torch.randn(1, 16, 12, 12)]}]
-        for text, values in two_prompts("z-image", 3)
+        for text, values in two_prompts("hidream", 3)
     ]
-    with pytest.raises(
-        ValueError, match=r"a reference picture comes before the picture's own tokens.*Set reuse to exact"
-    ):
-        edit(lazy, "z-image", make_stock("z-image"), "fast", positive=prompt)
+    edit(lazy, "hidream", model, "fast", positive=prompt, steps=1)
+    monkeypatch.setattr(type(model.model.diffusion_model), "_forward", lambda self, x, ref_latents=None: x)
+    with pytest.raises(ValueError, match=r"a reference picture is not supported in this model yet.*Set reuse to exact"):
+        edit(lazy, "hidream", model, "fast", positive=prompt)
 
 
 def test_a_picture_that_hidream_lays_beside_the_canvas_is_refused(lazy: Lazy):
