@@ -42,7 +42,7 @@ ORDER: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "nodes": {
         "values": ("checks", "messages", "images", "memory"),
-        "families": ("stock.roles", "stock.families"),
+        "families": ("stock.roles", "stock.family", "stock.families"),
         "host": ("host",),
         "stock": ("stock",),
         "engines": ("engines",),

@@ -12,7 +12,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 
 from ..checks import hides_tokens
-from ..stock.families import Family
+from ..stock.family import Family
 from .control import follows_tokens
 from .functions import name_of, names_used
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...lazy_core.kv.split import Near, Split
 from ...lazy_core.kv.store import KeptKV
-from .families import Family
+from .family import Family
 from .passes import Group, Pass, select_rows
 from .roles import Prefix, Role
 
@@ -60,8 +60,8 @@ class HoleAttention:
                 "the conditioning has an attention mask, which Lazy Decode cannot apply to hole tokens. "
                 "Set reuse to exact on Encode Context, or remove that node."
             )
-        start = now.tokens_before if role == "joint" else self.family.references_before(now.prefix)
-        return self.exchanged(now, call, start, function, q, k, v, *args, **kwargs)
+        before = {"joint": now.tokens_before, "pictures": self.family.references_before(now.prefix)}
+        return self.exchanged(now, call, before.get(role, 0), function, q, k, v, *args, **kwargs)
 
     def attend_control(
         self, now: Pass, function: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any

@@ -24,7 +24,8 @@ from ..host.sampling import Settings, check_finite, check_steps, run_sampler, wi
 from ..host.timing import Timing
 from ..host.vae import check_vae
 from ..memory import retry_when_out_of_memory
-from .families import Family, family_of
+from .families import family_of
+from .family import Family
 from .hooks import control_hooks, hooked
 from .passes import Group, drop_time_axis, share_of
 from .run import Run
@@ -115,7 +116,9 @@ def run_host(job: Job, context: Context, latent: Tensor, denoise: float) -> Tens
         job.timing.passes = {"full": job.settings.steps, "sparse": 0}
         model, strength = with_strength(job.model, context.strength)
         return sample(job, model, context, latent, denoise, strength)
-    lazy = replace(job, positive=without_idle_masks(job.positive), negative=without_idle_masks(job.negative))
+    lazy = job
+    if not job.family.counts_text:
+        lazy = replace(job, positive=without_idle_masks(job.positive), negative=without_idle_masks(job.negative))
     run = partial(run_once, lazy, context, latent, denoise)
     # The second time with keys and values in main memory.
     return retry_when_out_of_memory(

@@ -2,45 +2,32 @@
 where it needs them.
 
 Read in ComfyUI 0.3.75 and 0.33: `comfy/ldm/flux` (LongCat's class, too), `chroma`, `qwen_image`, `mage_flow`, `krea2`,
-`lumina`, `hunyuan_video`, `hidream`, `ernie`, `anima` with `cosmos/predict2.py`, `pixart`, and `mmdit.py` for SD3. In
-later files than those: `qwen_image21`.
+`lumina`, `hunyuan_video`, `hidream`, `ernie`, `omnigen`, `anima` with `cosmos/predict2.py`, `pixart`, and `mmdit.py`
+for SD3. In later files than those: `qwen_image21`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
-from ...lazy_core.kv.policy import EARLY, POLICIES, Policies
+from ...lazy_core.kv.policy import EARLY
+from .family import Family
 from .roles import (
     MoreText,
-    Prefix,
-    Role,
-    Sizes,
-    all_joint,
     causal_roles,
     causal_sizes,
     crossed_roles,
-    double_and_single,
     hunyuan_roles,
     hunyuan_sizes,
     krea2_roles,
     llama_tokens,
     lumina_prefix,
     lumina_roles,
+    omnigen_roles,
     sd3_roles,
     sd3_sizes,
 )
-
-References = Literal["after", "before", "refused"]
-"""Where the tokens of reference pictures are in a sequence, seen from the picture's own."""
-
-
-def always(transformer: Any) -> bool:
-    return True
 
 
 def text_first(transformer: Any) -> bool:
@@ -50,110 +37,11 @@ def text_first(transformer: Any) -> bool:
     return "torch.cat((txt_ids, img_ids)" in inspect.getsource(type(transformer).forward_orig)
 
 
-@dataclass(frozen=True)
-class Family:
-    """`models`: class names in `comfy.model_base`. `positions`: where the transformer makes its positional embeddings.
-
-    `roles` lists what the attention calls of one forward see, in order; calls beyond the list are joint.
-    `text_in_sequence`: text is part of the sequence, so that its keys and values can be kept, too; `text_last`: it
-    comes after the image there. `multiple`: attribute that holds what text and image are each padded to a multiple of.
-    `registers`: attribute that counts tokens put before the text. `least_text`: a shorter prompt is filled up to so
-    many tokens. `width`: attribute (with dots) that holds the width of keys and of values. `blocks`: lists whose
-    members make one joint call each, beyond those in `roles`. `policies`: when all tokens are computed, by preset.
-    `patch`: attribute that holds a token's side in latents, a number or a tuple that ends with it; None: a latent is a
-    token. `more_text`: conditions whose tokens follow the prompt's in the sequence. `host_fits`: whether the host's own
-    code is of the kind that the rest of the row describes. `replaceable`: the blocks in whose place the host lets
-    patches run; None where it lets none. `references`: where reference pictures come, or that they are not supported;
-    `widened_by`: a condition whose picture the host puts beside the canvas, into one wider picture. `options`: what a
-    lazy run tells the transformer (`transformer_options`). `prefix`: what a call has beside the picture, by prompt and
-    conditions, where it is not just the prompt, `more_text` and references. `position_axis`: along which its positional
-    embeddings have tokens. `hidden_attention`: a layer of attention (with dots) whose code gives the host's attention
-    no options, and so none of ours.
-    """
-
-    name: str
-    models: tuple[str, ...]
-    positions: Literal["pe_embedder", "rope_embedder", "cropped_pos_embed", "pos_embedder", "pos_embed", "pixart"]
-    width: str
-    blocks: tuple[str, ...] = ()
-    roles: Callable[[Any, Prefix], list[Role]] = all_joint
-    text_in_sequence: bool = True
-    text_last: bool = False
-    multiple: str | None = None
-    registers: str | None = None
-    least_text: int = 0
-    policies: Policies = field(default_factory=POLICIES.copy)
-    replaceable: Callable[[Any, Sequence[str], Prefix], Sizes] | None = double_and_single
-    references: References = "after"
-    widened_by: str | None = None
-    patch: str | None = "patch_size"
-    more_text: tuple[MoreText, ...] = ()
-    host_fits: Callable[[Any], bool] = always
-    options: Mapping[str, Any] = field(default_factory=dict)
-    prefix: Callable[[Any, int, Mapping[str, Any]], Prefix] | None = None
-    position_axis: int = 2
-    hidden_attention: str | None = None
-
-    def patch_of(self, transformer: Any) -> int:
-        """The side in latents of the squares that are tokens."""
-        if self.patch is None:
-            return 1
-        value = getattr(transformer, self.patch)
-        return int(value[-1] if isinstance(value, (list, tuple)) else value)
-
-    def padded(self, transformer: Any, count: int) -> int:
-        multiple = getattr(transformer, self.multiple) if self.multiple else None
-        return -(-count // multiple) * multiple if multiple else count
-
-    def prefix_of(self, transformer: Any, text: int, conds: Mapping[str, Any]) -> Prefix:
-        """What a model call of `text` tokens has beside the picture, by its conditions."""
-        if self.prefix is not None:
-            return self.prefix(transformer, text, conds)
-        more = sum(each.tokens(conds[each.told]) for each in self.more_text if each.told in conds)
-        area = self.patch_of(transformer) ** 2
-        references = (latent.shape[-2] * latent.shape[-1] // area for latent in conds.get("ref_latents") or ())
-        return Prefix(text + more, tuple(references), tuple(conds.get("image_slots") or ()))
-
-    def tokens_before(self, transformer: Any, prefix: Prefix) -> int:
-        """Tokens before the image's in a joint sequence."""
-        text = 0 if self.text_last else self.text_tokens(transformer, prefix)
-        return text + self.references_before(prefix)
-
-    def references_before(self, prefix: Prefix) -> int:
-        """Tokens of reference pictures before the image's."""
-        return sum(prefix.references) if self.references == "before" else 0
-
-    def text_tokens(self, transformer: Any, prefix: Prefix) -> int:
-        """Tokens of text in a joint sequence, with those that it is filled up with and those that stand before it."""
-        registers = getattr(transformer, self.registers) if self.registers else 0
-        return self.padded(transformer, prefix.text) + registers
-
-    def calls(self, transformer: Any, prefix: Prefix) -> int:
-        """Attention calls of one forward."""
-        return len(self.roles(transformer, prefix)) + sum(len(getattr(transformer, name)) for name in self.blocks)
-
-    def first_calls(self, transformer: Any, prefix: Prefix) -> dict[tuple[str, int], tuple[int, int]]:
-        """By the name that patches use for a block: the number of its first attention call, and of the first one after
-        it.
-        """
-        if self.replaceable is None:
-            return {}
-        found: dict[tuple[str, int], tuple[int, int]] = {}
-        call = 0
-        for name, sizes in self.replaceable(transformer, self.blocks, prefix):
-            for index, size in enumerate(sizes):
-                found[name, index] = (call, call + size)
-                call += size
-        return found
-
-    def kept_numbers(self, transformer: Any, image: int, prefix: Prefix) -> int:
-        """How many numbers the keys and values of one forward are: `image` tokens of picture and what is beside it."""
-        prefix = replace(prefix, text=max(prefix.text, self.least_text))
-        roles = self.roles(transformer, prefix)
-        joint = roles.count("joint") + sum(len(getattr(transformer, name)) for name in self.blocks)
-        image = self.padded(transformer, image) + sum(prefix.references)
-        tokens = joint * (self.text_tokens(transformer, prefix) + image) + roles.count("image") * image
-        return 2 * tokens * attrgetter(self.width)(transformer)
+def omnigen_width(transformer: Any) -> int:
+    """Of keys: newer hosts leave it to attention that several heads share them, others repeat them."""
+    attention = transformer.context_refiner[0].attn
+    shared = "enable_gqa" in inspect.getsource(type(attention).forward)
+    return attention.dim_head * (attention.kv_heads if shared else attention.heads)
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -254,6 +142,17 @@ FAMILIES: tuple[Family, ...] = (
                 "reference_latents_text_embeds", "ref_contexts", lambda texts: sum(text.shape[1] for text in texts)
             ),
         ),
+    ),
+    Family(
+        "OmniGen2",
+        ("Omnigen2",),
+        "rope_embedder.rope_embedder",
+        omnigen_width,
+        ("layers",),
+        omnigen_roles,
+        counts_text=True,
+        replaceable=None,
+        references="before",
     ),
     Family(
         "SD3 and SD3.5",

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-Role = Literal["joint", "image", "text"]
-"""What an attention call sees: text and image tokens in one sequence (text first), image tokens alone, or something
-else.
+Role = Literal["joint", "pictures", "image", "text"]
+"""What an attention call sees: text and image tokens in one sequence, reference pictures and the image, image tokens
+alone, or something else.
 """
 
 
@@ -91,8 +91,16 @@ def lumina_roles(transformer: Any, prefix: Prefix) -> list[Role]:
     """
     seen = getattr(transformer, "siglip_refiner", None) if prefix.references else None
     text: list[Role] = ["text"] * (len(transformer.context_refiner) + len(seen or ()))
+    pictures: list[Role] = ["pictures"] * len(transformer.noise_refiner)
+    return text + pictures
+
+
+def omnigen_roles(transformer: Any, prefix: Prefix) -> list[Role]:
+    """As `NextDiT`, but for references, which are refined after the image and by themselves."""
+    text: list[Role] = ["text"] * len(transformer.context_refiner)
     image: list[Role] = ["image"] * len(transformer.noise_refiner)
-    return text + image
+    references: list[Role] = ["text"] * (len(transformer.ref_image_refiner) if prefix.references else 0)
+    return text + image + references
 
 
 def lumina_prefix(transformer: Any, text: int, conds: Mapping[str, Any]) -> Prefix:

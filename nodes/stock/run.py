@@ -22,7 +22,7 @@ from ...lazy_core.kv.store import KeptKV
 from ..host.control import on_hole
 from .attention import HoleAttention
 from .controlnets import ControlNets, part_of
-from .families import Family
+from .family import Family
 from .passes import (
     Call,
     FullPasses,
@@ -183,6 +183,7 @@ class Run:
                 conds[each.told] = each.least(value)
         if self.family.text_in_sequence:
             text = text[:, :1]  # as few tokens as the host's reshapes can take; nobody reads what becomes of it
+            conds |= {"num_tokens": 1} if self.family.counts_text else {}
         prefix, before = Prefix(text.shape[1]), self.family.tokens_before(self.transformer, Prefix(text.shape[1]))
         self.passes["sparse"] += 1
         for number, group in enumerate(self.groups):

@@ -157,6 +157,19 @@ ANIMA = {
     "extra_per_block_abs_pos_emb": False,
 }
 
+OMNIGEN = {
+    "image_model": "omnigen2",
+    "patch_size": 2,
+    "in_channels": 16,
+    "hidden_size": 64,
+    "num_layers": 2,
+    "num_refiner_layers": 1,
+    "num_attention_heads": 2,
+    "num_kv_heads": 1,
+    "multiple_of": 16,
+    "axes_dim_rope": (8, 12, 12),
+    "text_feat_dim": TEXT,
+}
 HIDREAM = {
     "image_model": "hidream",
     "patch_size": 2,
@@ -233,6 +246,11 @@ def control() -> dict[str, Any]:
     return {**pooled(), "concat_latent_image": torch.randn(1, 16, 24, 24, generator=torch.Generator().manual_seed(2))}
 
 
+def counted(**more: Any) -> dict[str, Any]:
+    """OmniGen2 counts the tokens of its prompt by their mask."""
+    return {"attention_mask": torch.ones(1, 5, dtype=torch.long), **more}
+
+
 def llama() -> dict[str, Any]:
     """Layers of the answer of HiDream's largest text encoder, shorter than the T5 prompt beside them."""
     return {**pooled(), "conditioning_llama3": torch.randn(1, 3, 4, 10)}
@@ -302,6 +320,8 @@ STOCK: dict[str, Stock] = {
     ),
     "hunyuan-image": Stock("HunyuanImage21", HUNYUAN, channels=64, scale=32),
     "hunyuan-image-glyphs": Stock("HunyuanImage21", HUNYUAN, channels=64, scale=32, extra=glyphs),
+    "omnigen2": Stock("Omnigen2", OMNIGEN, extra=counted),
+    "omnigen2-edit": Stock("Omnigen2", OMNIGEN, extra=lambda: counted(**reference())),
     "hidream": Stock("HiDream", HIDREAM, extra=llama),
     "ernie": Stock("ErnieImage", ERNIE, channels=128, scale=16),
     "anima": Stock("Anima", ANIMA),
