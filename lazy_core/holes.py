@@ -144,8 +144,8 @@ def windows_around(hole: HoleTokens, grid: Grid, window: int | None) -> list[Box
     """For each row the box in tokens that the encoder reads: `window` tokens a side around the hole, more for a hole
     that is larger.
 
-    All of one size where each image has one hole (`owner` None), else each as large as its own hole asks for. Empty
-    where all are the whole canvas. The encoder's cost then follows the holes, wherever they lie, and a model meets no
+    Each as large as its own hole asks for, so that no other hole of a batch changes what becomes of it. Empty where all
+    are the whole canvas. The encoder's cost then follows the holes, wherever they lie, and a model meets no
     position that it was not trained on, however large the canvas (the paper's encoder is quadratic in it, section 5).
     """
     if window is None or not len(hole.index):
@@ -157,8 +157,6 @@ def windows_around(hole: HoleTokens, grid: Grid, window: int | None) -> list[Box
         parts.append(Box(int(rows.min()), int(cols.min()), int(rows.max()) + 1, int(cols.max()) + 1))
     heights = [min(grid.rows, max(window, part.height + 2 * WINDOW_MARGIN)) for part in parts]
     widths = [min(grid.cols, max(window, part.width + 2 * WINDOW_MARGIN)) for part in parts]
-    if hole.owner is None:
-        heights, widths = [max(heights)] * len(parts), [max(widths)] * len(parts)
     if min(heights) == grid.rows and min(widths) == grid.cols:
         return []
     boxes = []

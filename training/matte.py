@@ -34,7 +34,8 @@ from .scenery.rows import Rows, cat
 from .scenery.scenes import Recipe, Scenes, SpriteSheet, compose, fade, lights, place, shade
 
 SIZE, PART = 256, 8
-ABSENT = 0.2  # share of holes without an object
+ABSENT = 0.05  # share of holes without an object: where a prompt asks for none, nobody asks this network
+SIZES = (0.55, 1.5)  # of objects relative to their hole's smaller side: people paint holes that an object fills
 LEARNED, REPLACED = 4, 16  # batches between two changes of the pool, and how many of its pictures change then
 
 
@@ -187,7 +188,7 @@ class Pool:
         across, down = mask.amax(2)[:, 0] > 0, mask.amax(3)[:, 0] > 0
         sides = torch.stack([across.float().mean(1), down.float().mean(1)], 1)
         middle = torch.stack([(x * ramp).sum(1) / x.sum(1).clamp_min(1) for x in (across.float(), down.float())], 1)
-        side = sides.amin(1, keepdim=True) * draw.uniform(count, 1, low=0.55, high=1.1)
+        side = sides.amin(1, keepdim=True) * draw.uniform(count, 1, low=SIZES[0], high=SIZES[1])
         centre = middle + (draw.uniform(count, 2) - 0.5) * (sides - side).clamp_min(0.1 * sides)
         sprites = self.sheet.sprites
         chosen = sprites[draw.integers(count, high=len(sprites)), draw.integers(count, high=sprites.shape[1])]

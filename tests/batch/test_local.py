@@ -71,6 +71,21 @@ def test_edits_are_what_each_is_by_itself(folder: Path, capsys: pytest.CaptureFi
     assert json.loads(capsys.readouterr().out)["kept"] == 5
 
 
+def test_a_larger_hole_in_a_pack_changes_nothing(tmp_path: Path) -> None:
+    """One beyond the size that the encoder reads at least, on canvases that it does not read whole."""
+    pixels = np.random.default_rng(1).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "canvas.png")
+    small, large = (
+        {"image": "canvas.png", "box": box, "prompt": "panda"} for box in ([300, 40, 96, 96], [20, 200, 250, 250])
+    )
+    made = []
+    for name, rows in (("alone", [small]), ("packed", [small, large])):
+        path = manifest(tmp_path, *({**row, "output": f"{number}"} for number, row in enumerate(rows)))
+        assert main(["run", str(path), "--steps", "1", "--output", str(tmp_path / name)]) == 0
+        made.append(np.asarray(Image.open(tmp_path / name / "0.png")).astype(int))
+    assert abs(made[0] - made[1]).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("edits", "kills"), [(24, (1, 9)), pytest.param(500, (5, 90, 180, 290, 410), marks=pytest.mark.nightly)]
 )

@@ -95,20 +95,23 @@ def test_where_the_window_lies(hole: tuple[int, int, int, int], expected: tuple[
     assert [(b.top, b.left, b.bottom, b.right) for b in boxes] == ([expected] if expected else [])
 
 
-def test_a_batch_shares_one_window_size(transformer: LazyTransformer):
-    """The larger hole decides; an image without a hole has no row; each row is what it is alone, if the sizes agree."""
+def test_a_batchs_windows_are_each_as_large_as_its_hole_asks_for(transformer: LazyTransformer):
+    """An image without a hole has no row; each row is what it is alone, however large the others' holes are."""
     images = torch.cat([scene(20, 20, 1), scene(20, 20, 2), scene(20, 20, 3)])
     masks = torch.cat([box(20, 20, 2, 2, 4, 4), box(20, 20, 12, 10, 15, 14), torch.zeros(1, 320, 320)])
     together = encode(transformer, images, masks)
     assert together.tokens.shape[:2] == (2, 12) and together.owner.tolist() == [0, 1]
-    larger = torch.cat([masks[:1], box(20, 20, 2, 3, 14, 6)])
-    shared = windows_around(HoleTokens.of(hole_token_mask(larger > 0, together.grid)), together.grid, 8)
-    assert [window.size for window in shared] == [(16, 8), (16, 8)]
-    for index in (0, 1):
-        alone = encode(transformer, images[index : index + 1], masks[index : index + 1])
-        count = alone.hole.count
-        assert torch.allclose(together.tokens[index, :count], alone.tokens[0], atol=1e-5)
-        assert torch.equal(together.seen.index[index, :count], alone.seen.index[0])
+    larger = torch.cat([masks[:1], box(20, 20, 2, 3, 14, 6), masks[2:]])
+    own = windows_around(HoleTokens.of(hole_token_mask(larger[:2] > 0, together.grid)), together.grid, 8)
+    assert [window.size for window in own] == [(8, 8), (16, 8)]
+    for given in (masks, larger):
+        together = encode(transformer, images, given)
+        for index in (0, 1):
+            alone = encode(transformer, images[index : index + 1], given[index : index + 1])
+            count = alone.hole.count
+            assert torch.allclose(together.tokens[index, :count], alone.tokens[0], atol=1e-5)
+            coordinates = [hole_coordinates(context, transformer) for context in (together, alone)]
+            assert torch.equal(coordinates[0][index, :count], coordinates[1][0])
 
 
 def test_small_canvases_are_read_whole(transformer: LazyTransformer):
