@@ -16,14 +16,19 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from tqdm import tqdm
+try:
+    from tqdm import tqdm
 
-from lazy_core.manifest.edits import Manifest, read_manifest
-from lazy_core.manifest.fields import FIT, SAYS
+    from lazy_core.manifest.edits import Manifest, read_manifest
+    from lazy_core.manifest.fields import FIT, SAYS
 
-from .journal import Journal
-from .plan import packs_of, tasks_of
-from .stores import Remote
+    from .journal import Journal
+    from .plan import packs_of, tasks_of
+    from .stores import Remote
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"this Python has no {error.name}: run it with ComfyUI's, or as `python dev.py run -- python -m batch run …`"
+    ) from None
 
 
 def main(argv: list[str] | None = None) -> int:

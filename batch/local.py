@@ -10,7 +10,9 @@ import torch
 
 from lazy_core.context_pack import taken
 from lazy_core.editor import LazyEditor
+from lazy_core.manifest.fields import Edit
 from lazy_core.manifest.pictures import Canvas, png_of, read_canvas
+from lazy_core.masks import largest_side
 from lazy_core.sketch import add_sketch
 
 from .plan import Pack, Task
@@ -33,6 +35,7 @@ class LocalExecutor:
             torch.set_num_threads(threads)
         self.editor = LazyEditor.load(model, device)
         self.warn: Callable[[str], None] = print
+        self.warned: set[str] = set()
 
     @property
     def made_by(self) -> str:
@@ -43,14 +46,14 @@ class LocalExecutor:
         """Make packs one after the other -> the results that are missing, and how many seconds each took."""
         for pack in packs:
             begin = time.monotonic()
-            for task, result in self.make(pack):
+            for task, result in self.make(pack, missing):
                 if task.edit.output in missing:
                     yield task, result, (time.monotonic() - begin) / len(pack.tasks)
 
     def close(self) -> None:
         """Nothing stays open."""
 
-    def make(self, pack: Pack) -> Iterator[Made]:
+    def make(self, pack: Pack, missing: set[str]) -> Iterator[Made]:
         """The results of a pack, in its order; what cannot be read is an error of its own edit."""
         canvases: list[tuple[Task, Canvas]] = []
         read: dict[tuple, Canvas] = {}
@@ -61,8 +64,8 @@ class LocalExecutor:
                 if pictures not in read:
                     read[pictures] = read_canvas(edit)
                 canvases.append((task, read[pictures]))
-                if (warning := canvases[-1][1].warning) is not None:
-                    self.warn(f"{task.edit.output}: {warning}")
+                if task.edit.output in missing:
+                    self.tell(task.edit, canvases[-1][1])
             except (OSError, ValueError) as error:
                 yield task, error
         try:
@@ -75,6 +78,25 @@ class LocalExecutor:
                     yield from self.alone(*each)
         else:
             yield from made
+
+    def tell(self, edit: Edit, canvas: Canvas) -> None:
+        """Warn of what an edit will lack, as the nodes do; of the same words once."""
+        if canvas.warning is not None:
+            self.warn(f"{edit.output}: {canvas.warning}")
+        unknown = self.editor.tokenizer.prompt([(edit.prompt, 1.0)]).unknown
+        trained, side = self.editor.model.config.trained_pixels, largest_side(canvas.mask[None] > 0)
+        found = []
+        if unknown:
+            found.append((edit.prompt, f"the model does not know {', '.join(unknown)}"))
+        if not edit.prompt.strip():
+            found.append((edit.prompt, "no prompt: what comes is up to the model"))
+        if trained is not None and side > trained:
+            sentence = f"a hole of {side} px, larger than the {trained} px that the model knows"
+            found.append((f"{edit.image} {edit.mask} {edit.box}", f"{sentence}: make it or the picture smaller"))
+        for about, sentence in found:
+            if f"{about} {sentence}" not in self.warned:
+                self.warned.add(f"{about} {sentence}")
+                self.warn(f"{edit.output}: {sentence}")
 
     def alone(self, task: Task, canvas: Canvas) -> Iterator[Made]:
         """One edit, or what went wrong with it."""

@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--object-prior", type=float, default=0.0, help="added to the logit that a pixel of the hole is the object's"
     )
+    parser.add_argument("--matte", type=Path, default=None, help="a checkpoint whose matte to take, as it is")
     parser.add_argument(
         "--credit",
         type=Path,
@@ -49,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     config = replace(model.config, **{name: value for name, value in given.items() if value is not None})
     result = LazyDiffusion(config)
     result.load_state_dict(between(read_checkpoint(args.before).weights, model.state_dict(), args.share))
+    if args.matte:
+        take_matte(result, load_model(args.matte)[0])
     if args.style_prior:
         prefer_first_style(result, args.style_prior)
     if args.object_prior:
@@ -56,6 +59,14 @@ def main(argv: list[str] | None = None) -> int:
     credit = {"attribution": PhotographSheet.load(args.credit, "train").attribution} if args.credit else {}
     save_checkpoint(args.out, result, read.tokenizer, torch.float16, **read.notes | credit)
     return 0
+
+
+def take_matte(model: LazyDiffusion, other: LazyDiffusion) -> None:
+    """Give a model the matte of another that was trained from the same one. Raises ValueError where either has none."""
+    own, theirs = model.transformer.matte, other.transformer.matte
+    if own is None or theirs is None:
+        raise ValueError("--matte needs two models with a matte (training.matte). Leave it out.")
+    own.load_state_dict(theirs.state_dict())
 
 
 def between(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:

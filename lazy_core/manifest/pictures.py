@@ -97,6 +97,8 @@ def png_of(result: Tensor, canvas: Canvas, edit: Edit) -> bytes:
     buffer = io.BytesIO()
     text = PngInfo()
     asked = {name: getattr(edit, name) for name in ("prompt", "negative", "seed", "steps", "cfg", "denoise", "blend")}
+    files = {name: each.name if isinstance(each := getattr(edit, name), Path) else each for name in ("image", "mask")}
+    asked |= {name: value for name, value in {**files, "box": edit.box}.items() if value is not None}
     text.add_itxt("lazydiffusion", json.dumps(asked, ensure_ascii=False))
     Image.fromarray(values).save(buffer, "PNG", compress_level=1, pnginfo=text, icc_profile=canvas.profile)
     return buffer.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -69,6 +70,33 @@ def test_edits_are_what_each_is_by_itself(folder: Path, capsys: pytest.CaptureFi
         assert abs(after - expected).max() <= 1
     assert main(["run", str(path), "--steps", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kept"] == 5
+
+
+def test_what_an_edit_will_lack_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Words that the model does not know, none at all, and a hole beyond what it was trained on, as on the nodes."""
+    pixels = np.random.default_rng(1).integers(0, 256, (320, 320, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "canvas.png")
+    rows: list[dict[str, Any]] = [
+        {"box": [40, 40, 64, 64], "prompt": "purple dinosaur", "seed": [1, 2]},
+        {"box": [40, 40, 64, 64]},
+        {"box": [8, 8, 304, 300], "prompt": "panda"},
+    ]
+    path = manifest(tmp_path, *({"image": "canvas.png", **row} for row in rows))
+    assert main(["run", str(path), "--steps", "1"]) == 0
+    told = capsys.readouterr().err
+    assert told.count("the model does not know purple, dinosaur") == 1
+    assert told.count("no prompt: what comes is up to the model") == 1
+    assert told.count("a hole of 304 px, larger than the 256 px that the model knows") == 1
+    with Image.open(tmp_path / "edits_edits" / "canvas_panda_0.png") as made:
+        asked = json.loads(made.info["lazydiffusion"])
+    assert (asked["image"], asked["box"]) == ("canvas.png", [8, 8, 304, 300]) and "mask" not in asked
+
+
+def test_a_python_without_what_it_needs_is_told_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.delitem(sys.modules, "batch.__main__")
+    with pytest.raises(SystemExit, match="this Python has no tqdm: run it with ComfyUI's"):
+        importlib.import_module("batch.__main__")
 
 
 def test_a_larger_hole_in_a_pack_changes_nothing(tmp_path: Path) -> None:
