@@ -32,11 +32,11 @@ ANIMATION, WIDTH = ROOT / "docs" / "lazy_canvas.webp", 640
 THUMBNAIL = 512
 # Middle and radius of the hole, shares of the canvas; what goes there; seed.
 EDITS = [
-    ((0.47, 0.33), 0.10, "red apple", 11),
-    ((0.13, 0.16), 0.10, "lemon", 12),
-    ((0.87, 0.14), 0.10, "sunflower", 13),
-    ((0.13, 0.83), 0.11, "strawberry", 14),
-    ((0.87, 0.86), 0.10, "panda", 15),
+    ((0.47, 0.30), 0.05, "red apple", 11),
+    ((0.14, 0.16), 0.05, "lemon", 12),
+    ((0.86, 0.15), 0.06, "sunflower", 13),
+    ((0.14, 0.82), 0.07, "strawberry", 14),
+    ((0.85, 0.84), 0.06, "panda", 15),
 ]
 
 
