@@ -200,7 +200,12 @@ def hidden_hooks(run: Run, attention: Callable[..., Tensor]) -> Iterator[None]:
         if run.family.hidden_attention is not None:
             module = module_of(run.transformer.get_submodule(run.family.hidden_attention))
             attend = module.optimized_attention
-            stack.enter_context(swap(module, "optimized_attention", functools.partial(attention, attend)))
+
+            def own(*args: Any, **kwargs: Any) -> Tensor:
+                given = OVERRIDE in kwargs.get("transformer_options", {})  # a host that hands its options on after all
+                return attend(*args, **kwargs) if given else attention(attend, *args, **kwargs)
+
+            stack.enter_context(swap(module, "optimized_attention", own))
         if run.family.positions == "pixart":
             embed = pixart_model.get_2d_sincos_pos_embed_torch
 
