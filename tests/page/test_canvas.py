@@ -241,26 +241,35 @@ def test_results_find_their_canvas_and_a_copy_is_a_canvas_of_its_own(web: WebPag
 def test_what_cannot_be_stored_is_said_kept_and_stored_later(
     status: int, words: str, web: WebPage, canvas: CanvasPage
 ) -> None:
-    def refuse(route: Route) -> None:
-        route.fulfill(status=status, body="no") if status else route.abort()
+    working = False
+
+    def answer(route: Route) -> None:
+        if working:
+            route.continue_()
+        elif status:
+            route.fulfill(status=status, body="no")
+        else:
+            route.abort()
 
     stroke = [
         (x, y + (status + 7) / 4000) for x, y in SQUARE
     ]  # another one for each status: what the server has is not sent again
-    web.page.route("**/upload/image", refuse)
+    web.page.route("**/upload/image", answer)
     try:
         canvas.stroke(stroke)
-        assert words in canvas.message()
+        canvas.wait_message(words)
         assert canvas.layer("mask").any()
+        with canvas.page.expect_request("**/upload/image"):
+            canvas.page.keyboard.press("Control+Enter")
+        canvas.wait_message(words)
+        assert canvas.layer("mask").any()
+        working = True
+        canvas.wait_saved()
+        canvas.part("message").wait_for(state="hidden")
         canvas.page.keyboard.press("Control+Enter")
-        assert words in canvas.message()
-        assert canvas.layer("mask").any()
+        canvas.wait_results()
     finally:
-        web.page.unroute("**/upload/image")
-    canvas.wait_saved()
-    canvas.part("message").wait_for(state="hidden")
-    canvas.page.keyboard.press("Control+Enter")
-    canvas.wait_results()
+        web.page.unroute("**/upload/image")  # not before: a request that is on its way meanwhile would never end
     web.faults.clear()  # the page itself logs failed requests
 
 
@@ -276,7 +285,7 @@ def test_pictures_of_all_kinds_and_broken_ones(web: WebPage, canvas: CanvasPage)
     canvas.stroke(SQUARE)
     file = canvas.wait_saved()
     canvas.drop(png(np.zeros((50, 50, 3), np.uint8))[:-30], "cut.png")
-    assert "cut.png is not a picture" in canvas.message()
+    canvas.wait_message("cut.png is not a picture")
     assert canvas.widget("mask_file") == file and canvas.layer("mask").any()
     canvas.drop(png(Image.fromarray(ramp)), "deep.png")
     deep = canvas.stored(canvas.wait_saved("canvas_file"))
@@ -313,7 +322,7 @@ def test_the_linked_picture_is_shown_without_an_edit(web: WebPage, canvas: Canva
     canvas.load(linked)
     canvas.stroke(SQUARE)  # on a picture that was not seen yet
     canvas.click("generate")
-    assert "not shown yet" in canvas.message()
+    canvas.wait_message("not shown yet")
     canvas.page.wait_for_function(
         "root => root.querySelector('.lazy-base').width === 64", arg=canvas.root.element_handle()
     )

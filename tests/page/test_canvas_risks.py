@@ -155,7 +155,7 @@ def test_a_picture_of_100_megapixels_is_scaled_down_and_said(web: WebPage, canva
     canvas.wait_saved()
     canvas.drop(png(Image.new("RGB", (12_500, 8_000), (90, 120, 60))), "huge.png")
     web.page.wait_for_function(f"index => {NODE}.properties.lazydiffusion.edits.length > 1", arg=0, timeout=120_000)
-    assert "12500 × 8000" in canvas.message()
+    canvas.wait_message("12500 × 8000")
     name = canvas.wait_saved("canvas_file")
     width, height = (canvas.state()["edits"][-1][side] for side in ("width", "height"))
     assert width * height <= 4096 * 4096 + 4096 and abs(width / height - 12.5 / 8) < 0.001
@@ -181,7 +181,7 @@ def test_a_server_that_goes_away_in_the_middle_loses_nothing(
         page.page.wait_for_function("document.querySelector('.lazy-root').getAttribute('aria-busy') === 'true'")
         client.server.stop()
         canvas.stroke([(0.6, 0.4), (0.7, 0.4)])
-        assert "does not answer" in canvas.message()
+        canvas.wait_message("does not answer")
         mask = canvas.layer("mask")
         assert mask[int(0.4 * 256), int(0.65 * 256), 3] == 255
         client.server.start(int(client.address.rsplit(":", 1)[1]))
@@ -219,7 +219,7 @@ def test_no_folder_to_write_into_is_said_and_the_mask_stays(
         canvas = CanvasPage(page)
         canvas.load(quick_graph())
         canvas.stroke(SQUARE)
-        assert "could not store the picture" in canvas.message()
+        canvas.wait_message("could not store the picture")
         assert canvas.layer("mask").any()
         (client.server.base / "input" / "lazydiffusion").unlink()
         canvas.wait_saved()

@@ -203,9 +203,9 @@ class CanvasPage:
             self.part(name).click()
         return Path(download.value.path()).read_bytes()
 
-    def message(self) -> str:
-        self.part("message").wait_for()
-        return self.part("message").inner_text()
+    def wait_message(self, words: str) -> None:
+        """Until these words are said: what is under way ("Opening…") is said before them."""
+        self.part("message").filter(has_text=words).wait_for()
 
     def message_text(self) -> str:
         """What is said now, perhaps nothing."""
