@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { test } from "node:test";
 import { inflateSync } from "node:zlib";
-import { Trouble } from "../../web/js/canvas/files.js";
+import { Trouble, upload } from "../../web/js/canvas/files.js";
 import { withText } from "../../web/js/canvas/png.js";
 import { Saver } from "../../web/js/canvas/saver.js";
 import { digest, sha256 } from "../../web/js/canvas/sha256.js";
@@ -133,6 +133,19 @@ for (const [answer, code] of [
     assert.ok(!saver.pending);
   });
 }
+
+test("an upload that never ends is given up, and can be sent again", async () => {
+  const hanging = {
+    fetchApi: (_path, { signal }) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason))),
+  };
+  const content = bytes();
+  const wait = setTimeout(() => {}, 10_000); // the signal's own clock keeps no process alive
+  await assert.rejects(upload(hanging, content, 20), (trouble) => trouble instanceof Trouble && trouble.code === "noServer");
+  clearTimeout(wait);
+  const api = server(() => 200);
+  await upload(api, content);
+  assert.equal(api.sent.length, 1);
+});
 
 test("a stroke made while an older one is on its way replaces it", async () => {
   const api = server(() => 200);

@@ -86,14 +86,17 @@ export function maskPicture(/** @type {HTMLCanvasElement} */ layer) {
   return picture;
 }
 
+/** How long an upload may take: half a minute, and its size at 20 kB a second. What a sleeping laptop had on its way never ends. */
+const patience = (/** @type {number} */ bytes) => Math.ceil(30_000 + bytes / 20);
+
 /** Names of what this page knows to be on the server, so that the same bytes are not sent twice. @type {Set<string>} */
 const there = new Set();
 
 /**
  * Put a PNG into the server's input folder under a name made of its content -> "lazydiffusion/name.png [input]". Raises Trouble.
- * @param {Api} api @param {Uint8Array<ArrayBuffer>} bytes
+ * @param {Api} api @param {Uint8Array<ArrayBuffer>} bytes @param {number} [most] milliseconds until it is given up
  */
-export async function upload(api, bytes) {
+export async function upload(api, bytes, most = patience(bytes.length)) {
   const filename = `${(await digest(bytes)).slice(0, 32)}.png`;
   const name = annotate({ filename, subfolder: FOLDER, type: "input" });
   if (there.has(name)) return name;
@@ -103,7 +106,7 @@ export async function upload(api, bytes) {
   form.append("type", "input");
   let answer;
   try {
-    answer = await api.fetchApi("/upload/image", { method: "POST", body: form });
+    answer = await api.fetchApi("/upload/image", { method: "POST", body: form, signal: AbortSignal.timeout(most) });
   } catch {
     throw new Trouble("noServer");
   }
