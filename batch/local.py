@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from lazy_core.context_pack import taken
+from lazy_core.downscale import downscale_for
 from lazy_core.editor import LazyEditor
 from lazy_core.manifest.fields import Edit
 from lazy_core.manifest.pictures import Canvas, png_of, read_canvas
-from lazy_core.masks import largest_side
+from lazy_core.masks import holes_of, largest_side
 from lazy_core.sketch import add_sketch
 
 from .plan import Pack, Task
@@ -68,6 +69,11 @@ class LocalExecutor:
                     self.tell(task.edit, canvases[-1][1])
             except (OSError, ValueError) as error:
                 yield task, error
+        for own in parts_by(self.downscale, canvases):
+            yield from self.attempt(own)
+
+    def attempt(self, canvases: list[tuple[Task, Canvas]]) -> Iterator[Made]:
+        """Edits of canvases of one size, which the model sees as many times smaller, or what went wrong with each."""
         try:
             made = list(self.together(canvases))
         except Exception as error:  # out of memory, most often: each by itself may fit, and else the fault is its own
@@ -90,13 +96,21 @@ class LocalExecutor:
             found.append((edit.prompt, f"the model does not know {', '.join(unknown)}"))
         if not edit.prompt.strip():
             found.append((edit.prompt, "no prompt: what comes is up to the model"))
-        if trained is not None and side > trained:
-            sentence = f"a hole of {side} px, larger than the {trained} px that the model knows"
-            found.append((f"{edit.image} {edit.mask} {edit.box}", f"{sentence}: make it or the picture smaller"))
+        times = self.downscale(canvas)
+        if trained is not None and (times > 1 or side > trained):
+            sentence = f"a hole of {side} px is drawn {times} times smaller and enlarged: smaller ones come out sharper"
+            if side > trained * times:
+                sentence = f"a hole of {side} px, long and thin or beside a small one, is larger than the"
+                sentence += f" {trained * times} px that the model knows: make it or the picture smaller"
+            found.append((f"{edit.image} {edit.mask} {edit.box}", sentence))
         for about, sentence in found:
             if f"{about} {sentence}" not in self.warned:
                 self.warned.add(f"{about} {sentence}")
                 self.warn(f"{edit.output}: {sentence}")
+
+    def downscale(self, canvas: Canvas) -> int:
+        """How many times smaller the model sees a canvas."""
+        return downscale_for(holes_of(canvas.mask[None])[0], self.editor.model.config.enlarged_from)
 
     def alone(self, task: Task, canvas: Canvas) -> Iterator[Made]:
         """One edit, or what went wrong with it."""
@@ -131,3 +145,11 @@ class LocalExecutor:
         )
         for (task, canvas), one in zip(canvases, result, strict=True):
             yield task, png_of(one, canvas, task.edit)
+
+
+def parts_by(kind: Callable[[Canvas], int], canvases: list[tuple[Task, Canvas]]) -> list[list[tuple[Task, Canvas]]]:
+    """Split canvases into those of one kind each: none changes what becomes of another."""
+    found: dict[int, list[tuple[Task, Canvas]]] = {}
+    for task, canvas in canvases:
+        found.setdefault(kind(canvas), []).append((task, canvas))
+    return list(found.values())

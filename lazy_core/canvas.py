@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .blend.prefill import prefill
 from .checks.inputs import check_inputs
+from .downscale import downscale_for
 from .geometry import Grid
 from .masks import holes_of
 
@@ -29,15 +30,19 @@ class Canvas:
     padded_hole: Tensor
 
     @classmethod
-    def of(cls, image: Tensor, mask: Tensor, scale: int, patch: int) -> Canvas:
+    def of(cls, image: Tensor, mask: Tensor, scale: int, patch: int, trained: int | None = None) -> Canvas:
         """From an image [B, 3, H, W] and a mask [M, H, W] (1 = hole, 0 = keep); `scale` px make a latent's side,
         `patch` latents a token's.
+
+        `trained`: the side in px of the canvases that the model was trained on, if it is to see larger holes smaller
+        (`LazyConfig.enlarged_from`).
 
         Raises ValueError for sizes that do not match, NaN, or an image without a pixel.
         """
         image, mask = check_inputs(image, mask)
         grid = Grid(image.shape[-2], image.shape[-1], scale, patch)
         hole, weight = holes_of(mask)
+        grid = replace(grid, downscale=downscale_for(hole, trained))
         # Padding repeats the edge, so it repeats the hole's content wherever the hole touches the edge: it is hole
         # there, too.
         return cls(grid, image, hole, weight, grid.pad(image), grid.pad(hole[:, None])[:, 0])

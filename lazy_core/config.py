@@ -97,6 +97,13 @@ class LazyConfig:
         return self.window and self.window * self.token_pixels
 
     @property
+    def enlarged_from(self) -> int | None:
+        """`trained_pixels` of a model that draws the objects of larger holes smaller, to be enlarged (`downscale`): one
+        that tells them from their background, which stays as sharp as the picture.
+        """
+        return self.trained_pixels if self.matte else None
+
+    @property
     def out_channels(self) -> int:
         """Channels of what the decoder puts out: twice the latent's where it also learned a variance."""
         return self.latent_channels * (2 if self.learn_sigma else 1)

@@ -14,21 +14,21 @@ from .kv.policy import REUSES
 from .kv.split import VISIBLE
 from .kv.store import KV_DTYPES
 
-NOTES_KEY, FORMAT = "lazydiffusion.context", 1
+NOTES_KEY, FORMAT = "lazydiffusion.context", 2  # 1: no canvas that is seen smaller
 MOST_NOTES = 1 << 16
 SIDE, COUNT = integer(1, 1 << 16), integer(0, 1 << 24)
 NAME = Rule(lambda value: type(value) is str and len(value) <= 300, "a name of at most 300 letters")
 
 
 def _is_grid(value: Any) -> bool:
-    if not (isinstance(value, list) and len(value) == 4 and all(SIDE.fits(each) for each in value)):
+    if not (isinstance(value, list) and len(value) in (4, 5) and all(SIDE.fits(each) for each in value)):
         return False
-    height, width, scale, patch = value
-    return scale <= MOST_SCALE and patch <= MOST_PATCH and height * width <= MOST_PIXELS
+    height, width, scale, patch, *downscale = value
+    return max(scale, patch, *downscale) <= MOST_SCALE and height * width <= MOST_PIXELS
 
 
-MOST_SCALE, MOST_PATCH, MOST_PIXELS = 64, 64, 1 << 29
-GRID = Rule(_is_grid, "height, width (at most 512 megapixels), scale and patch (at most 64 each)")
+MOST_SCALE, MOST_PIXELS = 64, 1 << 29
+GRID = Rule(_is_grid, "height, width (at most 512 megapixels), scale, patch and downscale, if any (at most 64 each)")
 RULES: dict[str, Rule] = {
     "format": integer(1, FORMAT),
     "model": NAME,
@@ -54,7 +54,7 @@ def notes_of(context: Context) -> dict[str, Any]:
     """What a file says of a context beside its tensors."""
     stock, sketch, origin = context.stock, context.sketch, context.origin
     return {
-        "format": FORMAT,
+        "format": 1 if context.grid.downscale == 1 else FORMAT,
         "model": context.model,
         "patches": origin and origin.patches,
         "grid": list_of(context.grid),
@@ -73,8 +73,8 @@ def notes_of(context: Context) -> dict[str, Any]:
 
 
 def list_of(grid: Grid) -> list[int]:
-    """Return a grid as its four numbers."""
-    return [grid.height, grid.width, grid.scale, grid.patch]
+    """Return a grid as its four numbers, or five where a model sees it smaller."""
+    return [grid.height, grid.width, grid.scale, grid.patch, *([grid.downscale] if grid.downscale > 1 else [])]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def kinds_of(notes: dict[str, Any]) -> dict[str, Kind]:
         "sketch.tokens": Kind(FLOAT, (rows, count, cells)),
         "sketch.where": Kind(BYTES, (images, *pixels)),
         "masked": Kind(FLOAT, latents),
-        "edges": Kind(FLOAT, (rows, count, grid.token_pixels, grid.token_pixels)),
+        "edges": Kind(FLOAT, (rows, count, grid.scale * grid.patch, grid.scale * grid.patch)),
         "negative_offset": Kind(FLOAT, (rows, notes["width"])),
         "weight": Kind(FLOAT, (images, *pixels)),
         "strength": Kind(FLOAT, (rows, count)),

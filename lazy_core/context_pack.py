@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .context import Context, View
-from .geometry import Grid
 from .tokens import HoleTokens
 
 EDITS = 16  # in a pack, at most
@@ -133,6 +132,6 @@ def one_view(views: Sequence[View], count: int) -> View | None:
         ]
     )
     index = rows([view.index // view.grid.cols * width + view.index % view.grid.cols for view in views], count)
-    largest = Grid(height * grid.token_pixels, width * grid.token_pixels, grid.scale, grid.patch)
+    largest = replace(grid, height=height * grid.token_pixels, width=width * grid.token_pixels)
     same = bool((sizes == torch.tensor([height, width])).all())
     return View(largest, index, None if same else sizes)

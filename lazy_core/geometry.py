@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,12 +15,15 @@ class Grid:
     """The token grid of an image of `height` x `width` px; `scale` px make a latent's side, `patch` latents a token's.
 
     The image is padded on the right and bottom to whole tokens, and cropped back: rows and cols count padded tokens.
+    A model sees it `downscale` times smaller, for holes that are larger than those it was trained on: `scale` counts
+    pixels of what it sees, all else pixels of the image.
     """
 
     height: int
     width: int
     scale: int
     patch: int
+    downscale: int = 1
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 1:
@@ -31,7 +34,12 @@ class Grid:
     @property
     def token_pixels(self) -> int:
         """Pixels of a token's side."""
-        return self.scale * self.patch
+        return self.latent_pixels * self.patch
+
+    @property
+    def latent_pixels(self) -> int:
+        """Pixels of a latent's side."""
+        return self.scale * self.downscale
 
     @property
     def rows(self) -> int:
@@ -67,6 +75,12 @@ class Grid:
     def crop(self, image: Tensor) -> Tensor:
         """The inverse of `pad`: [B, C, H', W'] -> [B, C, H, W]."""
         return image[..., : self.height, : self.width]
+
+    def seen(self, padded: Tensor) -> Tensor:
+        """A padded image [B, C, H', W'] -> what the model sees of it: each of its pixels is the mean of `downscale`
+        squared.
+        """
+        return padded if self.downscale == 1 else F.avg_pool2d(padded, self.downscale)
 
 
 @dataclass(frozen=True)
@@ -154,7 +168,7 @@ class Box:
     def grid(self, whole: Grid) -> Grid:
         """The box of tokens as a canvas of its own."""
         side = whole.token_pixels
-        return Grid((self.bottom - self.top) * side, (self.right - self.left) * side, whole.scale, whole.patch)
+        return replace(whole, height=self.height * side, width=self.width * side)
 
     def overlaps(self, other: Box) -> bool:
         """Tell whether two boxes share a cell."""

@@ -114,7 +114,7 @@ def hole_token_mask(hole: Tensor, grid: Grid) -> Tensor:
 
 def latent_mask(hole: Tensor, grid: Grid) -> Tensor:
     """Pixel holes [B, H, W] bool -> float [B, 1, h, w], 1 where any pixel of the latent is masked."""
-    return in_cells(grid.pad(hole[:, None], value=0.0), grid.scale).float()
+    return in_cells(grid.pad(hole[:, None], value=0.0), grid.latent_pixels).float()
 
 
 COARSE = 16  # px a side of the cells in which holes are looked for, and in which what is far from them is averaged

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from .canvas import Canvas
 from .config import LazyConfig
 from .context import Context, StockTerms, View
 from .diffusion.differential import token_strength
+from .downscale import downscale_for, enlarged, seen_smaller, with_detail
 from .geometry import Box, Grid
 from .holes import hole_rows, pixels_of, windows_around
 from .kv.policy import Reuse
@@ -60,13 +62,13 @@ def encode_context(
     sizes that do not match, NaN, or an image without a pixel.
     """
     config = transformer.config
-    canvas = Canvas.of(image, mask, config.latent_scale, config.patch_size)
+    canvas = Canvas.of(image, mask, config.latent_scale, config.patch_size, config.enlarged_from)
     grid = canvas.grid
     hole = hole_rows(canvas.hole, grid, config.window)
     if hole.count == 0:
         return empty_context(canvas, model, hole, config.latent_channels, config.encoder_width)
     fill = canvas.filled()
-    latent = encode_image(fill)  # padding is filled like a hole, and seen: what is there is the fill
+    latent = encode_image(grid.seen(fill))  # padding is filled like a hole, and seen: what is there is the fill
     boxes = windows_around(hole, grid, config.window)
     latents, masks = (x.to(device=device, dtype=dtype) for x in (to_model(latent), latent_mask(canvas.hole, grid)))
     tokens, negative_offset = read_holes(transformer, latents, masks, hole.to(device), grid, boxes, style)
@@ -136,8 +138,10 @@ def tokens_read(config: LazyConfig, mask: Tensor, images: int) -> int:
     """How many tokens the context encoder reads for a batch of `images` under masks [M, H, W]: its memory follows
     them.
     """
-    grid = Grid(mask.shape[-2], mask.shape[-1], config.latent_scale, config.patch_size)
-    hole = hole_rows(holes_of(mask)[0], grid, config.window)
+    pixels = holes_of(mask)[0]
+    downscale = downscale_for(pixels, config.enlarged_from)
+    grid = Grid(mask.shape[-2], mask.shape[-1], config.latent_scale, config.patch_size, downscale)
+    hole = hole_rows(pixels, grid, config.window)
     boxes = windows_around(hole, grid, config.window)
     count = sum(box.area for box in boxes) if boxes else len(hole.index) * grid.tokens
     return count * (images if len(mask) == 1 else 1)
@@ -214,7 +218,7 @@ def lazy_decode(
     if context.sketch is not None:
         start, denoise = context.sketch.tokens, denoise * (1 - context.sketch.strength)
     elif denoise < 1:
-        start = context.hole.cut(encode_image(context.grid.pad(context.image)), context.grid.patch)
+        start = context.hole.cut(encode_image(context.grid.seen(context.grid.pad(context.image))), context.grid.patch)
     elif context.strength is not None:
         start = soft_start(context, encode_image)
     else:
@@ -224,13 +228,16 @@ def lazy_decode(
     grid = context.grid
     if decode_hole is not None:
         touched = latent_mask(context.mask, grid)[:, 0] > 0
-        decoded = decode_hole(latent, grid.pad(context.image), touched)
+        decoded = decode_hole(latent, grid.seen(grid.pad(context.image)), touched)
     else:
         decoded = decode_image(latent)
-    pixels = grid.crop(decoded).to(context.image)
+    pixels = grid.crop(enlarged(decoded, context.mask, grid)).to(context.image)
+    if old is not None:
+        pixels = with_detail(pixels, context.image, context.mask, old, grid)
     if matte is not None and context.texture is not None and from_noise:
         emptied = None if nothing is None else pixels_of(context.hole, nothing, context.grid, len(context.image))
-        pixels = on_texture(context.image, pixels, context.mask, context.texture, matte, emptied)
+        seen = partial(seen_smaller, matte, grid.downscale)
+        pixels = on_texture(context.image, pixels, context.mask, context.texture, seen, emptied)
     return composite(context.image, pixels, context.mask, blend, weight=context.weight, old=old), latent
 
 
@@ -258,7 +265,7 @@ def soft_start(context: Context, encode_image: EncodeImage) -> Tensor:
         for box in boxes_of(hole):
             before, after, share = (box.cut(x) for x in (image, filled, weight.to(image)))
             after.copy_(torch.lerp(before, after, share))
-    start = context.hole.cut(encode_image(context.grid.pad(kept)), context.grid.patch)
+    start = context.hole.cut(encode_image(context.grid.seen(context.grid.pad(kept))), context.grid.patch)
     return start * (context.strength < 1)[..., None].to(start)
 
 

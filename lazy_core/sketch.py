@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .checks.inputs import all_finite
@@ -37,7 +38,7 @@ def add_sketch(
         return context
     drawn = region(context, where)
     filled = torch.where(drawn[:, None], sketch.to(context.image), context.image)
-    tokens = context.hole.cut(encode_image(context.grid.pad(filled)), context.grid.patch)
+    tokens = context.hole.cut(encode_image(context.grid.seen(context.grid.pad(filled))), context.grid.patch)
     partly = None if where is None else drawn
     return context.with_(sketch=Sketch(tokens, float(strength), partly, mostly_black(filled, context.mask)))
 
@@ -61,7 +62,9 @@ def add_edges(context: Context, drawing: Tensor, strength: float, where: Tensor 
     lines = (
         lines_of(drawing, context.mask[:, None].to(drawing)) * region(context, where)[:, None].to(drawing) * strength
     )
-    return context.with_(edges=context.hole.cut(context.grid.pad(lines, value=0.0), context.grid.token_pixels))
+    grid = context.grid
+    seen = F.max_pool2d(grid.pad(lines, value=0.0), grid.downscale)  # a thin line stays one
+    return context.with_(edges=context.hole.cut(seen, grid.scale * grid.patch))
 
 
 def lines_of(drawing: Tensor, inside: Tensor) -> Tensor:

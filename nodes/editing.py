@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -141,7 +141,10 @@ def decode(
     encode, blend, matte = canvas_encoder(vae), terms.blend_of(engine), engine.matte
     nothing = None if matte is None else holes_without_object(positive, context)
     how = terms.denoise, blend, decode_hole, matte, nothing
-    return lazy_decode(context, sample, encode, decode_image, seed, *how)
+    image, latent = lazy_decode(context, sample, encode, decode_image, seed, *how)
+    if context.grid.downscale > 1:  # the latent is then of what the model saw
+        latent = encode(replace(context.grid, downscale=1).pad(image))
+    return image, latent
 
 
 def as_image(result: Tensor, context: Context, terms: Terms) -> Tensor:

@@ -18,6 +18,7 @@ CODES: tuple[str, ...] = (
     "prompt_cut",  # cut: what was left out of the prompt
     "unknown_words",  # words: list
     "hole_too_large",  # side, trained: px
+    "hole_enlarged",  # side: px, times
     "other_image",
     "no_mask_painted",
     "black_under_alpha",
@@ -50,10 +51,15 @@ def of_prompts(*conditionings: list) -> list[Message]:
 
 
 def of_hole(context: Context, trained: int | None) -> list[Message]:
-    """That a hole is larger than the canvases, `trained` px a side, that the model was trained on."""
-    if trained is None or (side := largest_side(context.mask)) <= trained:
+    """That a hole is larger than the canvases, `trained` px a side, that the model was trained on; that it saw the
+    canvas smaller for it.
+    """
+    side, times = largest_side(context.mask), context.grid.downscale
+    if trained is None or (times == 1 and side <= trained):
         return []
-    return [message("hole_too_large", side=side, trained=trained)]
+    if side > trained * times:
+        return [message("hole_too_large", side=side, trained=trained * times)]
+    return [message("hole_enlarged", side=side, times=times)]
 
 
 def of_start(context: Context, denoise: float) -> list[Message]:

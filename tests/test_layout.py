@@ -25,6 +25,7 @@ ORDER: dict[str, dict[str, tuple[str, ...]]] = {
         "kv": ("kv",),
         "calls": (
             "model",
+            "downscale",
             "canvas",
             "context",
             "context_notes",

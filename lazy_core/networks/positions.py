@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -24,10 +26,8 @@ def window_coordinates(grid: Grid, index: Tensor, config: LazyConfig, sizes: Ten
     cells = torch.stack([index // grid.cols, index % grid.cols], -1)  # [R, K, 2]
     if sizes is None or config.positions == "unit":
         return cells * torch.tensor(spacing(grid, config), device=index.device)
-    own = [
-        Grid(rows * grid.token_pixels, cols * grid.token_pixels, grid.scale, grid.patch)
-        for rows, cols in sizes.tolist()
-    ]
+    side = grid.token_pixels
+    own = [replace(grid, height=rows * side, width=cols * side) for rows, cols in sizes.tolist()]
     return cells * torch.tensor([spacing(each, config) for each in own], device=index.device)[:, None]
 
 

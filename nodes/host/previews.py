@@ -58,7 +58,7 @@ def cropped(picture: Any, grid: Grid) -> Any:
     """The preview of a padded canvas without its padding."""
     rows, cols = grid.latent_size
     width, height = (
-        picture.width * grid.width / (cols * grid.scale),
-        picture.height * grid.height / (rows * grid.scale),
+        picture.width * grid.width / (cols * grid.latent_pixels),
+        picture.height * grid.height / (rows * grid.latent_pixels),
     )
     return picture.crop((0, 0, max(round(width), 1), max(round(height), 1)))

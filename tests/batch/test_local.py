@@ -80,13 +80,15 @@ def test_what_an_edit_will_lack_is_said_once(tmp_path: Path, capsys: pytest.Capt
         {"box": [40, 40, 64, 64], "prompt": "purple dinosaur", "seed": [1, 2]},
         {"box": [40, 40, 64, 64]},
         {"box": [8, 8, 304, 300], "prompt": "panda"},
+        {"box": [8, 8, 300, 24], "prompt": "apple"},
     ]
     path = manifest(tmp_path, *({"image": "canvas.png", **row} for row in rows))
     assert main(["run", str(path), "--steps", "1"]) == 0
     told = capsys.readouterr().err
     assert told.count("the model does not know purple, dinosaur") == 1
     assert told.count("no prompt: what comes is up to the model") == 1
-    assert told.count("a hole of 304 px, larger than the 256 px that the model knows") == 1
+    assert told.count("a hole of 304 px is drawn 2 times smaller and enlarged: smaller ones come out sharper") == 1
+    assert told.count("a hole of 300 px, long and thin or beside a small one, is larger than the 256 px") == 1
     with Image.open(tmp_path / "edits_edits" / "canvas_panda_0.png") as made:
         asked = json.loads(made.info["lazydiffusion"])
     assert (asked["image"], asked["box"]) == ("canvas.png", [8, 8, 304, 300]) and "mask" not in asked

@@ -18,7 +18,7 @@ from devtools import fuzz
 from lazy_core.checks.errors import CheckpointError
 from lazy_core.context import Context, Origin, Sketch, StockTerms, View
 from lazy_core.context_file import DIGEST_KEY, digest, read_context, to_bytes
-from lazy_core.context_notes import FORMAT, NOTES_KEY
+from lazy_core.context_notes import FORMAT, NOTES_KEY, notes_of
 from lazy_core.geometry import Grid
 from lazy_core.tokens import HoleTokens
 
@@ -91,12 +91,30 @@ def changed(path: Path, change: Any, sign: bool = True) -> None:
     save_file(parts, path, metadata)
 
 
-@pytest.mark.parametrize("make", [context, plain, stock])
+def seen_smaller() -> Context:
+    """A canvas of which the model sees half a side: tokens of 32 px, whose lines are 16 px."""
+    made = context(**dict.fromkeys(("sketch", "weight", "alpha", "texture")))
+    return made.with_(
+        grid=Grid(80, 112, 8, 2, 2),
+        image=torch.randint(0, 256, (2, 3, 80, 112)) / 255,
+        mask=torch.rand(2, 80, 112) > 0.5,
+        view=View(Grid(64, 64, 8, 2, 2), torch.tensor([[0, 1], [3, 0], [2, 3]])),
+    )
+
+
+@pytest.mark.parametrize("make", [context, plain, stock, seen_smaller])
 def test_what_is_saved_comes_back_bit_for_bit(make: Any, tmp_path: Path):
     made = make()
     found = read_context(saved(made, tmp_path))
     assert same(made, found)
     assert found.origin is not None and found.origin.loaded
+
+
+@pytest.mark.parametrize(("make", "number"), [(plain, 1), (seen_smaller, FORMAT)])
+def test_files_that_an_older_pack_can_read_say_so(make: Any, number: int):
+    """Format 2 alone holds canvases that are seen smaller."""
+    assert notes_of(make())["format"] == number
+    assert FORMAT == 2
 
 
 def test_a_picture_that_came_as_bytes_is_kept_as_bytes(tmp_path: Path):
@@ -115,9 +133,14 @@ def put(where: str, name: str, value: Any) -> Any:
 
 
 CHANGES = {
-    "a newer format": (put("notes", "format", 2), "context format 2 is newer than this pack's 1: update"),
+    "a newer format": (put("notes", "format", 3), "context format 3 is newer than this pack's 2: update"),
     "a grid of a thousand million": (put("notes", "grid", [10**9, 8, 8, 2]), "grid is .*, expected height, width"),
-    "tokens of 64 pixels by 64": (put("notes", "grid", [40, 56, 512, 2]), "grid is .*scale and patch .at most 64 each"),
+    "tokens of 64 pixels by 64": (
+        put("notes", "grid", [40, 56, 512, 2]),
+        "grid is .*downscale, if any .at most 64 each",
+    ),
+    "a canvas seen 65 times smaller": (put("notes", "grid", [40, 56, 8, 2, 65]), "grid is .*at most 64 each"),
+    "a grid of six numbers": (put("notes", "grid", [40, 56, 8, 2, 1, 1]), "grid is .*, expected height, width"),
     "more tokens in a hole than there are": (put("notes", "count", 13), "count is 13, expected at most 12"),
     "a token twice": (put("parts", "index", torch.tensor([[1, 1], [5, 0], [3, 7]])), "index is a token twice"),
     "rows below nothing": (put("notes", "rows", -1), "rows is -1, expected a whole number"),
@@ -206,7 +229,6 @@ def test_vaes_are_told_apart_but_not_by_their_type_of_number():
     assert made.same_vae(origin([part.half() for part in weights]))
     assert not made.same_vae(origin([*weights[:2], weights[2] * 1.01]))
     assert not made.same_vae(origin(weights[:2]))
-    assert FORMAT == 1
 
 
 def test_a_context_of_format_1_goes_on_loading():

@@ -59,15 +59,32 @@ def test_what_the_text_encoder_left_out_is_told(lazy: Lazy, context: Any):
 
 
 @pytest.mark.parametrize(
-    ("side", "told"), [(256, []), (272, [{"code": "hole_too_large", "side": 272, "trained": 256}])]
+    ("side", "wide", "told"),
+    [
+        (256, 40, []),
+        (272, 40, [{"code": "hole_too_large", "side": 272, "trained": 256}]),  # too thin to be seen smaller
+        (272, 100, [{"code": "hole_enlarged", "side": 272, "times": 2}]),
+        (176, 100, []),
+    ],
 )
-def test_a_hole_larger_than_the_canvases_of_the_training_is_told(lazy: Lazy, side: int, told: list[Any]):
-    """By both nodes; two holes that are far apart are two, however long the way between them."""
+def test_a_hole_larger_than_those_of_the_training_is_told(lazy: Lazy, side: int, wide: int, told: list[Any]):
+    """By both nodes; two holes that are far apart are two, however long the way between them. LATENT is of the
+    canvas.
+    """
     mask = torch.zeros(1, 320, 480)
-    mask[:, 10 : 10 + side, 5:45] = mask[:, :9, 440:] = 1
-    context, figures = lazy.encode(torch.rand(1, 320, 480, 3), mask)
+    mask[:, 10 : 10 + side, 5 : 5 + wide] = mask[:, :9, 470:] = 1
+    picture = torch.linspace(0.2, 0.8, 480)[None, None, :, None].repeat(1, 320, 1, 3)
+    context, figures = lazy.encode(picture, mask)
     assert figures["messages"] == told
-    assert decoded(lazy, context, steps=1)[1]["messages"] == told
+    links = {"model": lazy.model, "vae": lazy.vae, "negative": lazy.negative, "positive": lazy.text("panda")}
+    output = lazy.call("LazyDecode", **{**links, **WIDGETS, "context": context, "steps": 1})
+    image, latent = output.args[0], output.args[1]["samples"]
+    assert output.ui["lazydiffusion"][0]["messages"] == told
+    assert torch.equal(image[mask == 0], picture[mask == 0])
+    assert latent.shape[-2:] == (40, 60)
+    with torch.inference_mode():
+        shown = lazy.vae.decode(latent)[0]
+    assert (shown - image[0]).abs().mean() < 0.05
 
 
 @pytest.mark.parametrize(("denoise", "expected"), [(1.0, []), (0.5, ["black_under_alpha"]), (0.0, [])])

@@ -1,0 +1,84 @@
+"""Holes larger than those that a model was trained on: it sees the canvas smaller, and what it draws is enlarged."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+
+from .blend.background import Matte
+from .geometry import Box, Grid
+from .masks import boxes_of, in_cells
+
+LARGEST = 11 / 16  # of the canvas's side that a model was trained on: in holes up to there it draws what was asked for
+FAMILIAR = 5 / 8  # holes that are seen smaller become no larger than this: as most that it was trained on
+THINNEST = 32  # px that a hole is to be thick still in what the model sees
+SPECK = 24  # px of a side: holes no larger do not say how the others are seen
+CELL = 8  # px a side of the cells in which thickness is measured
+MARGIN = 4  # px of what the model sees that are enlarged around a hole, for who compares what is next to it
+
+
+def downscale_for(hole: Tensor, trained: int | None) -> int:
+    """How many times smaller a model is to see canvases with holes [B, H, W] bool, for none to be larger than it knows.
+
+    `trained` is the side in px of the canvases that it was trained on; None: it knows all sizes. A hole stays as thick
+    as an object needs: of a long thin one, or a small one beside it, nothing would be left.
+    """
+    if trained is None:
+        return 1
+    parts: list[Tensor] = [box.cut(own) for own in hole for box in boxes_of(own)]
+    found = [(part, max(box.size)) for part in parts if (box := Box.around(part)) is not None]
+    largest = max((side for _, side in found), default=0)
+    if largest <= LARGEST * trained:
+        return 1
+    thin = min(thickness(part) for part, side in found if side > SPECK)
+    return max(min(math.ceil(largest / (FAMILIAR * trained)), thin // THINNEST), 1)
+
+
+def thickness(hole: Tensor) -> int:
+    """About the diameter in px of the largest disc in a hole [H, W] bool."""
+    cells = np.pad(in_cells(hole, CELL).cpu().numpy(), 1)
+    return round((2 * float(np.asarray(ndimage.distance_transform_edt(cells)).max()) - 1) * CELL)
+
+
+def enlarged(decoded: Tensor, hole: Tensor, grid: Grid) -> Tensor:
+    """Decoded pixels [B, 3, H', W'] of what the model sees, as large as the padded image where a hole [B, H, W] bool
+    is; elsewhere anything.
+    """
+    factor = grid.downscale
+    if factor == 1:
+        return decoded
+    result = decoded.new_empty(*decoded.shape[:2], decoded.shape[2] * factor, decoded.shape[3] * factor)
+    small = Box(0, 0, *decoded.shape[-2:])
+    for index, own in enumerate(hole):
+        for box in boxes_of(own, MARGIN * factor):
+            part = box.aligned(factor).divided(factor).within(small)
+            large = F.interpolate(part.cut(decoded[index : index + 1]), scale_factor=factor, mode="bicubic")
+            part.times(factor).cut(result[index]).copy_(large[0].clamp(0, 1))
+    return result
+
+
+def with_detail(pixels: Tensor, image: Tensor, hole: Tensor, share: Tensor, grid: Grid) -> Tensor:
+    """Enlarged pixels [B, 3, H, W] with a `share` [B, H, W] in 0..1 of what the image [B, 3, H, W] has and its smaller
+    copy has not: old content that shows through stays sharp.
+    """
+    if grid.downscale == 1:
+        return pixels
+    padded = grid.pad(image)
+    smooth = grid.crop(enlarged(grid.seen(padded), hole, grid))
+    return torch.where(hole[:, None], (pixels + share[:, None] * (image - smooth)).clamp(0, 1), pixels)
+
+
+def seen_smaller(matte: Matte, factor: int, image: Tensor, fill: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
+    """Ask `matte` of pictures that are `factor` times smaller; its answers are as large as those that came."""
+    if factor == 1:
+        return matte(image, fill, hole)
+    height, width = hole.shape[-2:]
+    grid = Grid(height, width, 1, 1, factor)
+    told = matte(grid.seen(grid.pad(image)), grid.seen(grid.pad(fill)), in_cells(hole, factor))
+    alpha, light = (grid.crop(F.interpolate(each, scale_factor=factor, mode="bilinear")) for each in told)
+    return alpha, light
