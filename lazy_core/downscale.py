@@ -16,7 +16,7 @@ from .masks import boxes_of, in_cells
 
 LARGEST = 11 / 16  # of the canvas's side that a model was trained on: in holes up to there it draws what was asked for
 FAMILIAR = 5 / 8  # holes that are seen smaller become no larger than this: as most that it was trained on
-THINNEST = 32  # px that a hole is to be thick still in what the model sees
+THINNEST = 40  # px that a hole is to be thick still in what the model sees
 SPECK = 24  # px of a side: holes no larger do not say how the others are seen
 CELL = 8  # px a side of the cells in which thickness is measured
 MARGIN = 4  # px of what the model sees that are enlarged around a hole, for who compares what is next to it
@@ -26,11 +26,16 @@ def downscale_for(hole: Tensor, trained: int | None) -> int:
     """How many times smaller a model is to see canvases with holes [B, H, W] bool, for none to be larger than it knows.
 
     `trained` is the side in px of the canvases that it was trained on; None: it knows all sizes. A hole stays as thick
-    as an object needs: of a long thin one, or a small one beside it, nothing would be left.
+    as an object needs: of a long thin one, or a small one beside it, nothing would be left. A batch is seen as its
+    image that asks for least: a larger hole in one changes nothing in the others.
     """
     if trained is None:
         return 1
-    parts: list[Tensor] = [box.cut(own) for own in hole for box in boxes_of(own)]
+    return min((_downscale(own, trained) for own in hole if bool(own.any())), default=1)
+
+
+def _downscale(hole: Tensor, trained: int) -> int:
+    parts: list[Tensor] = [box.cut(hole) for box in boxes_of(hole)]
     found = [(part, max(box.size)) for part in parts if (box := Box.around(part)) is not None]
     largest = max((side for _, side in found), default=0)
     if largest <= LARGEST * trained:

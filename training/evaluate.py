@@ -57,6 +57,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--bare", action="store_true", help="canvases that show no object: style agreement is then with the first style"
     )
+    parser.add_argument(
+        "--magnify",
+        type=int,
+        default=1,
+        help="edit the scenes so many times larger, one by one: how large holes come out",
+    )
     parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument(
         "--quick", action="store_true", help="24 edits of 6 steps: a look in under a minute, not a measurement"
@@ -127,8 +133,14 @@ def edit_all(
         for i, editor in enumerate(editors):
             begun = time.monotonic()
             raws[i].append(
-                editor.edit(
-                    scenes.empty[part], scenes.mask[part], prompts[part], args.seed + start, args.steps, args.cfg
+                editor.edit_magnified(
+                    args.magnify,
+                    scenes.empty[part],
+                    scenes.mask[part],
+                    prompts[part],
+                    args.seed + start,
+                    args.steps,
+                    args.cfg,
                 )
             )
             times[i].append(1000 * (time.monotonic() - begun) / len(raws[i][-1]))
@@ -160,7 +172,7 @@ def report(rows: list[dict[str, Any]], args: argparse.Namespace, sheet: SpriteSh
         "prompt_accuracy": rows[1]["prompt_accuracy"],
         "real_sprites": rows[0]["prompt_accuracy"],
         "chance": 1 / len(sheet),
-        "canvas": scenes.image.shape[-1],
+        "canvas": scenes.image.shape[-1] * args.magnify,
         "hole_fraction": float(scenes.mask.mean()),
         "near": int((scenes.seen == NEAR).sum()),
         "far": int((scenes.seen == FAR).sum()),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lazy_core.blend.composite import Blend, composite
@@ -53,6 +54,22 @@ class MethodEditor:
             cut(image, boxes, side), cut(mask, boxes, side, grow=True), prompts, seed, steps, cfg, "none"
         )
         return composite(image, put_back(image, squares, boxes), threshold(mask[:, 0]), blend)
+
+    def edit_magnified(
+        self, times: int, image: Tensor, mask: Tensor, prompts: list[str], seed: int, steps: int, cfg: float
+    ) -> Tensor:
+        """Edit images that are so many `times` larger, and their holes, one by one; the results are as large as what
+        came. 1: as `edit`.
+        """
+        if times == 1:
+            return self.edit(image, mask, prompts, seed, steps, cfg)
+        results = []
+        for number, prompt in enumerate(prompts):
+            one, hole = image[number : number + 1], mask[number : number + 1]
+            large = F.interpolate(one, scale_factor=times, mode="bicubic").clamp(0, 1)
+            hole = F.interpolate(hole, scale_factor=times)
+            results.append(F.avg_pool2d(self.edit(large, hole, [prompt], seed + number, steps, cfg), times))
+        return torch.cat(results)
 
     def tokens(self, mask: Tensor) -> Tensor:
         """How many tokens the decoder denoises for each of the masks [B, 1, H, W]: [B]."""
