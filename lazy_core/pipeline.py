@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -138,9 +139,9 @@ def tokens_read(config: LazyConfig, mask: Tensor, images: int) -> int:
     """How many tokens the context encoder reads for a batch of `images` under masks [M, H, W]: its memory follows
     them.
     """
+    grid = Grid(mask.shape[-2], mask.shape[-1], config.latent_scale, config.patch_size)
     pixels = holes_of(mask)[0]
-    downscale = downscale_for(pixels, config.enlarged_from)
-    grid = Grid(mask.shape[-2], mask.shape[-1], config.latent_scale, config.patch_size, downscale)
+    grid = replace(grid, downscale=downscale_for(pixels, config.enlarged_from))
     hole = hole_rows(pixels, grid, config.window)
     boxes = windows_around(hole, grid, config.window)
     count = sum(box.area for box in boxes) if boxes else len(hole.index) * grid.tokens
