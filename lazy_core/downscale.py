@@ -25,11 +25,12 @@ MARGIN = 4  # px of what the model sees that are enlarged around a hole, for who
 def downscale_for(hole: Tensor, trained: int | None) -> int:
     """How many times smaller a model is to see canvases with holes [B, H, W] bool, for none to be larger than it knows.
 
-    `trained` is the side in px of the canvases that it was trained on; None: it knows all sizes. A hole stays as thick
+    `trained` is the side in px of the canvases that it was trained on, which it sees as they are; None: it knows all
+    sizes. A hole stays as thick
     as an object needs: of a long thin one, or a small one beside it, nothing would be left. A batch is seen as its
     image that asks for least: a larger hole in one changes nothing in the others.
     """
-    if trained is None:
+    if trained is None or max(hole.shape[-2:]) <= trained:
         return 1
     return min((_downscale(own, trained) for own in hole if bool(own.any())), default=1)
 

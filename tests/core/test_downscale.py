@@ -72,6 +72,11 @@ def test_a_larger_hole_in_a_batch_changes_nothing_in_the_others(editor: LazyEdit
     assert torch.allclose(together.tokens[0, : alone.hole.count], alone.tokens[0], atol=1e-4)
 
 
+@pytest.mark.parametrize(("side", "times"), [(256, 1), (272, 2)])
+def test_a_canvas_of_the_trainings_size_is_seen_as_it_is(side: int, times: int):
+    assert downscale_for(boxes(side, (0, 0, side, side)), 256) == times
+
+
 def test_thickness_is_that_of_the_largest_disc():
     y, x = torch.meshgrid(torch.arange(400), torch.arange(400), indexing="ij")
     ring = ((y - 200) ** 2 + (x - 200) ** 2).sqrt()
