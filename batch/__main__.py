@@ -16,6 +16,8 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+from .missing import in_words
+
 try:
     from tqdm import tqdm
 
@@ -26,9 +28,7 @@ try:
     from .plan import packs_of, tasks_of
     from .stores import Remote
 except ModuleNotFoundError as error:
-    raise SystemExit(
-        f"this Python has no {error.name}: run it with ComfyUI's, or as `python dev.py run -- python -m batch run …`"
-    ) from None
+    raise in_words(error) from None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -132,6 +132,8 @@ def make(manifest: Manifest, args: argparse.Namespace) -> int:
     try:
         executor = executor_of(args)
         journal = Journal(folder, Remote(address), address) if remote else Journal(folder)
+    except ModuleNotFoundError as error:
+        raise in_words(error) from None
     except (OSError, ValueError, RuntimeError, sqlite3.Error) as error:
         return stopped(f"{folder}: {error}" if isinstance(error, sqlite3.Error) else str(error), args)
     tasks = tasks_of(manifest.edits, executor.made_by)

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from lazy_core.context_pack import taken
-from lazy_core.downscale import downscale_for
+from lazy_core.downscale import downscale_for, known_side
 from lazy_core.editor import LazyEditor
+from lazy_core.geometry import Grid
 from lazy_core.manifest.fields import Edit
 from lazy_core.manifest.pictures import Canvas, png_of, read_canvas
 from lazy_core.masks import holes_of, largest_side
@@ -55,7 +56,7 @@ class LocalExecutor:
         """Nothing stays open."""
 
     def make(self, pack: Pack, missing: set[str]) -> Iterator[Made]:
-        """The results of a pack, in its order; what cannot be read is an error of its own edit."""
+        """The results of a pack; what cannot be read is an error of its own edit."""
         canvases: list[tuple[Task, Canvas]] = []
         read: dict[tuple, Canvas] = {}
         for task in pack.tasks:
@@ -64,11 +65,12 @@ class LocalExecutor:
             try:
                 if pictures not in read:
                     read[pictures] = read_canvas(edit)
-                canvases.append((task, read[pictures]))
-                if task.edit.output in missing:
-                    self.tell(task.edit, canvases[-1][1])
             except (OSError, ValueError) as error:
                 yield task, error
+                continue
+            canvases.append((task, read[pictures]))
+            if task.edit.output in missing:
+                self.tell(task.edit, canvases[-1][1])
         for own in parts_by(self.downscale, canvases):
             yield from self.attempt(own)
 
@@ -90,18 +92,19 @@ class LocalExecutor:
         if canvas.warning is not None:
             self.warn(f"{edit.output}: {canvas.warning}")
         unknown = self.editor.tokenizer.prompt([(edit.prompt, 1.0)]).unknown
-        trained, side = self.editor.model.config.trained_pixels, largest_side(canvas.mask[None] > 0)
+        height, width = canvas.mask.shape
+        side, times = largest_side(canvas.mask[None] > 0), self.downscale(canvas)
+        known = known_side(Grid(height, width, 1, 1, times), self.editor.model.config)
         found = []
         if unknown:
             found.append((edit.prompt, f"the model does not know {', '.join(unknown)}"))
         if not edit.prompt.strip():
             found.append((edit.prompt, "no prompt: what comes is up to the model"))
-        times = self.downscale(canvas)
-        if trained is not None and (times > 1 or side > trained):
-            sentence = f"a hole of {side} px is drawn {times} times smaller and enlarged: smaller ones come out sharper"
-            if side > trained * times:
-                sentence = f"a hole of {side} px, long and thin or beside a small one, is larger than the"
-                sentence += f" {trained * times} px that the model knows: make it or the picture smaller"
+        sentence = f"a hole of {side} px is drawn {times} times smaller and enlarged: smaller ones come out sharper"
+        if known is not None and side > known:
+            sentence = f"a hole of {side} px, long and thin or beside a small one, is larger than the {known} px that"
+            sentence += " the model knows: make it or the picture smaller"
+        if times > 1 or (known is not None and side > known):
             found.append((f"{edit.image} {edit.mask} {edit.box}", sentence))
         for about, sentence in found:
             if f"{about} {sentence}" not in self.warned:

@@ -11,6 +11,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from .blend.background import Matte
+from .config import LazyConfig
 from .geometry import Box, Grid
 from .masks import boxes_of, in_cells
 
@@ -43,6 +44,17 @@ def _downscale(hole: Tensor, trained: int) -> int:
         return 1
     thin = min(thickness(part) for part, side in found if side > SPECK)
     return max(min(math.ceil(largest / (FAMILIAR * trained)), thin // THINNEST), 1)
+
+
+def known_side(grid: Grid, config: LazyConfig) -> int | None:
+    """The side in px of the largest hole in which a model draws what was asked for, on a canvas as it sees it; None: it
+    knows all sizes.
+    """
+    trained = config.trained_pixels
+    if trained is None:
+        return None
+    alone = config.enlarged_from is not None and grid.downscale == 1 and max(grid.height, grid.width) > trained
+    return round(LARGEST * trained) if alone else trained * grid.downscale
 
 
 def thickness(hole: Tensor) -> int:

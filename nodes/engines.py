@@ -138,7 +138,7 @@ class OwnEngine:
         return saved_ms(self.model, context, positive[0][0].shape[1], timing)
 
     def messages(self, context: Context, conditioning: Sequence = ()) -> list[messages.Message]:
-        found = messages.of_hole(context, self.transformer.config.trained_pixels)
+        found = messages.of_hole(context, self.transformer.config)
         shared = holes_of_several_prompts(conditioning, context)
         return [*found, messages.message("prompts_share_hole", count=shared)] if shared else found
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..lazy_core.config import LazyConfig
 from ..lazy_core.context import Context
+from ..lazy_core.downscale import known_side
 from ..lazy_core.masks import largest_side
 
 Message = dict[str, Any]
@@ -50,16 +52,12 @@ def of_prompts(*conditionings: list) -> list[Message]:
     return [*found, message("unknown_words", words=list(unknown))] if unknown else found
 
 
-def of_hole(context: Context, trained: int | None) -> list[Message]:
-    """That a hole is larger than the canvases, `trained` px a side, that the model was trained on; that it saw the
-    canvas smaller for it.
-    """
-    side, times = largest_side(context.mask), context.grid.downscale
-    if trained is None or (times == 1 and side <= trained):
-        return []
-    if side > trained * times:
-        return [message("hole_too_large", side=side, trained=trained * times)]
-    return [message("hole_enlarged", side=side, times=times)]
+def of_hole(context: Context, config: LazyConfig) -> list[Message]:
+    """That a hole is larger than those that the model knows; that it saw the canvas smaller for it."""
+    side, times, known = largest_side(context.mask), context.grid.downscale, known_side(context.grid, config)
+    if known is not None and side > known:
+        return [message("hole_too_large", side=side, trained=known)]
+    return [message("hole_enlarged", side=side, times=times)] if times > 1 else []
 
 
 def of_start(context: Context, denoise: float) -> list[Message]:

@@ -50,7 +50,7 @@ ORDER: dict[str, dict[str, tuple[str, ...]]] = {
         "nodes": ("schema", "editing", "batch", "canvas", "context", "decode", "loader", "mask", "saved", "sketch", ""),
     },
     "batch": {
-        "values": ("plan", "stores", "journal"),
+        "values": ("missing", "plan", "stores", "journal"),
         "comfy": ("comfy", "workflows"),
         "executors": ("local", "ray_data", "servers"),
         "commands": ("__main__", ""),

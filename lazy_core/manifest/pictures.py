@@ -99,6 +99,7 @@ def png_of(result: Tensor, canvas: Canvas, edit: Edit) -> bytes:
     asked = {name: getattr(edit, name) for name in ("prompt", "negative", "seed", "steps", "cfg", "denoise", "blend")}
     files = {name: each.name if isinstance(each := getattr(edit, name), Path) else each for name in ("image", "mask")}
     asked |= {name: value for name, value in {**files, "box": edit.box}.items() if value is not None}
-    text.add_itxt("lazydiffusion", json.dumps(asked, ensure_ascii=False))
+    said = json.dumps(asked, ensure_ascii=False).encode("utf-8", "replace").decode()  # a file's name may be no UTF-8
+    text.add_itxt("lazydiffusion", said)
     Image.fromarray(values).save(buffer, "PNG", compress_level=1, pnginfo=text, icc_profile=canvas.profile)
     return buffer.getvalue()

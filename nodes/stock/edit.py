@@ -219,7 +219,9 @@ def kept_bytes(job: Job, context: Context) -> int:
 
 def told(family: Family, values: dict[str, Any]) -> dict[str, Any]:
     """A prompt's conditions that have tokens of their own, by the names that the transformer gets them by."""
-    seen = [each.last_hidden_state[:, :, None] for each in values.get("clip_vision_outputs", ())]
+    outputs = [*values.get("clip_vision_outputs", ())]
+    outputs += [each.get("clip_vision_output") for each in values.get("unclip_conditioning", ())]
+    seen = [each.last_hidden_state[:, :, None] for each in outputs if each is not None]
     more = {each.told: values[each.given] for each in family.more_text if each.given in values}
     return {"ref_latents": values.get("reference_latents"), "siglip_feats": seen, **more}
 

@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any, Literal
 
 from ...lazy_core.kv.policy import POLICIES, Policies
-from .roles import MoreText, Prefix, Role, Sizes, all_joint, double_and_single
+from .roles import MoreText, Prefix, Role, Sizes, all_joint, double_and_single, tokens_of
 
 References = Literal["after", "before", "refused"]
 """Where the tokens of reference pictures are in a sequence, seen from the picture's own."""
@@ -89,8 +89,8 @@ class Family:
         if self.prefix is not None:
             return self.prefix(transformer, text, conds)
         more = sum(each.tokens(conds[each.told]) for each in self.more_text if each.told in conds)
-        area = self.patch_of(transformer) ** 2
-        references = (latent.shape[-2] * latent.shape[-1] // area for latent in conds.get("ref_latents") or ())
+        patch = self.patch_of(transformer)
+        references = (tokens_of(latent, patch) for latent in conds.get("ref_latents") or ())
         return Prefix(text + more, tuple(references), tuple(conds.get("image_slots") or ()))
 
     def tokens_before(self, transformer: Any, prefix: Prefix) -> int:

@@ -202,8 +202,9 @@ def hidden_hooks(run: Run, attention: Callable[..., Tensor]) -> Iterator[None]:
             attend = module.optimized_attention
 
             def own(*args: Any, **kwargs: Any) -> Tensor:
-                given = OVERRIDE in kwargs.get("transformer_options", {})  # a host that hands its options on after all
-                return attend(*args, **kwargs) if given else attention(attend, *args, **kwargs)
+                # A host that hands its options on after all, or another thread's run
+                others = OVERRIDE in kwargs.get("transformer_options", {}) or run.here_and_now is None
+                return attend(*args, **kwargs) if others else attention(attend, *args, **kwargs)
 
             stack.enter_context(swap(module, "optimized_attention", own))
         if run.family.positions == "pixart":

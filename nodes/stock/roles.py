@@ -49,6 +49,11 @@ class MoreText:
     least: Callable[[Tensor], Tensor] | None = None
 
 
+def tokens_of(latent: Tensor, patch: int) -> int:
+    """How many tokens of `patch` latents a side a picture [..., h, w] is, padded to whole ones."""
+    return -(-latent.shape[-2] // patch) * -(-latent.shape[-1] // patch)
+
+
 def llama_tokens(layers: Tensor) -> int:
     """HiDream's blocks see their own layer [B, layers, T, D] of Llama's answer, and its last layer with it."""
     return 2 * layers.shape[2]
@@ -108,9 +113,9 @@ def lumina_prefix(transformer: Any, text: int, conds: Mapping[str, Any]) -> Pref
     each is filled up to a multiple by itself.
     """
     references = conds.get("ref_latents") or ()
-    if not references:
+    if not references or not hasattr(transformer, "siglip_embedder"):  # 0.3.75 reads no references
         return Prefix(text)
-    multiple, area = transformer.pad_tokens_multiple or 1, transformer.patch_size**2
+    multiple = transformer.pad_tokens_multiple or 1
 
     def padded(tokens: int) -> int:
         return -(-tokens // multiple) * multiple
@@ -121,7 +126,7 @@ def lumina_prefix(transformer: Any, text: int, conds: Mapping[str, Any]) -> Pref
     if transformer.siglip_embedder is not None:
         seen = [each.shape[1] * each.shape[2] for each in conds.get("siglip_feats") or ()][: len(references)]
         texts += [*seen, *[multiple] * (len(references) + 1 - len(seen))]
-    sizes = tuple(padded(each.shape[-2] * each.shape[-1] // area) for each in references)
+    sizes = tuple(padded(tokens_of(each, transformer.patch_size)) for each in references)
     return Prefix(sum(map(padded, texts)), sizes, late=max(len(own) - len(references), 0))
 
 

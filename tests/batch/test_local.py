@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from batch.__main__ import main
+from batch.missing import in_words
 from lazy_core.editor import LazyEditor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,7 +89,7 @@ def test_what_an_edit_will_lack_is_said_once(tmp_path: Path, capsys: pytest.Capt
     assert told.count("the model does not know purple, dinosaur") == 1
     assert told.count("no prompt: what comes is up to the model") == 1
     assert told.count("a hole of 304 px is drawn 2 times smaller and enlarged: smaller ones come out sharper") == 1
-    assert told.count("a hole of 300 px, long and thin or beside a small one, is larger than the 256 px") == 1
+    assert told.count("a hole of 300 px, long and thin or beside a small one, is larger than the 176 px") == 1
     with Image.open(tmp_path / "edits_edits" / "canvas_panda_0.png") as made:
         asked = json.loads(made.info["lazydiffusion"])
     assert (asked["image"], asked["box"]) == ("canvas.png", [8, 8, 304, 300]) and "mask" not in asked
@@ -102,18 +103,36 @@ def test_a_python_without_what_it_needs_is_told_which(monkeypatch: pytest.Monkey
 
 
 def test_a_larger_hole_in_a_pack_changes_nothing(tmp_path: Path) -> None:
-    """One beyond the size that the encoder reads at least, on canvases that it does not read whole."""
+    """Two beyond the size that the encoder reads at least, of which it sees one smaller, on canvases that it does not
+    read whole.
+    """
     pixels = np.random.default_rng(1).integers(0, 256, (512, 512, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "canvas.png")
     small, large = (
         {"image": "canvas.png", "box": box, "prompt": "panda"} for box in ([300, 40, 96, 96], [20, 200, 250, 250])
     )
-    made = []
-    for name, rows in (("alone", [small]), ("packed", [small, large])):
-        path = manifest(tmp_path, *({**row, "output": f"{number}"} for number, row in enumerate(rows)))
-        assert main(["run", str(path), "--steps", "1", "--output", str(tmp_path / name)]) == 0
-        made.append(np.asarray(Image.open(tmp_path / name / "0.png")).astype(int))
-    assert abs(made[0] - made[1]).max() <= 1
+    thin = {**small, "box": [20, 460, 300, 36]}  # too thin to be seen smaller: in the small one's call
+    rows = {"small": small, "large": large, "thin": thin}
+    for folder, names in {"packed": list(rows), **{name: [name] for name in rows}}.items():
+        path = manifest(tmp_path, *({**rows[name], "output": name} for name in names))
+        assert main(["run", str(path), "--steps", "1", "--output", str(tmp_path / folder)]) == 0
+    for name in rows:
+        together, alone = (np.asarray(Image.open(tmp_path / where / f"{name}.png")) for where in ("packed", name))
+        assert abs(together.astype(int) - alone).max() <= 1, name
+
+
+def test_a_file_whose_name_is_no_text_is_edited(tmp_path: Path) -> None:
+    os.close(os.open(os.fsencode(tmp_path) + b"/caf\xe9.png", os.O_CREAT))
+    Image.new("RGB", (64, 64), "white").save(name := os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    path = manifest(tmp_path, {"image": Path(name).name, "box": [8, 8, 40, 40], "prompt": "panda", "output": "made"})
+    assert main(["run", str(path), "--steps", "1", "--output", str(tmp_path / "out")]) == 0
+    assert json.loads(Image.open(tmp_path / "out" / "made.png").info["lazydiffusion"])["image"] == "caf?.png"
+
+
+def test_a_module_of_ours_that_is_missing_is_no_fault_of_the_python() -> None:
+    own, theirs = (ModuleNotFoundError("no", name=name) for name in ("batch.stores", "safetensors"))
+    assert in_words(own) is own
+    assert "this Python has no safetensors" in str(in_words(theirs))
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,8 @@ LONG = [
 ]
 ENGLISH = (
     "The prompt is too long, “and a very long rest of a prompt that goes on” was left out. Unknown words: zebra,"
-    " hippopotamus, rhinoceros. The hole is 480 px long, the model knows holes up to 256 px: mask less, or scale the"
-    " canvas down."
+    " hippopotamus, rhinoceros. The hole is 480 px long, the model knows holes up to 256 px: mask less, edit it by"
+    " itself, or scale the canvas down."
 )
 
 

@@ -219,9 +219,9 @@ def pooled() -> dict[str, Any]:
     return {"pooled_output": torch.randn(1, 8)}
 
 
-def reference(*time: int) -> dict[str, Any]:
+def reference(*time: int, size: tuple[int, int] = (12, 10)) -> dict[str, Any]:
     """A picture to edit from, as Kontext and Qwen-Image-Edit take it; of another size than the canvas."""
-    return {**pooled(), "reference_latents": [torch.randn(1, 16, *time, 12, 10)]}
+    return {**pooled(), "reference_latents": [torch.randn(1, 16, *time, *size)]}
 
 
 def slotted() -> dict[str, Any]:
@@ -321,7 +321,7 @@ STOCK: dict[str, Stock] = {
     "hunyuan-image": Stock("HunyuanImage21", HUNYUAN, channels=64, scale=32),
     "hunyuan-image-glyphs": Stock("HunyuanImage21", HUNYUAN, channels=64, scale=32, extra=glyphs),
     "omnigen2": Stock("Omnigen2", OMNIGEN, extra=counted),
-    "omnigen2-edit": Stock("Omnigen2", OMNIGEN, extra=lambda: counted(**reference())),
+    "omnigen2-edit": Stock("Omnigen2", OMNIGEN, extra=lambda: counted(**reference(size=(13, 11)))),
     "hidream": Stock("HiDream", HIDREAM, extra=llama),
     "ernie": Stock("ErnieImage", ERNIE, channels=128, scale=16),
     "anima": Stock("Anima", ANIMA),

@@ -7,7 +7,7 @@ export const MESSAGES = {
     prompt_cut: ({ cut }) => `The prompt is too long, “${cut}” was left out.`,
     unknown_words: ({ words }) => `Unknown ${words.length > 1 ? "words" : "word"}: ${words.join(", ")}.`,
     hole_too_large: ({ side, trained }) =>
-      `The hole is ${side} px long, the model knows holes up to ${trained} px: mask less, or scale the canvas down.`,
+      `The hole is ${side} px long, the model knows holes up to ${trained} px: mask less, edit it by itself, or scale the canvas down.`,
     hole_enlarged: ({ side, times }) =>
       `The hole is ${side} px long: it was drawn ${times} times smaller and enlarged. Smaller holes come out sharper.`,
     other_image: () => "“image” is not the canvas that Encode Context got and was not used: connect the same picture to both.",
@@ -25,7 +25,7 @@ export const MESSAGES = {
     patch_without_effect: ({ patch }) => `${patch} 在此不起作用。`,
     prompt_cut: ({ cut }) => `提示词过长，“${cut}”被略去。`,
     unknown_words: ({ words }) => `不认识的词：${words.join("、")}。`,
-    hole_too_large: ({ side, trained }) => `空洞长 ${side} px，模型只熟悉 ${trained} px 以内的空洞：请缩小遮罩，或缩小画布。`,
+    hole_too_large: ({ side, trained }) => `空洞长 ${side} px，模型只熟悉 ${trained} px 以内的空洞：请缩小遮罩、单独编辑它，或缩小画布。`,
     hole_enlarged: ({ side, times }) => `空洞长 ${side} px：先缩小到 1/${times} 绘制，再放大。较小的空洞更清晰。`,
     other_image: () => "“图像”不是“编码上下文”得到的画布，未被使用：请把同一张图片连到两个节点。",
     no_mask_painted: () => "没有绘制遮罩：右键点击“加载图像”，选择“在遮罩编辑器中打开”。",
