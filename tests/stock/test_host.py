@@ -7,6 +7,7 @@ from __future__ import annotations
 import gc
 import importlib
 import weakref
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from host_graphs import Lazy
 from stock_edits import SEED, canvas_and_holes, hole_of, host_run
-from stock_models import STOCK, conditioning, make_stock, vae_of
+from stock_models import STOCK, conditioning, make_stock, reads_references, reference, vae_of
 
 SIZE = (256, 320)
 ONE_OF_EACH_HOOK = ("flux", "z-image", "sd3", "pixart", "ernie")
@@ -82,6 +83,15 @@ def test_presets_trade_passes_for_fidelity(lazy: Lazy, name: str, monkeypatch: p
     print(f"{name}: error relative to the hole's spread {dict(zip(latents, errors, strict=True))}")
     assert errors[1] > 1e-6  # they are approximations, and this would notice if they were not run
     assert errors[2] > 1e-6
+
+
+def test_a_reference_that_the_host_does_not_read_is_none(lazy: Lazy, monkeypatch: pytest.MonkeyPatch):
+    """Z-Image on 0.3.75: it lies in the prompt, and nothing takes it."""
+    if reads_references():
+        pytest.skip("this host's Z-Image reads references")
+    without = edit(lazy, "z-image", make_stock("z-image"), "fast")[2]
+    monkeypatch.setitem(STOCK, "z-image", replace(STOCK["z-image"], extra=reference))
+    assert torch.equal(edit(lazy, "z-image", make_stock("z-image"), "fast")[2], without)
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH_HOOK)
