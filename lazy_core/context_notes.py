@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,9 @@ def _is_grid(value: Any) -> bool:
     if not (isinstance(value, list) and len(value) in (4, 5) and all(SIDE.fits(each) for each in value)):
         return False
     height, width, scale, patch, *downscale = value
-    return max(scale, patch, *downscale) <= MOST_SCALE and height * width <= MOST_PIXELS
+    side = scale * patch * math.prod(downscale)
+    small = max(scale, patch, *downscale) <= MOST_SCALE and side <= MOST_SCALE**2
+    return small and height * width <= MOST_PIXELS
 
 
 MOST_SCALE, MOST_PIXELS = 64, 1 << 29
@@ -106,7 +109,7 @@ def kinds_of(notes: dict[str, Any]) -> dict[str, Kind]:
         "sketch.tokens": Kind(FLOAT, (rows, count, cells)),
         "sketch.where": Kind(BYTES, (images, *pixels)),
         "masked": Kind(FLOAT, latents),
-        "edges": Kind(FLOAT, (rows, count, grid.scale * grid.patch, grid.scale * grid.patch)),
+        "edges": Kind(FLOAT, (rows, count, (grid.scale * grid.patch) ** 2)),
         "negative_offset": Kind(FLOAT, (rows, notes["width"])),
         "weight": Kind(FLOAT, (images, *pixels)),
         "strength": Kind(FLOAT, (rows, count)),

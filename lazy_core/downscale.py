@@ -19,7 +19,8 @@ LARGEST = 11 / 16  # of the canvas's side that a model was trained on: in holes 
 FAMILIAR = 5 / 8  # holes that are seen smaller become no larger than this: as most that it was trained on
 THINNEST = 40  # px that a hole is to be thick still in what the model sees
 SPECK = 24  # px of a side: holes no larger do not say how the others are seen
-CELL = 8  # px a side of the cells in which thickness is measured
+CELL = 8  # px a side of the cells in which holes are told apart and thickness is measured
+AGREES = 0.1  # how far apart new and old content are, of 1, where little of the old one's detail is left
 MARGIN = 4  # px of what the model sees that are enlarged around a hole, for who compares what is next to it
 
 
@@ -37,13 +38,32 @@ def downscale_for(hole: Tensor, trained: int | None) -> int:
 
 
 def _downscale(hole: Tensor, trained: int) -> int:
-    parts: list[Tensor] = [box.cut(hole) for box in boxes_of(hole)]
-    found = [(part, max(box.size)) for part in parts if (box := Box.around(part)) is not None]
-    largest = max((side for _, side in found), default=0)
+    cells = in_cells(hole, CELL).cpu().numpy()
+    labels, _ = ndimage.label(cells, structure=np.ones((3, 3)))  # type: ignore[misc]
+    sides, thin = {}, hole.numel()
+    for number, (rows, cols) in enumerate(ndimage.find_objects(labels), 1):
+        own = labels[rows, cols] == number
+        pixels = Box(rows.start, cols.start, rows.stop, cols.stop).times(CELL).cut(hole)
+        inside = torch.from_numpy(own).repeat_interleave(CELL, 0).repeat_interleave(CELL, 1)
+        box = Box.around(pixels.cpu() & inside[: pixels.shape[0], : pixels.shape[1]])
+        if box is not None and max(box.size) > SPECK:
+            sides[number] = max(box.size)
+            thin = min(thin, thickness(own))
+    largest = max(sides.values(), default=0)
     if largest <= LARGEST * trained:
         return 1
-    thin = min(thickness(part) for part, side in found if side > SPECK)
-    return max(min(math.ceil(largest / (FAMILIAR * trained)), thin // THINNEST), 1)
+    times = min(math.ceil(largest / (FAMILIAR * trained)), thin // THINNEST)
+    while times > 1 and _joined(hole, labels, list(sides), times):
+        times -= 1
+    return max(times, 1)
+
+
+def _joined(hole: Tensor, labels: np.ndarray, holes: list[int], times: int) -> bool:
+    """Whether any two of the `holes` among the `labels` of cells would touch in cells so many times larger."""
+    coarse, _ = ndimage.label(in_cells(hole, CELL * times).cpu().numpy(), structure=np.ones((3, 3)))  # type: ignore[misc]
+    rows, cols = np.isin(labels, holes).nonzero()
+    pairs = np.unique(np.stack([coarse[rows // times, cols // times], labels[rows, cols]]), axis=1)
+    return len(np.unique(pairs[0])) < pairs.shape[1]
 
 
 def known_side(grid: Grid, config: LazyConfig) -> int | None:
@@ -57,10 +77,9 @@ def known_side(grid: Grid, config: LazyConfig) -> int | None:
     return round(LARGEST * trained) if alone else trained * grid.downscale
 
 
-def thickness(hole: Tensor) -> int:
-    """About the diameter in px of the largest disc in a hole [H, W] bool."""
-    cells = np.pad(in_cells(hole, CELL).cpu().numpy(), 1)
-    return round((2 * float(np.asarray(ndimage.distance_transform_edt(cells)).max()) - 1) * CELL)
+def thickness(cells: np.ndarray) -> int:
+    """About the diameter in px of the largest disc in a hole of `cells` [h, w] bool, each `CELL` px a side."""
+    return round((2 * float(np.asarray(ndimage.distance_transform_edt(np.pad(cells, 1))).max()) - 1) * CELL)
 
 
 def enlarged(decoded: Tensor, hole: Tensor, grid: Grid) -> Tensor:
@@ -82,13 +101,15 @@ def enlarged(decoded: Tensor, hole: Tensor, grid: Grid) -> Tensor:
 
 def with_detail(pixels: Tensor, image: Tensor, hole: Tensor, share: Tensor, grid: Grid) -> Tensor:
     """Enlarged pixels [B, 3, H, W] with a `share` [B, H, W] in 0..1 of what the image [B, 3, H, W] has and its smaller
-    copy has not: old content that shows through stays sharp.
+    copy has not: old content that shows through stays sharp, as far as the new pixels still show it.
     """
     if grid.downscale == 1:
         return pixels
     padded = grid.pad(image)
     smooth = grid.crop(enlarged(grid.seen(padded), hole, grid))
-    return torch.where(hole[:, None], (pixels + share[:, None] * (image - smooth)).clamp(0, 1), pixels)
+    apart = F.avg_pool2d((pixels - smooth).abs().mean(1, keepdim=True), 5, 1, 2)
+    kept = share[:, None] * torch.exp(-((apart / AGREES) ** 2))
+    return torch.where(hole[:, None], (pixels + kept * (image - smooth)).clamp(0, 1), pixels)
 
 
 def seen_smaller(matte: Matte, factor: int, image: Tensor, fill: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ def context(**changes: Any) -> Context:
     known = {
         "view": View(Grid(32, 32, 8, 2), torch.tensor([[0, 1], [3, 0], [2, 3]]), torch.tensor([[2, 2]] * 3)),
         "sketch": Sketch(torch.randn(ROWS, COUNT, 16), 0.4, torch.rand(2, 40, 56) > 0.5, True),
-        "edges": torch.rand(ROWS, COUNT, 16, 16),
+        "edges": torch.rand(ROWS, COUNT, 256),
         "negative_offset": torch.randn(ROWS, WIDTH),
         "weight": torch.rand(2, 40, 56),
         "strength": torch.rand(ROWS, COUNT),

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lazy_core.config import PRESETS
-from lazy_core.downscale import downscale_for, enlarged, seen_smaller, thickness, with_detail
+from lazy_core.downscale import CELL, downscale_for, enlarged, seen_smaller, thickness, with_detail
 from lazy_core.editor import LazyEditor
 from lazy_core.geometry import Grid
+from lazy_core.masks import in_cells
 from lazy_core.pipeline import encode_context, tokens_read
 from lazy_core.sketch import add_edges, add_sketch
 
@@ -55,6 +56,9 @@ def photograph(side: int) -> Tensor:
         ([(40, 40, 500, 500), (800, 800, 60, 60)], 1),  # a small one beside it
         ([(40, 40, 500, 500), (800, 800, 100, 100)], 2),
         ([(40, 40, 500, 500), (800, 800, 20, 20)], 4),  # a speck
+        ([(40, 40, 88, 88), (40, 138, 88, 88)], 1),  # small ones side by side
+        ([(40 + 110 * n, 40, 90, 90) for n in range(4)], 1),
+        ([(40, 40, 330, 330), (400, 40, 330, 330)], 2),  # 3 would make them one
         ([], 1),
     ],
 )
@@ -80,8 +84,9 @@ def test_a_canvas_of_the_trainings_size_is_seen_as_it_is(side: int, times: int):
 def test_thickness_is_that_of_the_largest_disc():
     y, x = torch.meshgrid(torch.arange(400), torch.arange(400), indexing="ij")
     ring = ((y - 200) ** 2 + (x - 200) ** 2).sqrt()
-    assert abs(thickness((ring < 180) & (ring > 120)) - 60) <= 16
-    assert abs(thickness(ring < 180) - 360) <= 16
+    cells = [in_cells(hole, CELL).numpy() for hole in ((ring < 180) & (ring > 120), ring < 180)]
+    assert abs(thickness(cells[0]) - 60) <= 16
+    assert abs(thickness(cells[1]) - 360) <= 16
 
 
 def test_only_models_that_tell_objects_from_backgrounds_see_canvases_smaller(editor: LazyEditor):
@@ -119,7 +124,7 @@ def test_old_content_that_shows_through_stays_sharp(editor: LazyEditor):
     made = editor.decode(context, "red apple", 1, steps=4, denoise=0.1)
     inside = (slice(None), slice(None), slice(160, 340), slice(140, 320))
     grain = [(x - F.avg_pool2d(x, 5, 1, 2))[inside].std() for x in (made, picture)]
-    assert grain[0] / grain[1] > 0.8
+    assert grain[0] / grain[1] > 0.7
     assert torch.equal(with_detail(made, picture, hole, torch.ones(1, 512, 512), Grid(512, 512, 8, 2)), made)
 
 
