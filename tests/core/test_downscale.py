@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lazy_core.config import PRESETS
+from lazy_core.context import Origin
+from lazy_core.context_file import read_context, to_bytes
 from lazy_core.downscale import CELL, downscale_for, enlarged, seen_smaller, thickness, with_detail
 from lazy_core.editor import LazyEditor
 from lazy_core.geometry import Grid
@@ -142,14 +144,19 @@ def test_sketches_and_soft_masks_are_seen_smaller_too(editor: LazyEditor):
     assert torch.isfinite(result).all() and torch.equal(result.where(~hole[:, None], picture), picture)
 
 
-def test_lines_keep_their_tokens_size(editor: LazyEditor):
-    """A line of one pixel is still there in what the model sees."""
+def test_lines_keep_their_tokens_size(editor: LazyEditor, tmp_path: Path):
+    """A line of one pixel is still there in what the model sees, and in a file."""
     context = editor.encode(photograph(400), boxes(400, (90, 100, 200, 200)).float())
     drawing = torch.zeros(1, 3, 400, 400)
     drawing[..., 200, :] = 1
     edges = add_edges(context, drawing, 1.0).edges
     assert edges is not None and edges.shape == (*context.hole.index.shape, 256)
     assert edges.sum() == 100
+    (path := tmp_path / "a.safetensors").write_bytes(
+        to_bytes(context.with_(edges=edges, origin=Origin("", torch.rand(3))))
+    )
+    found = read_context(path)
+    assert found.edges is not None and torch.equal(found.edges, edges) and found.grid == context.grid
 
 
 def test_a_matte_is_asked_of_smaller_pictures_and_answers_for_these():
